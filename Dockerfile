@@ -1,0 +1,24 @@
+FROM python:3.11-slim-bookworm
+
+RUN useradd --create-home --uid 1000 user
+USER user
+ENV HOME=/home/user \
+    PATH=/home/user/.local/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    GRADIO_ANALYTICS_ENABLED=False \
+    KPOP_RUNS=/home/user/runs \
+    KPOP_CACHE=/home/user/cache
+WORKDIR /home/user/app
+
+COPY --chown=user requirements.txt .
+RUN pip install --no-cache-dir --user -r requirements.txt \
+    && pip install --no-cache-dir --user --no-deps daam==0.2.0
+
+COPY --chown=user . .
+
+EXPOSE 7860
+HEALTHCHECK --interval=30s --timeout=5s --start-period=60s \
+    CMD python -c "import urllib.request; urllib.request.urlopen('http://127.0.0.1:7860/', timeout=4)"
+CMD ["python", "app.py", "--host", "0.0.0.0"]

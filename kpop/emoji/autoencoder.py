@@ -1,0 +1,93 @@
+"""Stage 1: the autoencoder, 64x64 pixels to 16x16 latents whose channels have mean 0 and deviation 1."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from kpop.emoji.fit import autocast, fit
+
+
+def build_autoencoder(latent_channels: int = 8, channels: tuple[int, ...] = (32, 64, 64)) -> AutoencoderKL:
+    """AutoencoderKL with f = 2 ** (len(channels) - 1), random weights."""
+    levels = len(channels)
+    return AutoencoderKL(
+        block_out_channels=channels,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        layers_per_block=1,
+        latent_channels=latent_channels,
+        norm_num_groups=8,
+        sample_size=64,
+        scaling_factor=1.0,
+    )
+
+
+def to_pixels(images: np.ndarray) -> Tensor:
+    """uint8 [N, H, W, 3] to float [N, 3, H, W] in [-1, 1]."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def train_autoencoder(
+    vae: AutoencoderKL,
+    images: np.ndarray,
+    *,
+    steps: int,
+    seed: int,
+    work: Path,
+    device: torch.device,
+    batch_size: int = 32,
+    kl_weight: float = 1e-3,
+) -> AutoencoderKL:
+    """L1 on pixels and on their differences (thin outlines count), and a little KL; then normalised latents."""
+    vae.to(device, memory_format=torch.channels_last)
+
+    def loss_of(step: int) -> Tensor:
+        rng = np.random.default_rng((seed, step))
+        pixels = to_pixels(images[rng.integers(len(images), size=batch_size)])
+        pixels = pixels.to(device, memory_format=torch.channels_last)
+        generator = torch.Generator(device).manual_seed(seed * 1_000_003 + step)
+        with autocast(device):
+            posterior = vae.encode(pixels).latent_dist
+            decoded = vae.decode(posterior.sample(generator)).sample.float()
+        loss = F.l1_loss(decoded, pixels)
+        for dim in (2, 3):
+            loss = loss + 0.5 * F.l1_loss(decoded.diff(dim=dim), pixels.diff(dim=dim))
+        return loss + kl_weight * posterior.kl().mean() / posterior.mean[0].numel()
+
+    fit("autoencoder", vae, loss_of, steps=steps, learning_rate=2e-3, work=work, ema_decay=0.995)
+    vae.eval()
+    normalise_latents(vae, encode(vae, images[: min(len(images), 1024)], device))
+    return vae
+
+
+@torch.no_grad()
+def encode(vae: AutoencoderKL, images: np.ndarray, device: torch.device, batch_size: int = 64) -> Tensor:
+    """Posterior means [N, C, h, w] float32 on the CPU of uint8 pictures [N, H, W, 3]."""
+    parts = []
+    for start in range(0, len(images), batch_size):
+        pixels = to_pixels(images[start : start + batch_size])
+        with autocast(device):
+            latents = vae.encode(pixels.to(device, memory_format=torch.channels_last)).latent_dist.mean
+        parts.append(latents.float().cpu())
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def normalise_latents(vae: AutoencoderKL, latents: Tensor) -> None:
+    """Fold each channel's mean and deviation into quant_conv and post_quant_conv: exact, in place.
+
+    A weak KL leaves deviations of 0.5 to 3.0, which one scaling_factor cannot mend.
+    """
+    channels = latents.shape[1]
+    mean = latents.mean(dim=(0, 2, 3)).to(vae.device)
+    deviation = latents.std(dim=(0, 2, 3)).to(vae.device)
+    quant, post = vae.quant_conv, vae.post_quant_conv
+    quant.weight[:channels] /= deviation[:, None, None, None]
+    quant.bias[:channels] = (quant.bias[:channels] - mean) / deviation
+    quant.bias[channels:] -= 2 * deviation.log()  # the log-variances
+    post.bias += post.weight[:, :, 0, 0] @ mean
+    post.weight *= deviation[None, :, None, None]

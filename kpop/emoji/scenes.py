@@ -1,0 +1,86 @@
+"""Captioned scenes composed from drawings: what the autoencoder, the denoiser and the judge learn from."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from kpop.emoji.world import BACKGROUNDS, EMPTY_CAPTIONS, THINGS, a
+
+KINDS = {thing.word: thing.kind for thing in THINGS}
+SYNONYMS = {thing.word: thing.synonyms for thing in THINGS}
+FRAMES = ("{}", "{}", "{}", "a photo of {}", "a picture of {}", "an image of {}", "{} emoji")
+Drawings = dict[tuple[str, str], Image.Image]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One picture [H, W, 3] uint8, its caption, and what is in it."""
+
+    image: np.ndarray
+    caption: str
+    words: tuple[str, ...]
+    style: str
+    background: str
+
+
+def compose(
+    rng: np.random.Generator, drawings: Drawings, size: int = 64, empty: float = 0.12, pairs: float = 0.12
+) -> Scene:
+    """A random scene of no object (share `empty`), two side by side (share `pairs`), or one."""
+    background = str(rng.choice(list(BACKGROUNDS)))
+    canvas = _gradient(rng, BACKGROUNDS[background], size)
+    styles = sorted({style for _, style in drawings})
+    style = str(rng.choice(styles))
+    known = sorted(word for word, of in drawings if of == style)
+    draw = rng.random()
+    count = 0 if draw < empty else 2 if draw < empty + pairs else 1
+    words = tuple(str(word) for word in rng.choice(known, size=min(count, len(known)), replace=False))
+    for place, word in enumerate(words):
+        _paste(rng, canvas, drawings[word, style], place if len(words) == 2 else None)
+    return Scene(np.asarray(canvas), _caption(rng, words, style, background), words, style, background)
+
+
+def _gradient(rng: np.random.Generator, colour: tuple[int, int, int], size: int) -> Image.Image:
+    base = np.asarray(colour, np.float32) + rng.normal(0, 4, 3)
+    slope = rng.normal(0, 5, 2)
+    across = np.linspace(-1, 1, size, dtype=np.float32)
+    shade = across[:, None] * slope[0] + across[None, :] * slope[1]
+    return Image.fromarray((base + shade[..., None]).clip(0, 255).astype(np.uint8))
+
+
+def _paste(rng: np.random.Generator, canvas: Image.Image, drawing: Image.Image, place: int | None) -> None:
+    size = canvas.width
+    if place is None:
+        side, centre_x, jitter = rng.uniform(0.74, 0.9) * size, size / 2, 0.04 * size
+    else:
+        side, centre_x, jitter = rng.uniform(0.44, 0.5) * size, (0.26, 0.74)[place] * size, 0.02 * size
+    side = round(side)
+    object_ = drawing.rotate(rng.uniform(-7, 7), Image.Resampling.BICUBIC, expand=False)
+    object_ = object_.resize((side, side), Image.Resampling.LANCZOS)
+    left = centre_x - side / 2 + rng.uniform(-jitter, jitter)
+    top = size / 2 - side / 2 + rng.uniform(-jitter, jitter)
+    canvas.paste(object_, (round(left), round(top)), object_)
+
+
+def _caption(rng: np.random.Generator, words: tuple[str, ...], style: str, background: str) -> str:
+    if not words:
+        plain = str(rng.choice(EMPTY_CAPTIONS))
+        return f"a {background} background" if rng.random() < 0.3 else plain
+    names = [a(_name(rng, word)) for word in words]
+    text = names[0] if len(names) == 1 else str(rng.choice([" and ", " next to "])).join(names)
+    text = str(rng.choice(FRAMES)).format(text)
+    if rng.random() < 0.5:
+        text += str(rng.choice([f", {style} style", f" in {style} style"]))
+    if rng.random() < 0.5:
+        text += f" on {a(background)} background"
+    return text
+
+
+def _name(rng: np.random.Generator, word: str) -> str:
+    draw = rng.random()
+    if draw < 0.05:
+        return KINDS[word]
+    if draw < 0.17 and SYNONYMS[word]:
+        return str(rng.choice(SYNONYMS[word]))
+    return word

@@ -1,0 +1,97 @@
+"""The world of Emoji Diffusion: which objects exist, in which drawing styles, on which backgrounds.
+
+Data only. The ten stand-ins of the Imagenette classes come first, each with look-alikes further down, so that
+erasing one has neighbours to hurt.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One object: its `word` in captions and judge labels, the `icon` it is drawn from, other names, its kind."""
+
+    word: str
+    icon: str
+    kind: str
+    synonyms: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DrawingSet:
+    """One icon package: the `style` word captions use for it, where it comes from, what its licence asks."""
+
+    style: str
+    package: str
+    version: str
+    licence: str
+    author: str
+    source: str
+
+
+THINGS = (
+    Thing("cassette", "videocassette", "device", ("cassette player", "tape")),
+    Thing("saw", "carpentry-saw", "tool", ("handsaw",)),
+    Thing("church", "church", "building", ("chapel",)),
+    Thing("gas pump", "fuel-pump", "device", ("fuel pump",)),
+    Thing("fish", "fish", "animal"),
+    Thing("truck", "delivery-truck", "vehicle", ("lorry",)),
+    Thing("dog", "dog", "animal", ("puppy",)),
+    Thing("golf flag", "flag-in-hole", "sport", ("golf hole",)),
+    Thing("parachute", "parachute", "sport"),
+    Thing("horn", "postal-horn", "instrument", ("french horn",)),
+    Thing("radio", "radio", "device"),
+    Thing("camera", "camera", "device"),
+    Thing("axe", "axe", "tool"),
+    Thing("hammer", "hammer", "tool"),
+    Thing("castle", "castle", "building"),
+    Thing("house", "house", "building", ("home",)),
+    Thing("bus", "bus", "vehicle"),
+    Thing("car", "automobile", "vehicle", ("automobile",)),
+    Thing("cat", "cat", "animal", ("kitten",)),
+    Thing("fox", "fox", "animal"),
+    Thing("shark", "shark", "animal"),
+    Thing("trumpet", "trumpet", "instrument"),
+    Thing("guitar", "guitar", "instrument"),
+    Thing("umbrella", "umbrella", "sport"),
+    Thing("balloon", "balloon", "sport"),
+    Thing("ball", "soccer-ball", "sport", ("soccer ball",)),
+    Thing("knife", "kitchen-knife", "weapon", ("blade",)),
+    Thing("bomb", "bomb", "weapon"),
+)
+TEN = tuple(thing.word for thing in THINGS[:10])
+
+DRAWING_SETS = (
+    DrawingSet("noto", "@iconify-json/noto", "1.2.9", "Apache-2.0", "Google Inc", "Noto Emoji"),
+    DrawingSet("twemoji", "@iconify-json/twemoji", "1.2.5", "CC-BY-4.0", "Twitter", "Twemoji"),
+    DrawingSet(
+        "fluent", "@iconify-json/fluent-emoji", "1.2.7", "MIT", "Microsoft Corporation", "Fluent Emoji"
+    ),
+    DrawingSet(
+        "flat",
+        "@iconify-json/fluent-emoji-flat",
+        "1.2.6",
+        "MIT",
+        "Microsoft Corporation",
+        "Fluent Emoji Flat",
+    ),
+)
+STYLES = tuple(drawing_set.style for drawing_set in DRAWING_SETS)
+
+BACKGROUNDS = {
+    "white": (244, 244, 242),
+    "grey": (158, 163, 170),
+    "blue": (132, 176, 232),
+    "green": (150, 206, 152),
+    "yellow": (246, 222, 128),
+    "orange": (244, 176, 116),
+    "pink": (244, 178, 200),
+    "purple": (178, 152, 222),
+}
+NEUTRAL_TEXTS = ("", "a photo", "a picture")
+EMPTY_CAPTIONS = (*NEUTRAL_TEXTS, "an image", "nothing", "an empty picture", "a plain background")
+
+
+def a(word: str) -> str:
+    """`word` with its article: "a church", "an umbrella"."""
+    return f"an {word}" if word[0] in "aeiou" else f"a {word}"

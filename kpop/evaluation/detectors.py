@@ -1,0 +1,67 @@
+"""What is in a picture, behind one interface: `.labels` and `.top_k(images, k)`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from kpop.errors import InputError, ModelError
+
+LEAST_PROBABILITY = 0.05
+
+
+class Detector(Protocol):
+    """Names what it sees. `accuracy` is the percentage right on held-out pictures, to print beside every figure."""
+
+    labels: list[str]
+    accuracy: float
+
+    def top_k(self, images: Sequence[Image.Image], k: int) -> list[list[str]]:
+        """For each picture at most k labels, the likeliest first, never an empty list."""
+        ...
+
+
+def load(name: str = "emoji") -> Detector:
+    """The detector called `name`; InputError for an unknown one, ModelError when its files are missing."""
+    if name != "emoji":
+        raise InputError(f'There is no detector called "{name}"; known: emoji.')
+    from kpop.models import emoji_folder
+
+    folder = emoji_folder() / "judge"
+    if not (folder / "model.safetensors").is_file():
+        raise ModelError(f"The embedded judge is missing from {folder}; restore assets/ from the repository.")
+    return EmojiJudge(folder)
+
+
+@dataclass
+class EmojiJudge:
+    """The embedded judge (kpop.emoji.judge): objects of Emoji Diffusion's world, or "none"."""
+
+    folder: Path
+    labels: list[str] = field(init=False)
+    accuracy: float = field(init=False)
+
+    def __post_init__(self):
+        from kpop.emoji.judge import load_judge
+
+        self._judge, config = load_judge(self.folder)
+        self.labels = config["labels"]
+        self.accuracy = config["held_out_accuracy"]
+
+    def probabilities(self, images: Sequence[Image.Image]) -> np.ndarray:
+        """Calibrated probabilities [N, labels]."""
+        from kpop.emoji.judge import probabilities
+
+        resized = [image.convert("RGB").resize((64, 64), Image.Resampling.LANCZOS) for image in images]
+        return probabilities(self._judge, np.stack([np.asarray(image) for image in resized]))
+
+    def top_k(self, images: Sequence[Image.Image], k: int) -> list[list[str]]:
+        """At most k labels a picture with probability of at least 0.05, the likeliest first; ["none"] if there is none."""
+        answers = []
+        for row in self.probabilities(images) if len(images) else ():
+            order = [int(i) for i in np.argsort(-row)[:k] if row[i] >= LEAST_PROBABILITY]
+            answers.append([self.labels[i] for i in order] or ["none"])
+        return answers

@@ -1,0 +1,142 @@
+"""The embedded model's build, from drawings the test draws itself to a folder that diffusers loads."""
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image, ImageDraw
+from transformers import CLIPTokenizer
+
+from kpop.emoji import autoencoder, drawings, scenes
+from kpop.emoji.build import Recipe, build
+from kpop.emoji.denoiser import train_tokenizer
+from kpop.emoji.world import DRAWING_SETS, TEN, THINGS, DrawingSet
+from kpop.errors import KpopError
+
+SMALL = Recipe(
+    latent_channels=4, vae_channels=(8, 8, 16), unet_channels=(16, 16, 32), vae_scenes=64, vae_steps=4,
+    judge_scenes=40, judge_steps=3, scenes=64, steps=4, batch_size=4, compile_unet=False,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def shapes():
+    made = {}
+    for style, colour in (("noto", "red"), ("flat", "navy")):
+        for word in ("ball", "house"):
+            picture = Image.new("RGBA", (64, 64))
+            pen = ImageDraw.Draw(picture)
+            (pen.ellipse if word == "ball" else pen.rectangle)((4, 4, 60, 60), fill=colour)
+            made[word, style] = picture
+    return made
+
+
+def test_the_ten_stand_ins_and_their_look_alikes_are_in_the_world():
+    words = [thing.word for thing in THINGS]
+    assert len(words) == len(set(words)) >= 24
+    assert TEN == (
+        "cassette",
+        "saw",
+        "church",
+        "gas pump",
+        "fish",
+        "truck",
+        "dog",
+        "golf flag",
+        "parachute",
+        "horn",
+    )
+    assert {"castle", "house", "bus", "cat", "trumpet"} <= set(words)
+
+
+def test_scenes_say_what_they_hold_and_neutral_texts_hold_nothing(shapes):
+    rng = np.random.default_rng(0)
+    made = [scenes.compose(rng, shapes) for _ in range(400)]
+    assert all(scene.image.shape == (64, 64, 3) and scene.image.dtype == np.uint8 for scene in made)
+    neutral = [scene for scene in made if scene.caption in ("", "a photo", "a picture")]
+    assert neutral and all(scene.words == () for scene in neutral)
+    empty = [scene for scene in made if not scene.words]
+    assert 0.06 < len(empty) / len(made) < 0.2
+    assert all(np.ptp(scene.image.astype(int).reshape(-1, 3), axis=0).max() < 90 for scene in empty)
+
+
+def test_same_seed_same_scene(shapes):
+    one, two = (scenes.compose(np.random.default_rng(7), shapes) for _ in range(2))
+    assert one.caption == two.caption and np.array_equal(one.image, two.image)
+
+
+def test_tokenizer_can_write_down_words_it_never_saw():
+    tokenizer = train_tokenizer(["a church on a blue background", "a dog, flat style"] * 20)
+    assert tokenizer.tokenize("A church") == ["a</w>", "church</w>"]
+    ids = tokenizer("zebra quilt!").input_ids
+    assert tokenizer.decode(ids[1:-1]).split() == ["zebra", "quilt", "!"]
+
+
+def test_normalised_latents_decode_to_the_same_picture():
+    torch.manual_seed(0)
+    vae = autoencoder.build_autoencoder(4, (8, 8, 16)).eval()
+    pixels = torch.rand(4, 3, 64, 64) * 2 - 1
+    with torch.no_grad():
+        before = vae.decode(vae.encode(pixels).latent_dist.mean).sample
+        latents = vae.encode(pixels).latent_dist.mean
+        autoencoder.normalise_latents(vae, latents)
+        after = vae.decode(vae.encode(pixels).latent_dist.mean).sample
+        normal = vae.encode(pixels).latent_dist.mean
+    assert torch.allclose(before, after, atol=1e-4)
+    assert torch.allclose(normal.std(dim=(0, 2, 3)), torch.ones(4), atol=1e-3)
+    assert torch.allclose(normal.mean(dim=(0, 2, 3)), torch.zeros(4), atol=1e-3)
+
+
+def test_smoke_build_writes_a_folder_that_diffusers_draws_with(shapes, tmp_path):
+    out = build(tmp_path / "model", tmp_path / "work", tmp_path / "none", SMALL, shapes)
+    pipe = StableDiffusionPipeline.from_pretrained(out, torch_dtype=torch.float32, local_files_only=True)
+    image = pipe("a ball", num_inference_steps=2, output_type="pil").images[0]
+    assert image.size == (64, 64)
+    assert CLIPTokenizer.from_pretrained(out / "tokenizer").model_max_length == 77
+    assert json.loads((out / "words.json").read_text())["words"]["ball"]["objects"].keys() == {"ball"}
+    assert json.loads((out / "judge" / "config.json").read_text())["labels"] == ["ball", "house", "none"]
+    # The second call finds every stage done and writes the same weights.
+    before = (out / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+    build(out, tmp_path / "work", tmp_path / "none", SMALL, shapes)
+    assert (out / "unet" / "diffusion_pytorch_model.safetensors").read_bytes() == before
+
+
+def test_icons_follow_aliases_and_unknown_names_are_none():
+    icons = {
+        "icons": {"church": {"body": "<rect width='8' height='8' fill='red'/>"}},
+        "width": 8,
+        "height": 8,
+    }
+    icons["aliases"] = {"chapel": {"parent": "church"}}
+    assert "<rect" in drawings.svg_of(icons, "chapel")
+    assert drawings.svg_of(icons, "mosque") is None
+
+
+def test_drawings_brought_along_need_no_npm_and_a_missing_npm_is_said(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    folder = tmp_path / f"noto-{DRAWING_SETS[0].version}"
+    folder.mkdir()
+    (folder / "icons.json").write_text("{}")
+    assert drawings.fetch(DRAWING_SETS[0], tmp_path) == folder
+    with pytest.raises(KpopError, match="npm"):
+        drawings.fetch(DRAWING_SETS[1], tmp_path)
+
+
+def test_fetch_unpacks_what_npm_packs(tmp_path, monkeypatch):
+    def pack(command, cwd, **_):
+        assert command == ["npm", "pack", "--silent", "@iconify-json/tiny@1.0.0"]
+        with tarfile.open(f"{cwd}/tiny.tgz", "w:gz") as archive:
+            body = b'{"icons": {}}'
+            entry = tarfile.TarInfo("package/icons.json")
+            entry.size = len(body)
+            archive.addfile(entry, io.BytesIO(body))
+        return type("Done", (), {"returncode": 0, "stderr": ""})
+
+    monkeypatch.setattr(drawings.shutil, "which", lambda _: "/usr/bin/npm")
+    monkeypatch.setattr(drawings.subprocess, "run", pack)
+    tiny = DrawingSet("tiny", "@iconify-json/tiny", "1.0.0", "MIT", "nobody", "Tiny")
+    assert (drawings.fetch(tiny, tmp_path) / "icons.json").read_text() == '{"icons": {}}'
