@@ -97,7 +97,7 @@ def test_smoke_build_writes_a_folder_that_diffusers_draws_with(shapes, tmp_path)
     image = pipe("a ball", num_inference_steps=2, output_type="pil").images[0]
     assert image.size == (64, 64)
     assert CLIPTokenizer.from_pretrained(out / "tokenizer").model_max_length == 77
-    assert json.loads((out / "words.json").read_text())["words"]["ball"]["objects"].keys() == {"ball"}
+    assert json.loads((out / "words.json").read_text())["ball"]["objects"].keys() == {"ball"}
     assert json.loads((out / "judge" / "config.json").read_text())["labels"] == ["ball", "house", "none"]
     # The second call finds every stage done and writes the same weights.
     before = (out / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()

@@ -1,6 +1,7 @@
-"""`python -m kpop.emoji build`: make Emoji Diffusion from its drawings; the same command goes on where it stopped."""
+"""`python -m kpop.emoji build`: make Emoji Diffusion from its drawings; it goes on where it stopped."""
 
 import argparse
+import json
 import os
 import sys
 from pathlib import Path
@@ -26,23 +27,43 @@ def main(arguments: list[str] | None = None) -> int:
     build_parser.add_argument("--steps", type=int, help="denoiser steps, if not the recipe's")
     build_parser.add_argument("--vae-steps", type=int, help="autoencoder steps, if not the recipe's")
     build_parser.add_argument("--no-compile", action="store_true", help="do without torch.compile")
+    quality_parser = commands.add_parser("evaluate", help="judge what it draws; write card and sample sheet")
+    quality_parser.add_argument("--model", type=Path, default=Path("assets/emoji-diffusion"))
+    quality_parser.add_argument("--first-seed", type=int, default=500)
+    quality_parser.add_argument("--images", type=int, default=20, help="pictures an object (%(default)s)")
+    quality_parser.add_argument("--sheet", type=Path, default=Path("docs/emoji-samples.png"))
     given = parser.parse_args(arguments)
-    from kpop.emoji.build import Recipe, build
-
-    changes = {"steps": given.steps, "vae_steps": given.vae_steps}
-    changes = {name: value for name, value in changes.items() if value is not None}
     try:
-        folder = build(
-            given.out, given.work, given.drawings, Recipe(compile_unet=not given.no_compile, **changes)
-        )
+        result = _build(given) if given.command == "build" else _evaluate(given)
     except KpopError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("Stopped; the same command goes on from the last checkpoint.", file=sys.stderr)
         return 130
-    print(folder)
+    print(result)
     return 0
+
+
+def _build(given: argparse.Namespace) -> Path:
+    from kpop.emoji.build import Recipe, build
+
+    changes = {"steps": given.steps, "vae_steps": given.vae_steps}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    return build(given.out, given.work, given.drawings, Recipe(compile_unet=not given.no_compile, **changes))
+
+
+def _evaluate(given: argparse.Namespace) -> str:
+    from kpop.emoji import quality
+    from kpop.models import load_pipeline
+
+    os.environ["KPOP_EMOJI_DIR"] = str(given.model)
+    pipe = load_pipeline("emoji")
+    figures = quality.measure(pipe, list(range(given.first_seed, given.first_seed + given.images)))
+    (given.model / "README.md").write_text(quality.model_card(given.model, figures))
+    given.sheet.parent.mkdir(parents=True, exist_ok=True)
+    quality.sample_sheet(pipe).save(given.sheet)
+    return json.dumps(figures, indent=1)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def train_autoencoder(
     batch_size: int = 32,
     kl_weight: float = 1e-3,
 ) -> AutoencoderKL:
-    """L1 on pixels and on their differences (thin outlines count), and a little KL; then normalised latents."""
+    """L1 on pixels and on their differences (thin outlines count), a little KL; latents end normalised."""
     vae.to(device, memory_format=torch.channels_last)
 
     def loss_of(step: int) -> Tensor:

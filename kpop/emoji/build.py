@@ -58,8 +58,7 @@ def build(
     pipeline.to("cpu", torch.float16).save_pretrained(out, safe_serialization=True)
     _write_vocabulary(pipeline.tokenizer, out / "tokenizer")
     judge.save_judge(judge_net.cpu(), out / "judge", accuracy, held_out)
-    words = {"words": count_words(scenes)}
-    (out / "words.json").write_text(json.dumps(words, indent=1, sort_keys=True) + "\n")
+    (out / "words.json").write_text(json.dumps(count_words(scenes), indent=1, sort_keys=True) + "\n")
     record = {
         "recipe": asdict(recipe),
         "seconds_of_last_call": round(time.time() - started),

@@ -1,4 +1,4 @@
-"""The one training loop of the build: AdamW, one-cycle learning rate, EMA, checkpoints that resume exactly."""
+"""The one training loop of the build: AdamW, one-cycle rate, EMA, checkpoints that resume exactly."""
 
 import os
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The judge: names the objects in a picture. It learns from composed scenes only, never from generated ones."""
+"""The judge: names the objects in a picture. It learns from composed scenes, never from generated ones."""
 
 import json
 from pathlib import Path
@@ -108,7 +108,7 @@ def probabilities(judge: Judge, images: np.ndarray) -> np.ndarray:
 
 
 def save_judge(judge: Judge, folder: Path, accuracy: float, scenes: int) -> None:
-    """Write config.json and model.safetensors; `accuracy` in percent on `scenes` held-out single-object scenes."""
+    """Write config.json and model.safetensors; `accuracy` in percent on `scenes` held-out scenes."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.contiguous() for name, tensor in judge.state_dict().items()}
     save_file(state, folder / "model.safetensors")

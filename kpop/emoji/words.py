@@ -7,7 +7,7 @@ from kpop.emoji.scenes import Scene
 
 
 def count_words(scenes: list[Scene], shown: int = 5) -> dict[str, dict]:
-    """{word: {"count": n, "objects": {object: n, ...}}}, the `shown` commonest objects of single-object scenes."""
+    """{word: {"count": n, "objects": {object: n, ...}}}, the `shown` commonest of single-object scenes."""
     counts, objects = Counter(), defaultdict(Counter)
     for scene in scenes:
         for word in set(re.findall(r"\w+", scene.caption.lower())):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Thing:
-    """One object: its `word` in captions and judge labels, the `icon` it is drawn from, other names, its kind."""
+    """One object: its `word` in captions and labels, the `icon` it is drawn from, its kind, other names."""
 
     word: str
     icon: str
