@@ -1,0 +1,343 @@
+"""What a training run and a generation are asked to do: two frozen dataclasses, checked, to and from JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from numbers import Real
+from typing import Any
+
+from .errors import InputError
+
+SCHEMA = 1
+MOST_CHARACTERS = 200
+MOST_WORDS = 20
+CHOICES = {
+    "method": ("kpop",),
+    "mechanism": ("concat", "additive"),
+    "sites": ("mid", "mid-up", "down-mid-up"),
+    "prompt_sharing": ("per-concept", "shared"),
+    "prompt_optimizer": ("adam", "sgd"),
+    "loss_space": ("eps", "x0"),
+    "trainable": ("xattn", "kv", "selfattn", "noxattn", "full"),
+    "latents": ("bank", "fresh"),
+    "precision": ("auto", "fp32", "bf16"),
+}
+WHOLE = {  # inclusive ranges
+    "steps": (1, 100_000),
+    "batch_size": (1, 256),
+    "prompt_tokens_factor": (1, 200),
+    "rollout_steps": (1, 1000),
+    "checkpoint_every": (1, 100_000),
+    "sample_every": (0, 100_000),
+    "seed": (0, 2**63 - 1),
+    "schema": (1, SCHEMA),
+}
+REAL = {  # inclusive ranges; None: no upper end
+    "learning_rate": (0, 1),
+    "prompt_learning_rate": (0, 100),
+    "prompt_init_std": (0, 100),
+    "lambda_": (0, 1000),
+    "retain_weight": (0, 1000),
+    "key_retain_weight": (0, 1000),
+    "negative_guidance": (0, 100),
+    "rollout_guidance": (0, 100),
+    "rho": (0, None),
+    "rho_p": (0, None),
+}
+SCHEDULERS = ("model", "ddim", "dpm", "euler", "pndm")
+Concept = str | tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class EraseConfig:
+    """One training run. A field left None takes what the base model needs: see `resolved`.
+
+    concepts: words to erase; a tuple of synonyms is one concept with one key. neutral: c_n of Eq. 7.
+    retain: siblings kept as they are (c_r), without p. retain_neutral: keep eps(z, c_n) too.
+    key_retain_weight: keeps the siblings as they are when p is present; ours, 0 in the paper.
+    prompt_tokens_factor: k, so that p has k * 77 tokens. lambda_: weight of L2 in Eq. 7 ("lambda" in JSON).
+    negative_guidance: 0 aims L1 at eps(z, c_n) (the paper), 1 at eps(z, c_n) - (eps(z, c_e) - eps(z, c_n)).
+    rho, rho_p: radii (L2) of Eq. 7 and Eq. 5 that one step of theta' and of p may not leave; None: no bound.
+    templates: phrasings a concept is put into, "{}" stands for the word. latents: "bank" of the frozen
+    model's rollouts, or "fresh" rollouts with the current theta' at each step (the paper's).
+    preset: "paper", or the name of a file in presets/. Raises InputError with what to change.
+    """
+
+    model: str = "emoji"
+    base_run: str | None = None
+    concepts: tuple[Concept, ...] = ()
+    neutral: str | None = None
+    retain: tuple[Concept, ...] | None = None
+    retain_neutral: bool | None = None
+    preset: str | None = None
+    method: str = "kpop"
+    steps: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    prompt_learning_rate: float | None = None
+    prompt_optimizer: str | None = None
+    prompt_tokens_factor: int | None = None
+    mechanism: str | None = None
+    sites: str | None = None
+    prompt_sharing: str | None = None
+    separate_kv: bool | None = None
+    prompt_init_std: float | None = None
+    lambda_: float | None = None
+    retain_weight: float | None = None
+    key_retain_weight: float | None = None
+    negative_guidance: float | None = None
+    loss_space: str | None = None
+    rho: float | None = None
+    rho_p: float | None = None
+    templates: tuple[str, ...] | None = None
+    trainable: str | None = None
+    latents: str | None = None
+    rollout_steps: int | None = None
+    rollout_guidance: float | None = None
+    checkpoint_every: int | None = None
+    sample_every: int | None = None
+    seed: int = 0
+    precision: str = "auto"
+    schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
+        put("model", _text("model", self.model, 1000))
+        for name in ("base_run", "preset"):
+            if getattr(self, name) is not None:
+                put(name, _text(name, getattr(self, name), 1000))
+        put("concepts", _concepts("concepts", self.concepts))
+        if self.retain is not None:
+            put("retain", _concepts("retain", self.retain))
+        if self.neutral is not None:
+            put("neutral", _words("neutral", self.neutral, empty=True))
+        if self.templates is not None:
+            put("templates", _templates(self.templates))
+        for name in ("retain_neutral", "separate_kv"):
+            if getattr(self, name) not in (None, True, False):
+                raise InputError(f"{name} must be true or false, not {getattr(self, name)!r}.")
+        for name, options in CHOICES.items():
+            _choice(name, getattr(self, name), options, optional=name not in ("method", "precision"))
+        for name, (low, high) in WHOLE.items():
+            put(name, _whole(name, getattr(self, name), low, high))
+        for name, (low, high) in REAL.items():
+            put(name, _real(name, getattr(self, name), low, high))
+        self._check_together()
+
+    def _check_together(self) -> None:
+        if not self.concepts and self.preset in (None, "paper"):
+            raise InputError('Name at least one concept to erase, such as concepts=("church",).')
+        erased = [word.lower() for concept in self.concepts for word in names(concept)]
+        twice = sorted({word for word in erased if erased.count(word) > 1})
+        if twice:
+            raise InputError(f"{twice[0]!r} stands twice among the concepts; remove it once.")
+        kept = {word.lower() for concept in self.retain or () for word in names(concept)}
+        both = sorted(kept.intersection(erased))
+        if both:
+            raise InputError(f"{both[0]!r} is both to be erased and to be retained; remove it from one list.")
+        if self.neutral and self.neutral.lower() in erased:
+            raise InputError(f"{self.neutral!r} is both to be erased and the neutral text; change one.")
+        if self.separate_kv and self.mechanism == "additive":
+            raise InputError('separate_kv needs mechanism "concat": an additive prompt is one tensor.')
+        if self.mechanism == "additive" and (self.prompt_tokens_factor or 1) != 1:
+            raise InputError('mechanism "additive" adds p onto the text, so prompt_tokens_factor must be 1.')
+
+    def resolved(self) -> EraseConfig:
+        """The same run with every field filled in: own values, then the preset's, then the model's.
+
+        Raises InputError (unknown preset) and ModelError (a model folder that cannot be read).
+        """
+        from . import models, presets
+
+        asked = {f.name for f in fields(self) if getattr(self, f.name) is not None}
+        found: dict[str, Any] = {}
+        concepts = self.concepts
+        if self.preset == "paper":
+            found = dict(presets.PAPER)
+        elif self.preset is not None:
+            preset = presets.load_preset(self.preset)
+            concepts = concepts or preset.concepts
+            found = {"neutral": preset.neutral, "retain": preset.retain, **preset.settings}
+        values = {**models.recommended(self.model), **found}
+        if self.mechanism == "additive" and "prompt_tokens_factor" not in asked:
+            values["prompt_tokens_factor"] = 1
+        erased = {word.lower() for concept in concepts for word in names(concept)}
+        if "retain" not in asked and values.get("retain"):
+            values["retain"] = tuple(
+                c for c in values["retain"] if not erased.intersection(map(str.lower, names(c)))
+            )
+        values = {name: value for name, value in values.items() if name not in asked}
+        return replace(self, concepts=concepts, **values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, in field order; `lambda_` is spelt "lambda"."""
+        return {_spelt(f.name): _plain(getattr(self, f.name)) for f in fields(self)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> EraseConfig:
+        """The reverse of `to_dict`; raises InputError on unknown keys and on values that do not fit."""
+        return cls(**_known(cls, values))
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """How pictures are drawn. None: what the model needs (see `resolved`).
+
+    height, width: pixels. prompt_branch: which halves of classifier-free guidance see p ("both" is the
+    authors' way). scheduler: "model" is the one in the model's folder. Raises InputError.
+    """
+
+    steps: int | None = None
+    guidance_scale: float | None = None
+    negative_prompt: str = ""
+    height: int | None = None
+    width: int | None = None
+    scheduler: str | None = None
+    batch_size: int | None = None
+    prompt_branch: str | None = None
+
+    def __post_init__(self) -> None:
+        put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
+        put("steps", _whole("steps", self.steps, 1, 1000))
+        put("guidance_scale", _real("guidance_scale", self.guidance_scale, 0, 100))
+        put("negative_prompt", _words("negative_prompt", self.negative_prompt, empty=True))
+        for name in ("height", "width"):
+            put(name, _whole(name, getattr(self, name), 8, 4096))
+            if getattr(self, name) is not None and getattr(self, name) % 8:
+                raise InputError(f"{name} must be a multiple of 8, not {getattr(self, name)}.")
+        _choice("scheduler", self.scheduler, SCHEDULERS, optional=True)
+        put("batch_size", _whole("batch_size", self.batch_size, 1, 1024))
+        _choice("prompt_branch", self.prompt_branch, ("cond", "both"), optional=True)
+
+    def resolved(self, model: str) -> GenerationConfig:
+        """The same with what `model` (a name or folder) needs filled in. Raises ModelError."""
+        from . import models
+
+        missing = {f.name for f in fields(self) if getattr(self, f.name) is None}
+        defaults = models.generation_defaults(model)
+        return replace(self, **{name: value for name, value in defaults.items() if name in missing})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, in field order."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> GenerationConfig:
+        """The reverse of `to_dict`; raises InputError."""
+        return cls(**_known(cls, values))
+
+
+def names(concept: Concept) -> tuple[str, ...]:
+    """The words of a concept: its synonyms, or the one word it is."""
+    return (concept,) if isinstance(concept, str) else tuple(concept)
+
+
+def concept_name(concept: Concept) -> str:
+    """What a concept is called: its first word."""
+    return names(concept)[0]
+
+
+def _spelt(name: str) -> str:
+    return "lambda" if name == "lambda_" else name
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _known(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(values, Mapping):
+        raise InputError(f"A {cls.__name__} is written as a JSON object, not as {type(values).__name__}.")
+    known = {_spelt(f.name): f.name for f in fields(cls)}
+    unknown = sorted(str(key) for key in values if key not in known and key != "lambda_")
+    if unknown:
+        raise InputError(f"Unknown setting {unknown[0]!r}; known are: {', '.join(known)}.")
+    return {known.get(key, key): value for key, value in values.items()}
+
+
+def _text(name: str, value: Any, most: int) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise InputError(f"{name} must be a text, not {value!r}.")
+    if len(value) > most or not value.isprintable():
+        raise InputError(f"{name} must be one line of at most {most} characters.")
+    return value.strip()
+
+
+def _words(name: str, value: Any, empty: bool = False) -> str:
+    if not isinstance(value, str):
+        raise InputError(f"{name} must be a text, not {value!r}.")
+    value = " ".join(value.split())
+    if not value and not empty:
+        raise InputError(f"{name} holds an empty text; write a word or remove it.")
+    if len(value) > MOST_CHARACTERS or len(value.split()) > MOST_WORDS:
+        raise InputError(
+            f"{name}: {value[:40]!r}... is too long; use at most {MOST_WORDS} words "
+            f"and {MOST_CHARACTERS} characters."
+        )
+    if not value.isprintable():
+        raise InputError(f"{name} holds characters that cannot be printed; type it again.")
+    return value
+
+
+def _concepts(name: str, value: Any) -> tuple[Concept, ...]:
+    if isinstance(value, str):
+        value = (value,)
+    if not isinstance(value, list | tuple):
+        raise InputError(f"{name} must be a list of words, not {value!r}.")
+    if len(value) > 200:
+        raise InputError(f"{name} holds {len(value)} entries; use at most 200.")
+    found: list[Concept] = []
+    for item in value:
+        if isinstance(item, list | tuple):
+            synonyms = tuple(_words(name, word) for word in item)
+            if not synonyms:
+                raise InputError(f"{name} holds an empty list of synonyms; remove it.")
+            found.append(synonyms if len(synonyms) > 1 else synonyms[0])
+        else:
+            found.append(_words(name, item))
+    return tuple(found)
+
+
+def _templates(value: Any) -> tuple[str, ...]:
+    value = (value,) if isinstance(value, str) else value
+    if not isinstance(value, list | tuple) or not value:
+        raise InputError('templates must be a list of phrasings such as ["{}", "a photo of a {}"].')
+    found = tuple(_words("templates", item) for item in value)
+    for item in found:
+        if item.count("{}") != 1 or item.replace("{}", "").count("{") or item.replace("{}", "").count("}"):
+            raise InputError(f'templates: {item!r} must hold "{{}}" once, where the concept stands.')
+    return found
+
+
+def _choice(name: str, value: Any, options: tuple[str, ...], optional: bool) -> None:
+    if (value is None and optional) or (isinstance(value, str) and value in options):
+        return
+    raise InputError(f"{name} must be one of {', '.join(options)}, not {value!r}.")
+
+
+def _whole(name: str, value: Any, low: int, high: int) -> int | None:
+    if value is None and name not in ("seed", "schema"):
+        return None
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, Real)
+        or not math.isfinite(value)
+        or value != int(value)
+    ):
+        raise InputError(f"{name} must be a whole number, not {value!r}.")
+    if not low <= value <= high:
+        raise InputError(f"{name} must be from {low} to {high}, not {value}.")
+    return int(value)
+
+
+def _real(name: str, value: Any, low: float, high: float | None) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise InputError(f"{name.rstrip('_')} must be a number, not {value!r}.")
+    if value < low or (high is not None and value > high) or (name in ("rho", "rho_p") and value == 0):
+        asked = f"from {low} to {high}" if high is not None else "above 0"
+        raise InputError(f"{name.rstrip('_')} must be {asked}, not {value}.")
+    return float(value)
