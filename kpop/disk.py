@@ -1,0 +1,82 @@
+"""Writing to disk so that nothing already there is lost: atomic, locked, with errors that say what to do."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import RunError
+
+LOCK_TIMEOUT = 20.0  # seconds; what is done under a lock takes milliseconds
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file in one go: readers see the old or the new text; a full disk costs nothing. RunError."""
+    waiting = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    try:
+        with open(waiting, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(waiting, path)
+    except OSError as error:
+        try:
+            waiting.unlink(missing_ok=True)
+        except OSError:
+            pass
+        raise disk_error(error, path.parent) from error
+
+
+def write_json(path: Path, data: object) -> None:
+    """write_text of readable JSON; NaN and infinity become null."""
+    write_text(path, json.dumps(finite(data), indent=2, ensure_ascii=False) + "\n")
+
+
+def disk_error(error: OSError, folder: Path) -> RunError:
+    """An OSError of the file system in words that say what to do."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return RunError(f"The disk of {folder} is full. What is saved is safe: free some space, then resume.")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return RunError(f"{folder} cannot be written. Choose another folder (--runs, KPOP_RUNS or --out).")
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        return RunError(f"{folder} is not a folder. Choose another folder (--runs, KPOP_RUNS or --out).")
+    if error.errno == errno.ENOENT:
+        return RunError(f"{folder} is gone: the run was deleted or moved.")
+    return RunError(f"{folder} cannot be used ({error.strerror or error}). Check the disk, then resume.")
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock file, between threads and processes. Raises RunError."""
+    from filelock import FileLock, Timeout
+
+    try:
+        with FileLock(path, timeout=LOCK_TIMEOUT):
+            yield
+    except Timeout:
+        raise RunError(f"{path} is held by another process. Close that, then try again.") from None
+    except OSError as error:
+        raise disk_error(error, path.parent) from error
+
+
+def finite(value: object) -> object:
+    """A JSON value with None for NaN and infinity, which JSON has no word for."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value
+
+
+def brief(error: Exception) -> str:
+    """The first line of an error, for the inside of a sentence."""
+    text = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
+    return text[:160]

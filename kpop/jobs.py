@@ -1,0 +1,297 @@
+"""Trainings in the background: a queue of run folders, one detached process a run, one run a device.
+
+Everything is in the run folders, so a server may be restarted, or run twice on one folder, at any moment.
+States: queued -> starting -> running -> stopping -> done | stopped | failed | interrupted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+
+from .config import EraseConfig
+from .disk import disk_error, locked
+from .errors import KpopError, RunError
+from .run_status import RunStatus, host_name, process_fields
+from .runs import ENDED, Run, create_run, list_runs
+from .turns import device_lock, training_gate
+
+__all__ = [
+    "Watcher",
+    "alive",
+    "delete",
+    "device_lock",
+    "queue_position",
+    "reconcile",
+    "resume",
+    "start_next",
+    "stop",
+    "submit",
+    "training_gate",
+]
+
+HELD = ("starting", "running", "stopping")  # states with a process
+SILENT = 60.0  # seconds without a heartbeat after which a process of another host counts as dead
+TERM_AFTER = 60.0  # seconds from the wish to stop to SIGTERM
+KILL_AFTER = 90.0  # seconds from the wish to stop to SIGKILL
+LOG_LINES = 5  # lines of log.txt quoted in `error`
+REPO = Path(__file__).resolve().parent.parent
+
+log = logging.getLogger(__name__)
+
+
+def submit(cfg: EraseConfig, runs_dir: str | Path, owner: str = "local", device: str = "auto") -> Run:
+    """Queue a run and start it if its device is free. Raises RunError when the folder cannot be written."""
+    run = create_run(cfg, runs_dir, owner=owner, device=device)
+    start_next(runs_dir)
+    return run
+
+
+def start_next(runs_dir: str | Path) -> list[Run]:
+    """Start queued runs, oldest first, whose device is free; returns them. Safe from several servers."""
+    started = []
+    if not Path(runs_dir).is_dir():
+        return started
+    with locked(Path(runs_dir) / ".queue.lock"):
+        runs = [(run, run.status) for run in list_runs(runs_dir) if not run.is_example]
+        busy = [its.device for _, its in runs if its.state in HELD and its.host == host_name()]
+        for run, status in sorted((item for item in runs if item[1].state == "queued"), key=_place):
+            # A run that has to wait also holds its device against younger ones.
+            if not any(_same_device(status.device, other) for other in busy) and _start(run, status.device):
+                started.append(run)
+            busy.append(status.device)
+    return started
+
+
+def _start(run: Run, device: str) -> bool:
+    fresh = {
+        "state": "starting",
+        "host": host_name(),
+        "pid": None,
+        "create_time": None,
+        "heartbeat": time.time(),
+    }
+    if not run.transition(("queued",), **fresh, runner="local", error=None, stop_asked=None):
+        return False
+    paths = [str(REPO), os.environ.get("PYTHONPATH", "")]
+    env = os.environ | {
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+    }
+    try:
+        with open(run.path / "log.txt", "ab") as output:
+            process = subprocess.Popen(
+                worker_command(run, device),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env=env,
+            )
+    except OSError as error:
+        problem = f"The training process could not be started ({error.strerror or error}). Try again."
+        run.update_status(state="failed", error=problem)
+        return False
+    # The worker writes the same of itself; this covers the time until it does.
+    threading.Thread(target=process.wait, name=f"reap-{process.pid}", daemon=True).start()
+    run.transition(HELD, **process_fields(process.pid))
+    return True
+
+
+def worker_command(run: Run, device: str) -> list[str]:
+    """What trains a run: see worker.py."""
+    return [sys.executable, "-m", "kpop.worker", str(run.path), "--device", device]
+
+
+def _place(item: tuple[Run, RunStatus]) -> tuple:
+    run, status = item
+    return (status.queued_at or status.made, run.id)
+
+
+def _same_device(a: str, b: str) -> bool:
+    a, b = ("cuda:0" if name == "cuda" else name for name in (a, b))
+    return a == b or "auto" in (a, b)
+
+
+def queue_position(run: Run) -> int | None:
+    """How many runs go before this one, those in training included; None when it is not waiting."""
+    status = run.status
+    if status.state != "queued":
+        return None
+    before = 0
+    for other in list_runs(run.path.parent):
+        its = other.status
+        if other.id != run.id and not other.is_example and _same_device(status.device, its.device):
+            held = its.state in HELD and its.host == host_name()
+            before += held or (its.state == "queued" and _place((other, its)) < _place((run, status)))
+    return before
+
+
+def alive(status: RunStatus) -> bool:
+    """Whether the process in a status still works: by pid on this host, by heartbeat on another."""
+    if status.host == host_name() and status.pid is not None:
+        try:
+            process = psutil.Process(status.pid)
+            same = status.create_time is None or abs(process.create_time() - status.create_time) < 1.0
+            return same and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            return False
+    return status.heartbeat is not None and time.time() - status.heartbeat <= SILENT
+
+
+def reconcile(runs_dir: str | Path) -> list[Run]:
+    """Make the states true: runs whose process died end, the deaf ones are ended. Returns changed runs."""
+    changed = []
+    for run in list_runs(runs_dir):
+        if run.is_example or run.damage:
+            continue
+        try:
+            if _reconcile(run):
+                changed.append(run)
+        except RunError as error:
+            log.warning("%s: %s", run.id, error)
+    return changed
+
+
+def _reconcile(run: Run) -> bool:
+    status = run.status
+    if status.state not in HELD:
+        return False
+    if alive(status):
+        if status.state == "stopping" and status.stop_asked is not None:
+            _press(status, time.time() - status.stop_asked)
+        return False
+    step = run.checkpoint_step()
+    kept = "It had saved nothing yet." if step is None else f"What it learned up to step {step} is kept."
+    if status.state == "stopping":
+        state, error = "stopped", f"It did not stop by itself and was ended. {kept}"
+    elif status.host != host_name():
+        state, error = "interrupted", f"{status.host or 'Its machine'} was not heard of for a minute. {kept}"
+    elif status.heartbeat is not None and psutil.boot_time() > status.heartbeat:
+        state, error = "interrupted", f"The machine was restarted while it trained. {kept}"
+    elif status.runner != "local":
+        state, error = "interrupted", f"The program that trained it was closed. {kept}"
+    else:
+        tail = run.log_tail(LOG_LINES)
+        end = f"The training process was killed or ran out of memory at step {status.step}. {kept}"
+        state, error = "failed", end + (f" Last lines of the log:\n{tail}" if tail else "")
+    return run.transition((status.state,), state=state, error=error, eta_s=None)
+
+
+def _press(status: RunStatus, waited: float) -> None:
+    """End a worker of ours that was asked to stop and did not; other programs (a notebook) are left alone."""
+    if status.runner != "local" or status.host != host_name() or status.pid is None or waited < TERM_AFTER:
+        return
+    try:
+        if os.getpgid(status.pid) == status.pid:
+            os.killpg(status.pid, signal.SIGKILL if waited >= KILL_AFTER else signal.SIGTERM)
+    except ProcessLookupError:
+        return  # it ended meanwhile
+
+
+def stop(run: Run) -> None:
+    """Ask a run to save and stop; one that waits just leaves the queue. Ended runs stay as they are."""
+    _own(run, "stopped")
+    if run.transition(("queued",), state="stopped", eta_s=None):
+        return
+    if run.transition(("starting", "running"), state="stopping", stop_asked=time.time()):
+        run.request_stop()
+    _reconcile(run)
+
+
+def resume(run: Run, device: str | None = None) -> str:
+    """Queue a stopped, failed or interrupted run again; says in a sentence where it goes on.
+
+    From its checkpoint, or from step 0 if it has none. Raises RunError in any other state.
+    """
+    prepare_resume(run, device)
+    step = run.checkpoint_step()
+    start_next(run.path.parent)
+    if step is None:
+        return "It has no checkpoint: it starts again from step 0."
+    return f"It goes on from step {step}."
+
+
+def prepare_resume(run: Run, device: str | None = None, **changes) -> None:
+    """Make an ended run ready to go on: "queued", its curves cut back to the checkpoint. Raises RunError."""
+    _own(run, "resumed")
+    if run.config_damage:
+        raise RunError(run.config_damage)
+    _reconcile(run)
+    with locked(run.path.parent / ".queue.lock"):
+        state = run.status.state
+        if state == "done":
+            raise RunError(f"Run {run.id} is finished. Start a new run to train longer.")
+        if state not in ENDED:
+            raise RunError(f"Run {run.id} is {state}: there is nothing to resume.")
+        step = run.checkpoint_step()
+        run.clear_stop()
+        run.truncate_metrics(step or 0)
+        if step is None:
+            shutil.rmtree(run.path / "samples", ignore_errors=True)
+        fresh = dict.fromkeys(("error", "eta_s", "pid", "create_time", "heartbeat", "stop_asked"))
+        fresh |= {"state": "queued", "queued_at": time.time(), "runner": "local"}
+        fresh |= {"step": step or 0, "steps": int(run.config.steps or 0)}
+        run.update_status(**fresh | ({"device": device} if device else {}) | changes)
+
+
+def delete(run: Run) -> None:
+    """Remove a run folder, keys included. Raises RunError while it trains, and for the example."""
+    _own(run, "deleted")
+    if not run.damage:
+        _reconcile(run)
+        run.transition(("queued",), state="stopped")
+        if run.status.state in HELD:
+            raise RunError(f"Run {run.id} is {run.status.state}. Stop it first, then delete it.")
+    aside = run.path.with_name(
+        f".deleted-{run.id}-{time.time_ns()}"
+    )  # out of every list before it falls apart
+    try:
+        os.rename(run.path, aside)
+        shutil.rmtree(aside)
+    except OSError as error:
+        raise disk_error(error, run.path) from error
+
+
+def _own(run: Run, verb: str) -> None:
+    if run.is_example:
+        raise RunError(f"The example run ships with the app and cannot be {verb}. Train a run of your own.")
+    if not run.path.is_dir():
+        raise RunError(f"{run.path} is gone: the run was deleted or moved.")
+
+
+class Watcher(threading.Thread):
+    """Every two seconds: reconcile, then start what is queued. start() it with the app, then stop() it."""
+
+    def __init__(self, runs_dir: str | Path, every: float = 2.0):
+        super().__init__(name="kpop-watcher", daemon=True)
+        self.runs_dir, self.every = Path(runs_dir), every
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        """Watch until stop(); what goes wrong is logged and tried again."""
+        while True:
+            try:
+                reconcile(self.runs_dir)
+                start_next(self.runs_dir)
+            except (KpopError, OSError) as error:
+                log.warning("%s", error)
+            except Exception:
+                log.exception("watching %s", self.runs_dir)  # a watcher that dies leaves every run unwatched
+            if self._over.wait(self.every):
+                return
+
+    def stop(self) -> None:
+        """End the thread; trainings go on."""
+        self._over.set()
+        if self.is_alive():
+            self.join(timeout=10.0)

@@ -1,0 +1,378 @@
+"""The run folder: made, read, listed and changed. It is the truth; every page and command only reads it.
+
+<runs>/<id>/config.json  status.json  metrics.jsonl  log.txt  samples/  checkpoint/  weights.safetensors
+            secret/      prompt tensors and their optimizer state, readable by the owner only
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+import tempfile
+import threading
+import time
+import unicodedata
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .disk import LOCK_TIMEOUT, brief, disk_error, finite, locked, write_json, write_text
+from .errors import InputError, KpopError, RunError
+from .run_status import ACTIVE, ENDED, STATES, RunStatus, host_name, process_fields
+
+if TYPE_CHECKING:
+    from .config import EraseConfig
+
+__all__ = ["ACTIVE", "ENDED", "STATES", "Run", "RunStatus", "create_run", "default_runs_dir", "disk_error",
+           "heartbeat", "list_runs", "open_run", "slug"]  # fmt: skip
+
+ID = re.compile(r"[a-z0-9][a-z0-9-]{0,79}")
+MADE_ID = re.compile(r"\d{8}-\d{6}-[a-z0-9-]+-[0-9a-f]{4}")
+EXAMPLE = Path(__file__).resolve().parent.parent / "assets" / "example-run"
+HEARTBEAT_EVERY = 5.0  # seconds
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder. Reading it never changes it; every property looks at the disk again except `config`."""
+
+    path: Path
+
+    @property
+    def id(self) -> str:
+        return self.path.name
+
+    @property
+    def is_example(self) -> bool:
+        """Whether this is the run that ships with the app: it cannot be resumed, stopped or deleted."""
+        return self.path == EXAMPLE
+
+    @cached_property
+    def _config(self) -> tuple[EraseConfig, str | None]:
+        from .config import EraseConfig
+
+        try:
+            return EraseConfig.from_dict(json.loads((self.path / "config.json").read_text("utf-8"))), None
+        except FileNotFoundError:
+            problem = "Its config.json is missing from the run folder: restore it or delete this run."
+        except (OSError, ValueError, TypeError, RecursionError, KpopError) as error:
+            problem = f"Its config.json cannot be read ({brief(error)}): restore it or delete this run."
+        word = self.id.split("-")[2] if MADE_ID.fullmatch(self.id) else ""
+        return EraseConfig(model="emoji", concepts=(word or "unknown",)), problem
+
+    @property
+    def config(self) -> EraseConfig:
+        """The run's settings; a stand-in with the id's concept where config.json is damaged."""
+        return self._config[0]
+
+    @property
+    def damage(self) -> str | None:
+        """What is wrong with the folder's own files, in one sentence, or None."""
+        return self._read_status()[1] or self.config_damage
+
+    @property
+    def config_damage(self) -> str | None:
+        """Why config.json cannot be used, in one sentence, or None."""
+        return self._config[1]
+
+    @property
+    def status(self) -> RunStatus:
+        """The status now; a damaged folder reads as failed with a sentence in `error`."""
+        status, damage = self._read_status()[0], self.damage
+        return replace(status, state="failed", error=damage) if damage else status
+
+    def _read_status(self) -> tuple[RunStatus, str | None]:
+        path = self.path / "status.json"
+        try:
+            return RunStatus.from_dict(json.loads(path.read_text("utf-8"))), None
+        except FileNotFoundError:
+            problem = "Its status.json is missing from the run folder"
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            problem = f"Its status.json cannot be read ({brief(error)})"
+        try:
+            made = self.path.stat().st_mtime
+        except OSError:
+            made = 0.0
+        return RunStatus(state="failed", made=made), f"{problem}: resume this run or delete it."
+
+    def update_status(self, **changes) -> RunStatus:
+        """Change fields of status.json, atomically and under the run's lock; returns the new status.
+
+        A change of `step`, or any change by the process that runs it, counts as a heartbeat. Raises RunError.
+        """
+        return self._change(None, changes)
+
+    def transition(self, states: Sequence[str], **changes) -> bool:
+        """Like update_status, only if the state is one of `states` at that moment, else nothing and False.
+
+        Two servers on one folder use this so that only one of them starts a run.
+        """
+        return self._change(tuple(states), changes) is not None
+
+    def _change(self, states: tuple[str, ...] | None, changes: dict) -> RunStatus | None:
+        if changes.get("state", "queued") not in STATES:
+            raise RunError(f"Unknown state {changes['state']!r}. Use one of: {', '.join(STATES)}.")
+        if not self.path.is_dir():
+            raise RunError(f"{self.path} is gone: the run was deleted or moved.")
+        with locked(self.path / "status.lock"):
+            status = self._read_status()[0]
+            if states is not None and status.state not in states:
+                return None
+            # A stop asked for meanwhile must not be overwritten by the trainer's "running".
+            if changes.get("state") in ("starting", "running") and status.state == "stopping":
+                changes = {**changes, "state": "stopping"}
+            who = (changes.get("pid", status.pid), changes.get("host", status.host))
+            if "heartbeat" not in changes and (who == (os.getpid(), host_name()) or "step" in changes):
+                changes = {**changes, "heartbeat": time.time()}
+            status = replace(status, **changes)
+            write_json(self.path / "status.json", asdict(status))
+            return status
+
+    def claim(self, runner: str = "inline", state: str = "running") -> RunStatus:
+        """Write this process into status.json as the one that runs it."""
+        return self.update_status(state=state, runner=runner, error=None, **process_fields())
+
+    @property
+    def weights_path(self) -> Path:
+        return self.path / "weights.safetensors"
+
+    @property
+    def checkpoint_dir(self) -> Path:
+        return self.path / "checkpoint"
+
+    @property
+    def secret_dir(self) -> Path:
+        """Prompt tensors and their optimizer state; made 0700."""
+        return self.path / "secret"
+
+    def key_path(self, concept: str | Sequence[str] | None = None) -> Path:
+        """File of a concept's hidden prompt (any of its synonyms; None: of the only or shared one).
+
+        Raises InputError when the run hides no such concept.
+        """
+        names = [(item,) if isinstance(item, str) else tuple(item) for item in self.config.concepts]
+        if getattr(self.config, "prompt_sharing", None) == "shared":
+            return self.secret_dir / "key-shared.safetensors"
+        wanted = concept if concept is None or isinstance(concept, str) else tuple(concept)[0]
+        for i, synonyms in enumerate(names):
+            is_it = len(names) == 1 if wanted is None else wanted.strip().lower() in map(str.lower, synonyms)
+            if is_it:
+                return self.secret_dir / f"key-{i:02d}-{slug(synonyms[0])}.safetensors"
+        hidden = ", ".join(synonyms[0] for synonyms in names)
+        if wanted is None:
+            raise InputError(f"Run {self.id} has several keys. Name one concept of: {hidden}.")
+        raise InputError(f"Run {self.id} has no key for {wanted[:60]!r}. It hides: {hidden}.")
+
+    def checkpoint_step(self) -> int | None:
+        """The step that checkpoint/state.json stands at, or None where there is no usable checkpoint.
+
+        The trainer writes state.json last, so a checkpoint that has one is whole.
+        """
+        try:
+            step = json.loads((self.checkpoint_dir / "state.json").read_text("utf-8"))["step"]
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+        return step if isinstance(step, int) and not isinstance(step, bool) and step >= 0 else None
+
+    @property
+    def has_checkpoint(self) -> bool:
+        return self.checkpoint_step() is not None
+
+    def append_metrics(self, row: dict) -> None:
+        """Add one line to metrics.jsonl. Raises RunError when the disk refuses."""
+        try:
+            with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
+                file.write(json.dumps(finite(row), ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise disk_error(error, self.path) from error
+
+    def metrics(self, max_points: int | None = 500) -> list[dict]:
+        """Rows of metrics.jsonl, thinned evenly to max_points; torn or foreign lines are left out."""
+        rows = [row for _, row in self._metric_lines()]
+        if max_points is None or len(rows) <= max_points:
+            return rows
+        if max_points < 2:
+            return rows[-max_points:] if max_points > 0 else []
+        last = len(rows) - 1
+        return [rows[round(i * last / (max_points - 1))] for i in range(max_points)]
+
+    def _metric_lines(self) -> Iterator[tuple[str, dict]]:
+        try:
+            text = (self.path / "metrics.jsonl").read_text("utf-8", errors="replace")
+        except OSError:
+            return
+        for line in text.split("\n"):
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(row, dict) and isinstance(row.get("step"), int | float):
+                yield line, row
+
+    def truncate_metrics(self, step: int) -> None:
+        """Drop rows after `step` (the checkpoint's) and torn lines, so that a resumed run repeats none."""
+        if (self.path / "metrics.jsonl").exists():
+            kept = [line + "\n" for line, row in self._metric_lines() if row["step"] <= step]
+            write_text(self.path / "metrics.jsonl", "".join(kept))
+
+    def samples(self) -> list[tuple[int, dict[str, Path]]]:
+        """(step, name -> PNG path) by rising step; names: original, sanitized, recovered, kept."""
+        found = []
+        try:
+            folders = list((self.path / "samples").iterdir())
+        except OSError:
+            return []
+        for folder in folders:
+            match = re.fullmatch(r"step_(\d+)", folder.name)
+            if match and folder.is_dir():
+                pictures = {path.stem: path for path in sorted(folder.glob("*.png")) if path.name[0] != "."}
+                if pictures:
+                    found.append((int(match[1]), pictures))
+        return sorted(found, key=lambda item: item[0])
+
+    def log_tail(self, n: int = 20) -> str:
+        """The last n lines of log.txt; of a progress bar only its newest state; "" where there is no log."""
+        try:
+            with open(self.path / "log.txt", "rb") as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - 64_000))
+                text = file.read().decode("utf-8", "replace")
+        except OSError:
+            return ""
+        lines = [line.rstrip("\r").rsplit("\r", 1)[-1].rstrip() for line in text.split("\n")]
+        return "\n".join([line for line in lines if line][-n:])
+
+    def request_stop(self) -> None:
+        """Ask whoever trains this run to save and stop before its next step."""
+        try:
+            (self.path / "stop").touch()
+        except OSError as error:
+            raise disk_error(error, self.path) from error
+
+    @property
+    def stop_requested(self) -> bool:
+        return (self.path / "stop").exists()
+
+    def clear_stop(self) -> None:
+        (self.path / "stop").unlink(missing_ok=True)
+
+
+def default_runs_dir() -> Path:
+    """KPOP_RUNS, or a folder of the user's data."""
+    import platformdirs
+
+    chosen = os.environ.get("KPOP_RUNS")
+    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_data_dir("kpop-studio")) / "runs"
+
+
+def create_run(
+    cfg: EraseConfig,
+    runs_dir: str | Path | None = None,
+    owner: str = "local",
+    status: str = "queued",
+    device: str = "auto",
+) -> Run:
+    """Make a run folder, whole or not at all. A status other than "queued" claims it for this process.
+
+    Raises RunError when the runs folder cannot be written.
+    """
+    folder = Path(runs_dir) if runs_dir is not None else default_runs_dir()
+    cfg = cfg.resolved() if hasattr(cfg, "resolved") else cfg
+    first = cfg.concepts[0]
+    now = time.time()
+    state = RunStatus(state=status, owner=owner, steps=int(cfg.steps or 0), made=now, device=device)
+    who = {"host": host_name(), "queued_at": now} if status == "queued" else process_fields()
+    state = replace(state, **who, runner="local" if status == "queued" else "inline")
+    made = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=".new-", dir=folder))  # seen by nobody until it is renamed
+        made.chmod(0o755)
+        (made / "secret").mkdir(mode=0o700)
+        (made / "samples").mkdir()
+        write_json(made / "config.json", cfg.to_dict())
+        write_json(made / "status.json", asdict(state))
+        (made / "log.txt").touch()
+        while True:
+            name = f"{datetime.fromtimestamp(now):%Y%m%d-%H%M%S}-{slug(first)}-{secrets.token_hex(2)}"
+            if not (folder / name).exists():
+                os.rename(made, folder / name)
+                return Run((folder / name).resolve())
+    except BaseException as error:
+        if made:
+            shutil.rmtree(made, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise disk_error(error, folder) from error
+        raise
+
+
+def open_run(run: Run | str | Path, runs_dir: str | Path | None = None) -> Run:
+    """A run by id (looked up in runs_dir, then the example) or by the path of its folder. Raises RunError."""
+    if isinstance(run, Run):
+        return run
+    text = str(run)
+    if isinstance(run, Path) or os.sep in text or text.startswith("."):
+        path = Path(run).expanduser()
+        if (path / "config.json").is_file() or (path / "status.json").is_file():
+            return Run(path.resolve())
+        raise RunError(f"{text[:200]} is not a run folder: it holds no config.json.")
+    if not ID.fullmatch(text):
+        raise RunError(f"{text[:60]!r} is not the id of a run. See `python -m kpop runs list`.")
+    folder = Path(runs_dir) if runs_dir is not None else default_runs_dir()
+    for path in (folder / text, EXAMPLE):
+        if path.name == text and _is_run(path):
+            return Run(path.resolve())
+    raise RunError(f"There is no run {text!r} in {folder}. See `python -m kpop runs list`.")
+
+
+def list_runs(runs_dir: str | Path | None = None) -> list[Run]:
+    """Every run, newest first, the shipped example last; damaged ones are listed as failed. Never raises."""
+    folder = Path(runs_dir) if runs_dir is not None else default_runs_dir()
+    try:
+        found = [Run(path.resolve()) for path in folder.iterdir() if _is_run(path)]
+    except OSError:
+        found = []
+    found = [run for run in found if not run.is_example]
+    found.sort(key=lambda run: (run._read_status()[0].made, run.id), reverse=True)
+    return [*found, Run(EXAMPLE)] if _is_run(EXAMPLE) else found
+
+
+def _is_run(path: Path) -> bool:
+    if not ID.fullmatch(path.name) or not path.is_dir():
+        return False
+    files = (path / "config.json").is_file() or (path / "status.json").is_file()
+    return files or bool(MADE_ID.fullmatch(path.name))
+
+
+@contextmanager
+def heartbeat(run: Run) -> Iterator[None]:
+    """Refresh the run's heartbeat from a thread while the body works (loading a model takes long)."""
+    over = threading.Event()
+
+    def beat():
+        while not over.wait(HEARTBEAT_EVERY):
+            try:
+                run.update_status(heartbeat=time.time())
+            except RunError:
+                continue  # a full disk is the trainer's to report; it may be freed before the next beat
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(timeout=LOCK_TIMEOUT)
+
+
+def slug(concept: str | Sequence[str]) -> str:
+    """[a-z0-9-], at most 24 characters, of a concept's first name; "concept" where nothing is left of it."""
+    name = concept if isinstance(concept, str) else tuple(concept)[0]
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9]+", "-", plain)[:24].strip("-") or "concept"

@@ -1,0 +1,115 @@
+"""Who may use the device now: drawing for a visitor goes before training, and waits for one step at most.
+
+In <runs>/.device-<host>/ every trainer holds its own lock during a step and looks for "want" files before the
+next; who draws leaves such a file, then takes the trainers' locks. Drawings take turns among themselves.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from .errors import RunError
+from .run_status import host_name
+
+DRAW_TIMEOUT = 900.0  # seconds a drawing waits for drawings before it, or for one training step
+POLL = 0.02  # seconds
+
+
+def _folder(runs_dir: str | Path) -> Path:
+    host = re.sub(r"[^A-Za-z0-9.-]", "-", host_name())[:60]
+    folder = Path(runs_dir) / f".device-{host}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextmanager
+def device_lock(runs_dir: str | Path) -> Iterator[None]:
+    """The device for one piece of drawing: trainers of this runs folder and host pause between two steps.
+
+    In a folder that cannot be written nothing trains, so nothing is waited for. RunError after 15 minutes.
+    """
+    try:
+        folder = _folder(runs_dir)
+        want = folder / f"want-{os.getpid()}-{threading.get_ident()}-{uuid.uuid4().hex[:8]}"
+        turn = FileLock(folder / "draw.lock", timeout=DRAW_TIMEOUT)
+        turn.acquire()
+    except Timeout:
+        raise RunError(
+            "The device has been busy with other drawings for 15 minutes. Try again later."
+        ) from None
+    except OSError:
+        yield
+        return
+    with ExitStack() as held:
+        held.callback(turn.release)
+        held.callback(want.unlink, missing_ok=True)
+        try:
+            want.touch()
+            for path in folder.glob("train-*.lock"):
+                held.enter_context(FileLock(path, timeout=DRAW_TIMEOUT))
+        except Timeout:
+            raise RunError(
+                "The training in the background does not pause. Stop it, then try again."
+            ) from None
+        except OSError as error:
+            raise RunError(
+                f"{folder} cannot be used ({error.strerror}). Check the disk, then try again."
+            ) from error
+        yield
+
+
+class training_gate:
+    """Called before every training step; returns once nobody wants to draw, and holds the trainer's lock.
+
+    Close it (or use it in `with`) when the training ends, also before long work that needs no device.
+    """
+
+    def __init__(self, runs_dir: str | Path):
+        self.folder = _folder(runs_dir)
+        self.lock = FileLock(self.folder / f"train-{os.getpid()}-{uuid.uuid4().hex[:8]}.lock")
+
+    def __call__(self) -> None:
+        while True:
+            if not self.lock.is_locked:
+                self.lock.acquire()
+            if not self.wanted():
+                return
+            # Released before waiting, and looked again after taking it back: see device_lock's order.
+            self.lock.release()
+            while self.wanted():
+                time.sleep(POLL)
+
+    def wanted(self) -> bool:
+        """Whether somebody draws or waits to; a file left by a dead process is cleared away."""
+        for path in self.folder.glob("want-*"):
+            pid = path.name.split("-")[1]
+            if pid.isdigit() and _exists(int(pid)):
+                return True
+            path.unlink(missing_ok=True)
+        return False
+
+    def close(self) -> None:
+        """Give the device back for good."""
+        self.lock.release(force=True)
+        Path(self.lock.lock_file).unlink(missing_ok=True)
+
+    def __enter__(self) -> training_gate:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+def _exists(pid: int) -> bool:
+    import psutil
+
+    return psutil.pid_exists(pid)

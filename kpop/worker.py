@@ -1,0 +1,134 @@
+"""The process that trains one run: python -m kpop.worker <run folder> [--device D]. Started by jobs.py."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from .errors import KpopError, RunError
+from .jobs import start_next
+from .runs import ENDED, Run, heartbeat, open_run
+from .turns import training_gate
+
+NICENESS = 5  # the page stays quick while a run trains on the same processor
+
+
+class Ended(BaseException):
+    """SIGTERM at a moment when waiting for the end of a step makes no sense."""
+
+
+def train_run(
+    run: Run, device: str = "auto", runner: str = "local", on_step: Callable | None = None, pipe=None
+) -> Run:
+    """Train a run in this process and leave a final state in its folder, whatever happens.
+
+    runner: "local" (a worker) or "inline" (a command in the foreground). pipe: its model, if loaded already.
+    Raises what the training raised.
+    """
+    run.claim(runner=runner, state="starting")
+    running = False
+
+    def stepped(event):
+        nonlocal running
+        if not running:
+            running = True
+            run.transition(("starting",), state="running")
+        if on_step is not None:
+            on_step(event)
+
+    try:
+        with heartbeat(run), training_gate(run.path.parent) as gate:
+            from . import training
+
+            training.train(run.config, run=run, pipe=pipe, on_step=stepped, device=device, gate=gate)
+    except (Ended, KeyboardInterrupt):
+        _end(run, "stopped")
+        raise
+    except BaseException as error:
+        run.update_status(state="failed", eta_s=None, error=in_words(error))
+        raise
+    status = run.status
+    short = run.stop_requested and status.step < status.steps
+    _end(run, "stopped" if short else "done")
+    return run
+
+
+def _end(run: Run, state: str, error: str | None = None) -> None:
+    if run.status.state not in ENDED:
+        run.update_status(state=state, eta_s=None, error=error)
+
+
+def in_words(error: BaseException) -> str:
+    """A sentence for the user; the traceback goes to the log."""
+    if isinstance(error, KpopError):
+        return str(error)
+    name = type(error).__name__
+    if isinstance(error, MemoryError) or name in ("OutOfMemoryError", "AcceleratorError"):
+        return "The device ran out of memory. Choose a smaller batch_size, or close other programs."
+    text = str(error).strip().split("\n")[0][:200]
+    return f"Unexpected error ({name}: {text}). The log of the run says more."
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train the run given on the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m kpop.worker", description=__doc__)
+    parser.add_argument("run", help="path of the run folder")
+    parser.add_argument("--device", default="auto")
+    args = parser.parse_args(argv)
+    try:
+        run = open_run(Path(args.run))
+    except KpopError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if hasattr(os, "nice"):
+        os.nice(NICENESS)
+
+    def terminate(*_):
+        # Once: save at the end of this step. Twice, or before the first step: at once.
+        again, loading = run.stop_requested, run.status.state == "starting"
+        run.request_stop()
+        if loading or (again and run.status.state == "stopping" and asked_long_ago()):
+            raise Ended
+
+    def asked_long_ago() -> bool:
+        asked = run.status.stop_asked
+        return asked is not None and time.time() - asked > 30.0
+
+    signal.signal(signal.SIGTERM, terminate)
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C in the server's terminal is not meant for the worker
+    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} training {run.id} on {args.device}", flush=True)
+    try:
+        return _train(run, args.device)
+    finally:
+        try:
+            start_next(run.path.parent)  # the queue goes on where no app watches it
+        except RunError as error:
+            print(error, file=sys.stderr)
+
+
+def _train(run: Run, device: str) -> int:
+    try:
+        train_run(run, device)
+    except Ended:
+        print("Ended before the next checkpoint.", flush=True)
+        return 0
+    except KpopError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except Exception:
+        traceback.print_exc()
+        return 1
+    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {run.status.state}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
