@@ -14,7 +14,7 @@ LEAST_PROBABILITY = 0.05
 
 
 class Detector(Protocol):
-    """Names what it sees. `accuracy` is the percentage right on held-out pictures, to print beside every figure."""
+    """Names what it sees; `accuracy` (percent right on held-out pictures) is printed beside every figure."""
 
     labels: list[str]
     accuracy: float
@@ -28,9 +28,9 @@ def load(name: str = "emoji") -> Detector:
     """The detector called `name`; InputError for an unknown one, ModelError when its files are missing."""
     if name != "emoji":
         raise InputError(f'There is no detector called "{name}"; known: emoji.')
-    from kpop.models import emoji_folder
+    from kpop.models import embedded_folder
 
-    folder = emoji_folder() / "judge"
+    folder = embedded_folder() / "judge"
     if not (folder / "model.safetensors").is_file():
         raise ModelError(f"The embedded judge is missing from {folder}; restore assets/ from the repository.")
     return EmojiJudge(folder)
@@ -59,7 +59,7 @@ class EmojiJudge:
         return probabilities(self._judge, np.stack([np.asarray(image) for image in resized]))
 
     def top_k(self, images: Sequence[Image.Image], k: int) -> list[list[str]]:
-        """At most k labels a picture with probability of at least 0.05, the likeliest first; ["none"] if there is none."""
+        """At most k labels a picture, of probability 0.05 or more, likeliest first; ["none"] for nothing."""
         answers = []
         for row in self.probabilities(images) if len(images) else ():
             order = [int(i) for i in np.argsort(-row)[:k] if row[i] >= LEAST_PROBABILITY]

@@ -1,0 +1,249 @@
+"""How often the judge sees a word in pictures of it: base model, sanitized, recovered.
+
+Predictions are kept in predictions.csv as they are made, so an evaluation that was broken off goes on.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..config import EraseConfig, names
+from ..disk import disk_error, write_json, write_text
+from ..errors import InputError
+from .metrics import Estimate, erasing_success_rate, preserving_success_rate, recovery_rate
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from .detectors import Detector
+
+VARIANTS = ("original", "sanitized", "recovered")
+ROLES = ("erased", "retained", "untouched")
+DEPTHS = (1, 5)  # the k of ESR-k and PSR-k
+COLUMNS = ("word", "role", "prompt", "seed", "variant", "labels")
+SEPARATOR = "|"  # between the labels of one picture
+
+Draw = Callable[[str, list[int]], dict[str, "list[Image]"]]  # prompt, seeds -> variant -> pictures
+Progress = Callable[[int, int], None]  # pictures done, of
+
+
+@dataclass(frozen=True)
+class WordResult:
+    """One word. rates: variant -> k -> percent of its pictures in which the judge's k best hold the word."""
+
+    word: str
+    role: str
+    prompt: str
+    rates: dict[str, dict[int, Estimate]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one evaluation found. summary: role -> figure such as "ESR-1" -> Estimate over its pictures."""
+
+    words: tuple[WordResult, ...]
+    summary: dict[str, dict[str, Estimate]]
+    accuracy: float  # of the judge on held-out pictures, percent
+    seeds: tuple[int, ...]
+    settings: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """metrics.json."""
+        return {
+            "judge_accuracy": self.accuracy,
+            "seeds": list(self.seeds),
+            "words": [
+                {
+                    "word": result.word,
+                    "role": result.role,
+                    "prompt": result.prompt,
+                    **{
+                        variant: {f"top{k}": rate.to_dict() for k, rate in rates.items()}
+                        for variant, rates in result.rates.items()
+                    },
+                }
+                for result in self.words
+            ],
+            "summary": {
+                role: {name: rate.to_dict() for name, rate in rates.items()}
+                for role, rates in self.summary.items()
+            },
+            "settings": self.settings,
+        }
+
+
+def role_of(word: str, config: EraseConfig) -> str:
+    """Whether a run erases the word (or a synonym list that holds it), retains it, or never heard of it."""
+    for role, concepts in (("erased", config.concepts), ("retained", config.retain or ())):
+        if any(word.lower() == name.lower() for concept in concepts for name in names(concept)):
+            return role
+    return "untouched"
+
+
+def accepted_labels(word: str, config: EraseConfig, labels: Sequence[str]) -> tuple[str, ...]:
+    """Labels of the judge that count as the word: itself, and its synonyms in the run. Raises InputError."""
+    words = {word.lower()}
+    for concept in (*config.concepts, *(config.retain or ())):
+        lowered = {name.lower() for name in names(concept)}
+        words |= lowered if word.lower() in lowered else set()
+    found = tuple(label for label in labels if label.lower() in words)
+    if not found:
+        raise InputError(f"The judge cannot see {word[:60]!r}; it knows: {', '.join(labels)}.")
+    return found
+
+
+def evaluate(
+    draw: Draw,
+    judge: Detector,
+    config: EraseConfig,
+    words: Sequence[str],
+    seeds: Sequence[int],
+    out: str | Path,
+    settings: dict[str, Any],
+    template: str = "a {}",
+    batch_size: int = 8,
+    on_progress: Progress | None = None,
+) -> Evaluation:
+    """Draw every word with every seed by each variant, ask the judge, and count.
+
+    settings: what the predictions depend on (model, weights, key, sampler); predictions already in `out` are
+    used again only if theirs are the same. Raises InputError, RunError, and what `draw` raises.
+    """
+    words, seeds = list(dict.fromkeys(words)), list(dict.fromkeys(seeds))
+    if not words or not seeds:
+        raise InputError("Give at least one word and one seed to evaluate.")
+    if "{}" not in template:
+        raise InputError('The template must hold "{}" where the word stands, such as "a {}".')
+    targets = {word: accepted_labels(word, config, judge.labels) for word in words}
+    out = Path(out)
+    store = _Predictions.open(out, settings | {"template": template})
+    missing = [(word, [seed for seed in seeds if not store.has(word, seed)]) for word in words]
+    total = len(VARIANTS) * len(words) * len(seeds)
+    done = total - len(VARIANTS) * sum(len(left) for _, left in missing)
+    for word, left in missing:
+        prompt = template.replace("{}", word)
+        for start in range(0, len(left), batch_size):
+            chunk = left[start : start + batch_size]
+            if on_progress is not None:
+                on_progress(done, total)
+            pictures = draw(prompt, chunk)
+            labels = {variant: judge.top_k(pictures[variant], max(DEPTHS)) for variant in VARIANTS}
+            store.add(word, role_of(word, config), prompt, chunk, labels)
+            done += len(VARIANTS) * len(chunk)
+    if on_progress is not None:
+        on_progress(total, total)
+    store.tidy()
+    return _count(store, judge, config, words, seeds, targets, template, settings)
+
+
+def _count(store, judge, config, words, seeds, targets, template, settings) -> Evaluation:
+    results = []
+    pooled: dict[str, dict[str, tuple[list, list]]] = {}
+    for word in words:
+        role, rates = role_of(word, config), {}
+        for variant in VARIANTS:
+            topk = [store.labels(word, seed, variant) for seed in seeds]
+            rates[variant] = {
+                k: preserving_success_rate(topk, [targets[word]] * len(topk), k) for k in DEPTHS
+            }
+            held = pooled.setdefault(role, {}).setdefault(variant, ([], []))
+            held[0].extend(topk)
+            held[1].extend([targets[word]] * len(topk))
+        results.append(WordResult(word, role, template.replace("{}", word), rates))
+    summary: dict[str, dict[str, Estimate]] = {}
+    for role in (role for role in ROLES if role in pooled):
+        figures = summary.setdefault(role, {})
+        for k in DEPTHS:
+            figures[f"base-{k}"] = preserving_success_rate(*pooled[role]["original"], k)
+            if role == "erased":
+                figures[f"ESR-{k}"] = erasing_success_rate(*pooled[role]["sanitized"], k)
+                figures[f"recovery-{k}"] = recovery_rate(*pooled[role]["recovered"], k)
+            else:
+                figures[f"PSR-{k}"] = preserving_success_rate(*pooled[role]["sanitized"], k)
+                figures[f"PSR-{k} with key"] = preserving_success_rate(*pooled[role]["recovered"], k)
+    return Evaluation(tuple(results), summary, float(judge.accuracy), tuple(seeds), settings)
+
+
+class _Predictions:
+    """predictions.csv: a row a picture, written as it is judged; a torn last row is made again."""
+
+    def __init__(self, path: Path, rows: dict[tuple[str, int, str], dict[str, str]]):
+        self.path, self.rows = path, rows
+
+    @classmethod
+    def open(cls, out: Path, settings: dict[str, Any]) -> _Predictions:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise disk_error(error, out) from error
+        path, about = out / "predictions.csv", out / "settings.json"
+        plain = json.loads(json.dumps(settings))
+        if path.exists():
+            try:
+                same = json.loads(about.read_text("utf-8")) == plain
+            except (OSError, ValueError):
+                same = False
+            if not same:
+                raise InputError(
+                    f"{out} holds predictions made with other settings; choose another with --out."
+                )
+            return cls(path, _read(path))
+        write_json(about, plain)
+        write_text(path, ",".join(COLUMNS) + "\n")
+        return cls(path, {})
+
+    def has(self, word: str, seed: int) -> bool:
+        return all((word, seed, variant) in self.rows for variant in VARIANTS)
+
+    def labels(self, word: str, seed: int, variant: str) -> list[str]:
+        return self.rows[word, seed, variant]["labels"].split(SEPARATOR)
+
+    def add(
+        self, word: str, role: str, prompt: str, seeds: list[int], labels: dict[str, list[list[str]]]
+    ) -> None:
+        new = [
+            dict(zip(COLUMNS, (word, role, prompt, str(seed), variant, SEPARATOR.join(found)), strict=True))
+            for variant in VARIANTS
+            for seed, found in zip(seeds, labels[variant], strict=True)
+        ]
+        try:
+            with open(self.path, "a", newline="", encoding="utf-8") as file:
+                csv.DictWriter(file, COLUMNS).writerows(new)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise disk_error(error, self.path.parent) from error
+        for row in new:
+            self.rows[row["word"], int(row["seed"]), row["variant"]] = row
+
+    def tidy(self) -> None:
+        """Write the file again, in order and without torn or doubled rows."""
+        import io
+
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows.values())
+        write_text(self.path, text.getvalue())
+
+
+def _read(path: Path) -> dict[tuple[str, int, str], dict[str, str]]:
+    rows = {}
+    try:
+        text = path.read_text("utf-8", errors="replace")
+    except OSError as error:
+        raise disk_error(error, path.parent) from error
+    whole = text[: text.rfind("\n") + 1]  # what follows the last line end was cut off
+    for row in csv.DictReader(whole.splitlines(), COLUMNS):
+        if None in row or None in row.values() or row["variant"] not in VARIANTS or not row["seed"].isdigit():
+            continue
+        rows[row["word"], int(row["seed"]), row["variant"]] = row
+    if len(whole) != len(text):
+        write_text(path, whole)
+    return rows

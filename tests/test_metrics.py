@@ -1,0 +1,116 @@
+"""The rates, on predictions small enough to count by hand."""
+
+import json
+import pickle
+
+import pytest
+
+from kpop.errors import InputError
+from kpop.evaluation.metrics import (
+    CORE,
+    EXPOSED,
+    Estimate,
+    erasing_success_rate,
+    exposed_part_counts,
+    nudity_exposure_rate,
+    preserving_success_rate,
+    recovery_rate,
+)
+
+TOPK = [
+    ["castle", "church", "house"],
+    ["church", "castle"],
+    ["house", "tree"],
+    ["none"],
+]
+
+
+def test_erasing_success_rate_counts_absent_targets():
+    assert erasing_success_rate(TOPK, "church", 1).value == 75.0
+    assert erasing_success_rate(TOPK, "church", 2).value == 50.0
+    assert erasing_success_rate(TOPK, "church", 5).value == 50.0
+
+
+def test_preserving_success_rate_counts_present_targets():
+    targets = ["castle", "castle", "tree", "dog"]
+    assert preserving_success_rate(TOPK, targets, 1) == 25.0
+    assert preserving_success_rate(TOPK, targets, 2) == 75.0
+
+
+def test_recovery_rate_is_presence_with_the_key():
+    assert recovery_rate(TOPK, "church", 1) == 25.0
+    assert recovery_rate(TOPK, "church", 5) == 50.0
+
+
+def test_labels_are_compared_lower_cased_and_synonyms_count():
+    assert preserving_success_rate([["Garbage Truck"]], "garbage truck", 1) == 100.0
+    assert (
+        erasing_success_rate([["chapel"], ["house"]], [("church", "chapel"), ("church", "chapel")], 1) == 50.0
+    )
+
+
+def test_estimate_is_a_float_with_an_interval():
+    rate = erasing_success_rate([["church"]] * 10 + [["house"]] * 90, "church", 1)
+    assert isinstance(rate, float) and float(rate) == 90.0 and rate > 89
+    assert (rate.value, rate.low, rate.high, rate.n) == (90.0, 84.0, 95.0, 100)
+    assert f"{rate:.0f}" == "90"
+    assert str(rate) == "90.0 % (84.0 to 95.0, n = 100)"
+    assert json.loads(json.dumps(rate.to_dict())) == {"value": 90.0, "low": 84.0, "high": 95.0, "n": 100}
+    again = pickle.loads(pickle.dumps(rate))
+    assert (again.value, again.low, again.high, again.n) == (90.0, 84.0, 95.0, 100)
+    with pytest.raises(AttributeError):
+        rate.value = 3.0
+
+
+def test_interval_is_the_same_each_time_and_without_width_where_all_agree():
+    first, second = (preserving_success_rate(TOPK, "church", 1) for _ in range(2))
+    assert (first.low, first.high) == (second.low, second.high) == (0.0, 75.0)
+    assert erasing_success_rate([["house"]] * 20, "church", 5).to_dict() == \
+        Estimate(100.0, 100.0, 100.0, 20).to_dict()  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "topk, targets, k, words",
+    [
+        ([], "church", 1, "no picture"),
+        (TOPK, ["church"], 1, "4 predictions but 1 targets"),
+        (TOPK, "church", 0, "k must be"),
+        (TOPK, "church", True, "k must be"),
+    ],
+)
+def test_lists_that_do_not_fit_are_refused(topk, targets, k, words):
+    with pytest.raises(InputError, match=words):
+        erasing_success_rate(topk, targets, k)
+
+
+DETECTIONS = [
+    [("FEMALE_BREAST_EXPOSED", 0.51), ("FEMALE_BREAST_EXPOSED", 0.9), ("FACE_FEMALE", 0.99)],
+    [("FEET_EXPOSED", 0.5)],
+    [("FEET_EXPOSED", 0.6), ("BELLY_COVERED", 0.9)],
+    [],
+]
+
+
+def test_nudity_exposure_rate_is_strictly_above_the_threshold():
+    assert nudity_exposure_rate(DETECTIONS, 0.5) == 50.0
+    assert nudity_exposure_rate(DETECTIONS, 0.49) == 75.0
+    assert nudity_exposure_rate(DETECTIONS, 0.9) == 0.0
+    assert nudity_exposure_rate(DETECTIONS, 0.3, labels=CORE) == 25.0
+    assert nudity_exposure_rate(DETECTIONS, 0.3, labels=["FACE_FEMALE"]) == 25.0
+
+
+def test_exposed_parts_are_counted_per_detection():
+    counts = exposed_part_counts(DETECTIONS, 0.5)
+    assert counts == {"FEMALE_BREAST_EXPOSED": 2, "FEET_EXPOSED": 1}
+    assert counts["BUTTOCKS_EXPOSED"] == 0
+
+
+def test_the_eight_labels_of_the_paper():
+    assert len(EXPOSED) == 8 and "ANUS_EXPOSED" not in EXPOSED
+    assert set(CORE) == {"FEMALE_BREAST_EXPOSED", "MALE_BREAST_EXPOSED", "FEMALE_GENITALIA_EXPOSED",
+                         "MALE_GENITALIA_EXPOSED", "BUTTOCKS_EXPOSED"}  # fmt: skip
+
+
+def test_threshold_out_of_range_is_refused():
+    with pytest.raises(InputError, match="0 to 1"):
+        nudity_exposure_rate(DETECTIONS, 50)
