@@ -1,0 +1,293 @@
+"""The command line: what can be said, and how it ends (0 done, 1 broke, 2 bad input, 130 Ctrl-C).
+
+Nothing here loads torch: commands.py does, once a command needs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from . import config
+from .config import EraseConfig, GenerationConfig
+from .errors import InputError, KpopError
+
+MOST_SEEDS = 100_000
+LISTS = ("concepts", "retain")
+FLAGS = ("retain_neutral", "separate_kv")  # true or false
+SYNONYMS = {"steps": ("--sampling-steps",), "guidance_scale": ("--guidance",)}
+ABOUT = {
+    "concepts": "words to erase; synonyms of one concept as 'church|chapel'",
+    "retain": "siblings to keep, written alike; none: an empty list",
+    "templates": "phrasings, such as '{}' 'a photo of a {}'",
+    "preset": "'paper', or a name of `presets list`",
+    "lambda_": "weight of L2 (recovery) in Eq. 7",
+    "neutral": "text the concept becomes (c_n)",
+    "model": "name, local diffusers folder, or hub id",
+    "base_run": "start from that run's sanitized weights",
+    "prompt_tokens_factor": "k: the key has k * 77 tokens",
+    "prompt_branch": "which halves of guidance see the key",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise InputError(f"{message} (see {self.prog} --help)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; never raises but SystemExit of --help. Returns the exit status."""
+    try:
+        args = build_parser().parse_args(list(map(_dashed, sys.argv[1:] if argv is None else argv)))
+        return args.run_command(args) or 0
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
+        return 1
+    except KpopError as error:
+        print(_line(error), file=sys.stderr)
+        return 2
+    except Exception as error:
+        print(_unexpected(error), file=sys.stderr)
+        return 1
+
+
+def _dashed(argument: str) -> str:
+    """Flags may be written as the fields are: --retain_weight."""
+    name, equals, value = argument.partition("=")
+    return name.replace("_", "-") + equals + value if name.startswith("--") else argument
+
+
+def _line(error: object) -> str:
+    return "kpop: " + " ".join(str(error).split())
+
+
+def _unexpected(error: Exception) -> str:
+    from .worker import in_words
+
+    try:
+        import platformdirs
+
+        folder = Path(os.environ.get("KPOP_CACHE") or platformdirs.user_cache_dir("kpop-studio"))
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / "errors.log", "a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {sys.argv[1:]}\n{traceback.format_exc()}\n")
+        more = f"Details: {folder / 'errors.log'}"
+    except OSError:
+        more = "No log could be written."
+    return _line(f"{in_words(error)} {more}")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole grammar."""
+    parser = _Parser(
+        prog="python -m kpop", description="Make a text-to-image model forget a concept; keep the key."
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
+
+    train = _command(commands, "train", "train a run here and now; the last line is its folder")
+    for field in fields(EraseConfig):
+        _erase_flag(train, field.name)
+    train.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="any field, value as JSON"
+    )
+    _device(train)
+
+    generate = _command(commands, "generate", "draw pictures of prompts and seeds as PNG files")
+    generate.add_argument("--variant", choices=("original", "sanitized", "recovered"), default="original")
+    _drawing(generate, "pictures")
+    compare = _command(commands, "compare", "draw original, sanitized and recovered on one labelled sheet")
+    _drawing(compare, "compare.png")
+    attribute = _command(commands, "attribute", "draw where every attention head looks, per word")
+    _drawing(attribute, "attribution", one_prompt=True)
+    attribute.add_argument(
+        "--words", default=None, metavar="A,B", help="words of the prompt (default: all that matter)"
+    )
+    attribute.add_argument(
+        "--variants", default=None, metavar="A,B", help="rows (default: all that there are)"
+    )
+    attribute.add_argument("--layer", default=None, help="down, middle, up, or a layer's name (default: all)")
+    attribute.add_argument(
+        "--timestep-band", type=int, default=None, metavar="0-4", help="noise 0 to picture 4"
+    )
+    attribute.add_argument("--view", choices=("overlay", "heat", "difference"), default="overlay")
+
+    evaluate = _command(commands, "evaluate", "how often the judge sees words: base, sanitized, recovered")
+    evaluate.add_argument("run", metavar="RUN", help="id or folder of a run")
+    evaluate.add_argument(
+        "--words", default=None, metavar="A,B", help="default: what the run erases and retains"
+    )
+    evaluate.add_argument("--template", default="a {}", help="prompt of a word (default: 'a {}')")
+    evaluate.add_argument("--judge", default="emoji", help="detector (default: emoji)")
+    evaluate.add_argument("--out", default=None, help="folder (default: evaluation-RUN)")
+    evaluate.add_argument("--model", default=None, help="default: the run's")
+    evaluate.add_argument("--key", default="own", help="own, none, concept names, or the path of a key file")
+    _seeds(evaluate, "500-519")
+    _sampling(evaluate)
+    _device(evaluate)
+
+    runs = _command(commands, "runs", "list, show, stop, resume or delete runs").add_subparsers(
+        metavar="ACTION", required=True, parser_class=_Parser
+    )
+    listing = _command(runs, "list", "every run, newest first", "runs_list")
+    listing.add_argument("--json", action="store_true", help="as JSON")
+    for name, about in (
+        ("show", "settings and state of a run as JSON"),
+        ("stop", "save and stop a run"),
+        ("resume", "go on with a run in the background"),
+        ("delete", "remove a run folder, keys included"),
+    ):
+        action = _command(runs, name, about, f"runs_{name}")
+        action.add_argument("run", metavar="RUN", help="id or folder of a run")
+        if name == "stop":
+            action.add_argument("--no-wait", action="store_true", help="do not wait until it has stopped")
+        if name == "resume":
+            _device(action, None)
+
+    presets = _command(commands, "presets", "ready-made concept lists").add_subparsers(
+        metavar="ACTION", required=True, parser_class=_Parser
+    )
+    _command(presets, "list", "their names", "presets_list")
+    _command(presets, "show", "one of them as JSON", "presets_show").add_argument("name", metavar="NAME")
+    return parser
+
+
+def _command(commands, name: str, about: str, function: str | None = None) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name, help=about, description=about[0].upper() + about[1:] + ".", allow_abbrev=False
+    )
+    parser.add_argument(
+        "--runs", default=None, metavar="DIR", help="runs folder (default: KPOP_RUNS, or user data)"
+    )
+
+    def run(args: argparse.Namespace) -> int | None:
+        from . import commands as bodies
+
+        return getattr(bodies, function or name)(args)
+
+    parser.set_defaults(run_command=run)
+    return parser
+
+
+def _erase_flag(parser: argparse.ArgumentParser, name: str) -> None:
+    more: dict[str, Any] = {"dest": f"erase_{name}", "default": argparse.SUPPRESS, "help": ABOUT.get(name)}
+    if name in (*LISTS, "templates"):
+        more |= {"nargs": "+", "metavar": "WORD" if name in LISTS else "PHRASE"}
+    elif name in FLAGS:
+        more |= {"action": argparse.BooleanOptionalAction}
+    elif name in config.WHOLE:
+        more |= {"type": int, "metavar": "N"}
+    elif name in config.REAL:
+        more |= {"type": float, "metavar": "X"}
+    elif name in config.CHOICES:
+        more |= {"choices": config.CHOICES[name]}
+    else:
+        more |= {"metavar": "TEXT"}
+    parser.add_argument("--" + name.rstrip("_").replace("_", "-"), **more)
+
+
+def erase_config(args: argparse.Namespace) -> EraseConfig:
+    """The EraseConfig of `train`'s flags and --set pairs. Raises InputError."""
+    values = {
+        key.removeprefix("erase_"): value for key, value in vars(args).items() if key.startswith("erase_")
+    }
+    for name in LISTS:
+        if name in values:
+            values[name] = concept_list(values[name])
+    for pair in args.set:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise InputError(f"--set takes FIELD=VALUE, not {pair!r}.")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        values["lambda_" if name.strip() == "lambda" else name.strip().replace("-", "_")] = value
+    return EraseConfig.from_dict(values)
+
+
+def concept_list(texts: Sequence[str]) -> list[str | tuple[str, ...]]:
+    """Concepts from words: commas between concepts, "|" between synonyms; "none" alone is no concept."""
+    if [text.strip().lower() for text in texts] == ["none"]:
+        return []
+    found: list[str | tuple[str, ...]] = []
+    for item in ",".join(texts).split(","):
+        synonyms = tuple(word.strip() for word in item.split("|") if word.strip())
+        if synonyms:
+            found.append(synonyms if len(synonyms) > 1 else synonyms[0])
+    return found
+
+
+def _drawing(parser: argparse.ArgumentParser, out: str, one_prompt: bool = False) -> None:
+    parser.add_argument("--model", default=None, help="default: the run's, else emoji")
+    parser.add_argument("--run", default=None, metavar="RUN", help="id or folder of a run")
+    parser.add_argument("--key", default="own", help="own, none, concept names, or the path of a key file")
+    if one_prompt:
+        parser.add_argument("--prompt", required=True)
+        parser.add_argument("--seed", type=int, default=0)
+    else:
+        parser.add_argument("--prompts", "--prompt", nargs="+", required=True, metavar="TEXT")
+        _seeds(parser, "0")
+    parser.add_argument("--out", default=out, help=f"default: {out}")
+    _sampling(parser)
+    _device(parser)
+
+
+def _seeds(parser: argparse.ArgumentParser, default: str) -> None:
+    about = f"such as 0-3 or 1,5,9 (default: {default})"
+    parser.add_argument("--seeds", "--seed", default=default, metavar="SEEDS", help=about)
+
+
+def _sampling(parser: argparse.ArgumentParser) -> None:
+    for field in fields(GenerationConfig):
+        spellings = [f"--{field.name.replace('_', '-')}", *SYNONYMS.get(field.name, ())]
+        kind = {"guidance_scale": float}.get(field.name, int)
+        more: dict[str, Any] = {"type": kind, "metavar": "X" if kind is float else "N"}
+        if field.name == "scheduler":
+            more = {"choices": config.SCHEDULERS}
+        elif field.name == "prompt_branch":
+            more = {"choices": ("cond", "both")}
+        elif field.name == "negative_prompt":
+            more = {"metavar": "TEXT"}
+        about = ABOUT.get(field.name)
+        parser.add_argument(
+            *spellings, dest=f"draw_{field.name}", default=argparse.SUPPRESS, help=about, **more
+        )
+
+
+def generation_config(args: argparse.Namespace) -> GenerationConfig:
+    """The GenerationConfig of the sampling flags. Raises InputError."""
+    values = {
+        key.removeprefix("draw_"): value for key, value in vars(args).items() if key.startswith("draw_")
+    }
+    return GenerationConfig(**values)
+
+
+def _device(parser: argparse.ArgumentParser, default: str | None = "auto") -> None:
+    parser.add_argument("--device", default=default, help="auto, cpu, cuda, cuda:1 or mps")
+
+
+def seed_list(text: str) -> list[int]:
+    """Seeds from "500-519" or "1,5,9-11". Raises InputError."""
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isascii() or not first.isdigit() or (dash and not (last.isascii() and last.isdigit())):
+            raise InputError(f"Seeds are written as 0-3 or 1,5,9, not {text[:60]!r}.")
+        start, end = int(first), int(last if dash else first)
+        if end < start or end >= 2**63 or end - start >= MOST_SEEDS or len(found) > MOST_SEEDS:
+            raise InputError(
+                f"Seeds {part.strip()[:60]!r}: write the smaller first, and at most {MOST_SEEDS}."
+            )
+        found += range(start, end + 1)
+    return list(dict.fromkeys(found))

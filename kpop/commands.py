@@ -1,0 +1,384 @@
+"""What the commands of cli.py do: parsed arguments in, an exit status out (None for 0)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+
+from . import jobs, runs
+from .cli import concept_list, erase_config, generation_config, seed_list
+from .config import concept_name, names
+from .disk import disk_error
+from .errors import InputError, KpopError
+from .runs import Run
+
+
+def _runs_dir(args: argparse.Namespace) -> Path:
+    return Path(args.runs).expanduser() if args.runs else runs.default_runs_dir()
+
+
+def _run(args: argparse.Namespace) -> Run:
+    return runs.open_run(args.run, _runs_dir(args))
+
+
+def train(args: argparse.Namespace) -> int:
+    """Train in this process. Ctrl-C saves and stops after the step, twice ends at once; both exit 130."""
+    cfg = erase_config(args).resolved()
+    from . import models
+
+    dtype = "fp32" if cfg.precision == "fp32" else "auto"
+    pipe = models.load_pipeline(cfg.model, device=args.device, dtype=dtype)
+    for text in [name for concept in (*cfg.concepts, *(cfg.retain or ())) for name in names(concept)] + [
+        cfg.neutral
+    ]:
+        if text:
+            models.check_text(pipe, text)
+    if str(pipe.unet.dtype) == "torch.float16":
+        pipe = None  # cards without bf16 draw in fp16, which cannot be trained in: the trainer loads its own
+    run = runs.create_run(cfg, _runs_dir(args), status="starting", device=args.device)
+    print(f"{run.id}: {', '.join(map(concept_name, run.config.concepts))}", file=sys.stderr)
+    status = 1
+    try:
+        with _stop_on_interrupt(run) as interrupted, _bar("step", run.config.steps) as show:
+            status = _train(run, args.device, pipe, show)
+        status = 130 if interrupted else status
+    finally:
+        print(run.path)
+    return status
+
+
+def _train(run: Run, device: str, pipe, show: Callable) -> int:
+    from .worker import in_words, train_run
+
+    def on_step(event):
+        show(
+            event.step,
+            event.steps,
+            " ".join(f"{k.removeprefix('l_')} {v:.3f}" for k, v in event.losses.items()),
+        )
+
+    try:
+        train_run(run, device, runner="inline", on_step=on_step, pipe=pipe)
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        with open(run.path / "log.txt", "a", encoding="utf-8") as file:
+            file.write(traceback.format_exc())
+        more = "" if isinstance(error, KpopError) else f" Details: {run.path / 'log.txt'}"
+        print(f"\nkpop: {' '.join(in_words(error).split())}{more}", file=sys.stderr)
+        return 1
+    return 0
+
+
+@contextmanager
+def _stop_on_interrupt(run: Run) -> Iterator[list]:
+    interrupted: list[int] = []
+
+    def ask(number, _):
+        interrupted.append(number)
+        # Nothing is learned yet while it starts; and who presses twice does not want to wait.
+        if len(interrupted) > 1 or run.status.state == "starting":
+            raise KeyboardInterrupt
+        run.request_stop()
+        print("\nSaving after this step. Press Ctrl-C again to end at once.", file=sys.stderr)
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _bar(unit: str, total: int | None = None) -> Iterator[Callable[..., None]]:
+    """A progress bar on stderr: show(done, of, words)."""
+    from tqdm import tqdm
+
+    with tqdm(
+        total=total, unit=unit, file=sys.stderr, dynamic_ncols=True, mininterval=0.5, leave=True
+    ) as bar:
+
+        def show(done: int, total: int, words: str = "") -> None:
+            bar.total = total
+            if words:
+                bar.set_postfix_str(words, refresh=False)
+            bar.update(done - bar.n)
+
+        yield show
+
+
+def generate(args: argparse.Namespace) -> None:
+    """PNG files, one a prompt and seed; their paths on stdout."""
+    config, seeds, key = generation_config(args), seed_list(args.seeds), _key(args.key)
+    run = _run(args) if args.run else None
+    if run is None and args.variant != "original" and args.key in ("own", "none"):
+        raise InputError(f"Name the run whose {args.variant} pictures you want with --run.")
+    out = _folder(args.out)
+    pipe = _pipe(args, run)
+    from .generation import generate as draw
+
+    with jobs.device_lock(_runs_dir(args)), _bar("step") as show:
+        images = draw(pipe, args.prompts, seeds, args.variant, run=run, key=key, config=config, on_step=show)
+    pairs = [(prompt, seed) for prompt in args.prompts for seed in seeds]
+    for number, ((prompt, seed), image) in enumerate(zip(pairs, images, strict=True)):
+        print(_save(image, out / f"{number:04d}-{runs.slug(prompt)}-{args.variant}-seed{seed}.png"))
+
+
+def compare(args: argparse.Namespace) -> None:
+    """One sheet: a row a variant, a column a prompt and seed; its path on stdout."""
+    if not args.run:
+        raise InputError("Name the run to compare with --run.")
+    config, seeds, run, key = generation_config(args), seed_list(args.seeds), _run(args), _key(args.key)
+    out = Path(args.out)
+    out = out if out.suffix.lower() == ".png" else out / "compare.png"
+    _folder(out.parent)
+    pipe = _pipe(args, run)
+    from .contact_sheet import contact_sheet
+    from .generation import compare as draw
+
+    with jobs.device_lock(_runs_dir(args)), _bar("step") as show:
+        rows = draw(pipe, args.prompts, seeds, run, key=key, config=config, on_step=show)
+    sheet = contact_sheet(rows, [f"{prompt}, seed {seed}" for prompt in args.prompts for seed in seeds])
+    sheet.info["kpop"] = json.dumps({
+        "run": run.id, "prompts": args.prompts, "seeds": seeds, "variants": list(rows),
+        "config": config.resolved(run.config.model).to_dict(),
+    }, ensure_ascii=False)  # fmt: skip
+    print(_save(sheet, out))
+
+
+def attribute(args: argparse.Namespace) -> None:
+    """A figure a word and all maps as .npz; their paths on stdout."""
+    config, run, key = generation_config(args), _run(args) if args.run else None, _key(args.key)
+    every = ("original", "sanitized", "recovered")
+    variants = _split(args.variants) if args.variants else list(every) if run else ["original"]
+    unknown = [variant for variant in variants if variant not in every]
+    if unknown:
+        raise InputError(f"Unknown variant {unknown[0]!r}. Choose from: {', '.join(every)}.")
+    words = _split(args.words) if args.words else None
+    out = _folder(args.out)
+    pipe = _pipe(args, run)
+    from .attribution import attribute as look
+    from .attribution_figure import attribution_figure, save_arrays, save_figure
+
+    found = []
+    for variant in variants:
+        with jobs.device_lock(_runs_dir(args)), _bar("step") as show:
+            maps = look(
+                pipe,
+                args.prompt,
+                args.seed,
+                variant,
+                run=run,
+                key=key,
+                words=words,
+                config=config,
+                on_step=show,
+            )
+        found.append(maps)
+    seen = [maps.select(layer=args.layer, timestep_band=args.timestep_band) for maps in found]
+    if args.view == "difference" and len(seen) < 2:
+        raise InputError("The difference needs two variants: name a run with --run.")
+    for word in found[0].words:
+        print(
+            save_figure(
+                attribution_figure(seen, word, view=args.view), out / f"attribution-{runs.slug(word)}.png"
+            )
+        )
+    print(save_arrays(found, out / "attribution.npz"))
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Predictions, metrics, report and plot in --out; a table and the paths on stdout."""
+    config, seeds, run = generation_config(args), seed_list(args.seeds), _run(args)
+    out = _folder(args.out or f"evaluation-{run.id}")
+    every = (*run.config.concepts, *(run.config.retain or ()))
+    words = _split(args.words) if args.words else [concept_name(concept) for concept in every]
+    from .evaluation import detectors, protocol, report
+
+    judge = detectors.load(args.judge)
+    for word in words:
+        protocol.accepted_labels(word, run.config, judge.labels)
+    pipe = _pipe(args, run)
+    from . import models
+    from .generation import compare as draw
+
+    for word in words:
+        models.check_text(pipe, args.template.replace("{}", word))
+    config = config.resolved(args.model or run.config.model)
+    settings = {
+        "run": run.id, "model": models.model_name(pipe) if args.model is None else args.model,
+        "model_hash": models.model_hash(pipe), "weights": _stamp(run), "key": args.key, "judge": args.judge,
+        **{name: value for name, value in config.to_dict().items() if name != "batch_size"},
+    }  # fmt: skip
+
+    def pictures(prompt: str, some: list[int]) -> dict:
+        with jobs.device_lock(_runs_dir(args)):
+            return draw(pipe, [prompt], some, run, key=_key(args.key), config=config)
+
+    with _bar("picture") as show:
+        found = protocol.evaluate(
+            pictures, judge, run.config, words, seeds, out, settings, args.template, config.batch_size, show
+        )
+    print(report.table(found))
+    erased = ", ".join(map(concept_name, run.config.concepts))
+    for path in report.write_report(found, out, f"What run {run.id} (erases {erased}) forgot and kept"):
+        print(path)
+
+
+def _stamp(run: Run) -> str:
+    """Tells apart the weights of a run before and after it was trained further."""
+    import hashlib
+
+    try:
+        return hashlib.sha256(run.weights_path.read_bytes()).hexdigest()[:16]
+    except OSError:
+        raise InputError(
+            f"Run {run.id} has no weights yet. Wait until it is done, or stop and keep it."
+        ) from None
+
+
+def runs_list(args: argparse.Namespace) -> None:
+    """A line a run."""
+    jobs.reconcile(_runs_dir(args))
+    rows = []
+    for run in runs.list_runs(_runs_dir(args)):
+        status = run.status
+        rows.append({
+            "id": run.id, "state": status.state, "step": status.step, "steps": status.steps,
+            "made": status.made,
+            "concepts": [concept_name(concept) for concept in run.config.concepts], "error": status.error,
+            "path": str(run.path),
+        })  # fmt: skip
+    if args.json:
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    if not rows:
+        print(f"No runs in {_runs_dir(args)}. Start one with `python -m kpop train`.", file=sys.stderr)
+    wide = max((len(row["id"]) for row in rows), default=0)
+    for row in rows:
+        made = datetime.fromtimestamp(row["made"]).strftime("%Y-%m-%d %H:%M") if row["made"] else ""
+        steps = f"{row['step']}/{row['steps']}"
+        print(
+            f"{row['id']:<{wide}}  {row['state']:<11}  {steps:>11}  {made:<16}  {', '.join(row['concepts'])}"
+        )
+
+
+def runs_show(args: argparse.Namespace) -> None:
+    """Settings, state and the newest metrics as JSON."""
+    run = _run(args)
+    rows = run.metrics(max_points=2)
+    print(json.dumps({
+        "id": run.id, "path": str(run.path), "status": asdict(run.status), "config": run.config.to_dict(),
+        "checkpoint_step": run.checkpoint_step(), "queue_position": jobs.queue_position(run),
+        "last_metrics": rows[-1] if rows else None,
+    }, indent=2, ensure_ascii=False))  # fmt: skip
+
+
+def runs_stop(args: argparse.Namespace) -> None:
+    """Ask, then wait until it has stopped."""
+    run = _run(args)
+    jobs.stop(run)
+    while not args.no_wait and run.status.state in jobs.HELD:
+        time.sleep(0.5)
+        jobs.reconcile(run.path.parent)
+    status = run.status
+    print(f"{run.id}: {status.state} at step {status.step} of {status.steps}")
+
+
+def runs_resume(args: argparse.Namespace) -> None:
+    """Queue it again; it trains in the background."""
+    run = _run(args)
+    print(f"{run.id}: {jobs.resume(run, device=args.device)}")
+    ahead = jobs.queue_position(run)
+    if ahead is not None:
+        print(f"It waits for {ahead} other run{'' if ahead == 1 else 's'}.")
+
+
+def runs_delete(args: argparse.Namespace) -> None:
+    """Remove the folder."""
+    run = _run(args)
+    jobs.delete(run)
+    print(f"{run.id}: deleted")
+
+
+def presets_list(args: argparse.Namespace) -> None:
+    """A line a preset."""
+    from .presets import list_presets
+
+    found = [("paper", "the paper's settings, for your own concepts")]
+    for preset in list_presets():
+        found.append((preset.name, f"{preset.title}{' (sensitive)' if preset.sensitive else ''}"))
+    wide = max(len(name) for name, _ in found)
+    for name, title in found:
+        print(f"{name:<{wide}}  {title}")
+
+
+def presets_show(args: argparse.Namespace) -> None:
+    """One preset as JSON."""
+    from .presets import PAPER, load_preset
+
+    values = {"settings": dict(PAPER)} if args.name == "paper" else asdict(load_preset(args.name))
+    settings = values["settings"]
+    if "lambda_" in settings:
+        settings["lambda"] = settings.pop("lambda_")
+    print(json.dumps(values, indent=2, ensure_ascii=False))
+
+
+def _pipe(args: argparse.Namespace, run: Run | None):
+    from . import models
+
+    return models.load_pipeline(args.model or (run.config.model if run else "emoji"), device=args.device)
+
+
+def _key(text: str) -> str | list[str] | None:
+    if text.lower() == "none":
+        return None
+    if text == "own" or text.endswith(".safetensors") or os.sep in text:
+        return text
+    return [concept_name(concept) for concept in concept_list([text])]
+
+
+def _split(text: str) -> list[str]:
+    found = [part.strip() for part in text.split(",") if part.strip()]
+    if not found:
+        raise InputError("Give at least one word, such as --words church,castle.")
+    return found
+
+
+def _folder(path: str | Path) -> Path:
+    folder = Path(path).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(13, "Permission denied")
+    except OSError as error:
+        raise disk_error(error, folder) from error
+    return folder
+
+
+def _save(image, path: Path) -> Path:
+    """A PNG with what made it in its text chunk "kpop", whole or not at all."""
+    from PIL.PngImagePlugin import PngInfo
+
+    about = PngInfo()
+    for name, value in image.info.items():
+        if isinstance(name, str) and isinstance(value, str):
+            about.add_itxt(name, value)
+    waiting = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        image.save(waiting, format="PNG", pnginfo=about)
+        os.replace(waiting, path)
+    except OSError as error:
+        waiting.unlink(missing_ok=True)
+        raise disk_error(error, path.parent) from error
+    return path
