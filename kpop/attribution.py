@@ -1,0 +1,340 @@
+"""Where each attention head looks while a picture is drawn: one map per head, layer, time band and word.
+
+The numbers are softmax probabilities of the cross-attention layers (DAAM, arXiv 2210.04885; KPOP Fig. 2),
+recorded while the picture is made, the hidden prompt p included. Maps follow daam: bicubic upsampling,
+clamped at zero, averaged over a word's tokens, over layers and over heads. Unlike daam's they are averaged,
+not summed, over steps (so that they stay probabilities), and the middle block is part of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from numbers import Integral
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+
+from .errors import InputError, ModelError
+from .prompt_words import PromptWords, read_prompt
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from PIL.Image import Image
+
+    from .config import GenerationConfig
+    from .runs import Run
+
+BANDS = 5  # of the sampling steps, from noise (0) to picture (4)
+MAP_SIDE = 64  # shorter side of a map: what daam uses for 512-pixel Stable Diffusion
+GROUPS = {"down": "down", "mid": "middle", "middle": "middle", "up": "up"}
+
+
+class AttentionRecorder:
+    """Running sums of attention, on the device that computes it: pass as generate(..., recorder=).
+
+    Per layer one float32 tensor [BANDS, rows, heads, Q, columns]; columns are the prompt's tokens (start,
+    words, end) and, last, the mass on the hidden prompt. Neither steps nor the length of p make it grow.
+    """
+
+    def __init__(self, rows: int, steps: int, columns: int, text_length: int):
+        self.rows, self.steps, self.columns, self.text_length = rows, steps, columns, text_length
+        self.step = 0
+        self.sums: dict[str, torch.Tensor] = {}
+
+    def __call__(self, name: str, probs: torch.Tensor) -> None:
+        """Add probabilities [B, heads, Q, K]: of a guided batch the conditional rows only, the last."""
+        probs = probs.detach()[-self.rows :]
+        rows, heads, positions, keys = probs.shape
+        if name not in self.sums:
+            shape = (BANDS, rows, heads, positions, self.columns + 1)
+            self.sums[name] = torch.zeros(shape, dtype=torch.float32, device=probs.device)
+        band = self.sums[name][self.band(self.step)]
+        band[..., : self.columns] += probs[..., : self.columns]
+        if keys > self.text_length:
+            band[..., -1] += probs[..., self.text_length :].sum(-1, dtype=torch.float32)
+
+    def band(self, step: int) -> int:
+        return min(step * BANDS // self.steps, BANDS - 1)
+
+    def next_step(self) -> None:
+        self.step += 1
+
+    def steps_per_band(self) -> tuple[int, ...]:
+        bands = [self.band(step) for step in range(self.step)]
+        return tuple(bands.count(band) for band in range(BANDS))
+
+
+@dataclass(frozen=True)
+class WordMaps:
+    """Maps of one word or phrase. heads: float32 [heads, H, W], probabilities averaged over layers, steps."""
+
+    word: str
+    heads: torch.Tensor
+    all: torch.Tensor  # [H, W], mean over layers and heads
+
+    @property
+    def share(self) -> torch.Tensor:
+        """[heads]: the share of attention that one token of the word holds, averaged over the picture."""
+        return self.heads.mean((1, 2))
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """Every head's attention during one generation; `maps["church"]` looks up a word or phrase of the prompt.
+
+    sums: per layer float32 [BANDS, heads, columns, h, w] on the CPU, native size, sums over a band's steps.
+    size: (H, W) of the maps: latent size, enlarged by a whole factor until the shorter side has 64 points.
+    words: the content words offered; others ("a", "on") can be looked up by name all the same.
+    """
+
+    prompt: str
+    seed: int
+    variant: str
+    image: Image
+    words: tuple[str, ...]
+    layers: tuple[str, ...]
+    size: tuple[int, int]
+    steps_per_band: tuple[int, ...]
+    text: PromptWords = field(repr=False)
+    sums: dict[str, torch.Tensor] = field(repr=False)
+    bands: tuple[int, ...] = tuple(range(BANDS))
+    tokenizer: Any = field(default=None, repr=False)
+
+    def __getitem__(self, word: str) -> WordMaps:
+        """Maps of a word; InputError if the prompt does not have it or the text encoder cut it off."""
+        columns = self.text.columns(word)
+        return WordMaps(word, self._per_head(columns), self._merged(columns))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.words)
+
+    def __contains__(self, word: object) -> bool:
+        return isinstance(word, str) and self.text.has(word)
+
+    @property
+    def steps(self) -> int:
+        return sum(self.steps_per_band[band] for band in self.bands)
+
+    @property
+    def heads(self) -> int:
+        return max(self.sums[layer].shape[1] for layer in self.layers)
+
+    @property
+    def hidden_prompt_layers(self) -> tuple[str, ...]:
+        """Selected layers whose attention reached a hidden prompt."""
+        return tuple(layer for layer in self.layers if bool(self.sums[layer][:, :, -1].any()))
+
+    @property
+    def hidden_prompt_mass(self) -> torch.Tensor:
+        """[heads, H, W]: share of attention on p, averaged over the layers p enters; zeros without a key."""
+        layers = self.hidden_prompt_layers
+        if not layers:
+            return torch.zeros(self.heads, *self.size)
+        return replace(self, layers=layers)._per_head([-1])
+
+    @property
+    def start_mass(self) -> torch.Tensor:
+        """[heads, H, W]: share of attention on the start token, where a head rests that looks at no word."""
+        return self._per_head([0])
+
+    def select(
+        self,
+        layer: str | int | Sequence[str | int] | None = None,
+        timestep_band: int | Sequence[int] | None = None,
+    ) -> Attribution:
+        """The same generation seen through fewer layers or steps.
+
+        layer: a name from `.layers`, its layer_title, its index, "down", "middle" or "up", several of these,
+        or None for all. timestep_band: 0 (noise) to 4 (picture), several, or None for all. Raises InputError.
+        """
+        layers = self.layers if layer in (None, "all") else self._find_layers(layer)
+        bands = self.bands if timestep_band in (None, "all") else _find_bands(timestep_band)
+        if not sum(self.steps_per_band[band] for band in bands):
+            raise InputError(f"No step fell into that time band: draw with {BANDS} steps or more.")
+        return replace(self, layers=layers, bands=bands)
+
+    def budget(self, word: str) -> dict[str, torch.Tensor]:
+        """Where each head's attention went, [heads] each, summing to one over the parts.
+
+        word, start, other_words, padding (end token and what follows) and hidden_prompt: means over
+        positions, selected steps and layers.
+        """
+        columns = self.text.columns(word)
+        other = [c for c in range(1, self.text.end) if c not in columns]
+        total = self._mean_over_positions()
+        parts = {
+            "word": total[:, columns].sum(1),
+            "start": total[:, 0],
+            "other_words": total[:, other].sum(1),
+            "hidden_prompt": total[:, -1],
+        }
+        return parts | {"padding": 1 - sum(parts.values())}
+
+    def hidden_prompt_share(self) -> dict[str, torch.Tensor]:
+        """Per selected layer [heads]: the share of attention on p."""
+        return {layer: self._native(layer)[:, -1].mean((1, 2)) for layer in self.layers}
+
+    def to_daam(self, head: int | None = None):
+        """daam's own GlobalHeatMap, for its word maps and plots.
+
+        With nothing selected it holds what daam's tracer would: all layers but the middle block, summed over
+        steps. Raises ModelError when daam is not installed.
+        """
+        try:
+            from daam import GlobalHeatMap
+        except ImportError as error:
+            raise ModelError(
+                "The daam package is not installed: pip install --no-deps daam==0.2.0 adds it."
+            ) from error
+        chosen = self
+        if len(self.layers) == len(self.sums):
+            chosen = replace(self, layers=tuple(n for n in self.layers if layer_group(n) != "middle"))
+        maps = torch.stack([chosen._merged([column], head) for column in range(self.text.end + 1)])
+        return GlobalHeatMap(self.tokenizer, self.prompt, maps * self.steps)
+
+    def _native(self, layer: str) -> torch.Tensor:
+        """[heads, columns, h, w] of one layer: probabilities averaged over the selected steps."""
+        return self.sums[layer][list(self.bands)].sum(0) / self.steps
+
+    def _upsampled(self, columns: list[int]) -> list[torch.Tensor]:
+        """Per layer [heads, H, W]. Clamped per token, as daam does: bicubic undershoots near an edge."""
+        maps = []
+        for layer in self.layers:
+            native = self._native(layer)[:, columns]
+            large = F.interpolate(native, size=self.size, mode="bicubic").clamp_(min=0)
+            maps.append(large.mean(1))
+        return maps
+
+    def _per_head(self, columns: list[int]) -> torch.Tensor:
+        # Layers may differ in heads (SD 2): a head's mean is over the layers that have it, as in daam.
+        maps = self._upsampled(columns)
+        rows = [[m[head] for m in maps if head < len(m)] for head in range(self.heads)]
+        return torch.stack([torch.stack(row).mean(0) for row in rows])
+
+    def _merged(self, columns: list[int], head: int | None = None) -> torch.Tensor:
+        if head is not None:
+            return self._per_head(columns)[head]
+        return torch.cat(self._upsampled(columns)).mean(0)
+
+    def _mean_over_positions(self) -> torch.Tensor:
+        """[heads, columns], averaged over positions, selected steps and layers."""
+        means = [self._native(layer).mean((2, 3)) for layer in self.layers]
+        rows = [[m[head] for m in means if head < len(m)] for head in range(self.heads)]
+        return torch.stack([torch.stack(row).mean(0) for row in rows])
+
+    def _find_layers(self, wanted: str | int | Sequence[str | int]) -> tuple[str, ...]:
+        wanted = [wanted] if isinstance(wanted, str | int) else list(wanted)
+        found: set[str] = set()
+        for item in wanted:
+            if isinstance(item, int) and -len(self.layers) <= item < len(self.layers):
+                found.add(self.layers[item])
+            elif titled := [name for name in self.layers if item in (name, layer_title(name))]:
+                found.update(titled)
+            elif item in GROUPS and (group := [n for n in self.layers if layer_group(n) == GROUPS[item]]):
+                found.update(group)
+            else:
+                names = ", ".join(map(layer_title, self.layers))
+                raise InputError(f"No layer {item!r}: choose down, middle, up or one of {names}.")
+        return tuple(name for name in self.layers if name in found)
+
+
+def attribute(
+    pipe,
+    prompt: str,
+    seeds: int | Sequence[int],
+    variant: str = "original",
+    run: Run | str | Path | None = None,
+    key: str | Path | Sequence[str] | None = "own",
+    words: str | Sequence[str] | None = None,
+    config: GenerationConfig | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Attribution | list[Attribution]:
+    """Draw `prompt` and record where every head looks, for all its words at once.
+
+    One seed gives an Attribution, several a list in their order; pictures and maps of a seed do not depend
+    on the others. words: what `.words` offers (default: every content word). Raises InputError for a word
+    that is not in the prompt or was cut off, and whatever generate() raises.
+    """
+    from .config import GenerationConfig
+    from .generation import generate
+    from .models import model_name
+
+    text = read_prompt(pipe.tokenizer, prompt)
+    offered = text.content_words() if words is None else (words,) if isinstance(words, str) else tuple(words)
+    for word in offered:
+        text.columns(word)
+    seeds = [int(seeds)] if isinstance(seeds, Integral) else list(seeds)
+    if not seeds:
+        raise InputError("There is no seed; give at least one.")
+    config = (config or GenerationConfig()).resolved(model_name(pipe))
+    found: list[Attribution] = []
+    batches = [seeds[i : i + config.batch_size] for i in range(0, len(seeds), config.batch_size)]
+    for number, batch in enumerate(batches):
+        recorder = AttentionRecorder(len(batch), config.steps, text.end + 1, pipe.tokenizer.model_max_length)
+
+        def count(step: int, steps: int, done: int = number, recorder: AttentionRecorder = recorder) -> None:
+            recorder.next_step()
+            if on_step is not None:
+                on_step(done * steps + step, len(batches) * steps)
+
+        images = generate(
+            pipe, [prompt], batch, variant, run=run, key=key, config=config, on_step=count, recorder=recorder
+        )
+        found += _collect(pipe, prompt, batch, variant, images, offered, text, recorder)
+    return found[0] if len(found) == 1 else found
+
+
+def _collect(pipe, prompt, seeds, variant, images, words, text, recorder) -> list[Attribution]:
+    if not recorder.sums:
+        raise ModelError("This pipeline's U-Net has no cross-attention to look at.")
+    width, height = images[0].size
+    latent = height // pipe.vae_scale_factor, width // pipe.vae_scale_factor
+    factor = math.ceil(MAP_SIDE / min(latent))
+    size = latent[0] * factor, latent[1] * factor
+    layers = tuple(sorted(recorder.sums, key=_layer_order))
+    sums = {name: _spatial(recorder.sums[name], latent).cpu() for name in layers}
+    return [
+        Attribution(
+            prompt, seed, variant, image, words, layers, size, recorder.steps_per_band(), text,
+            {name: sums[name][row] for name in layers}, tokenizer=pipe.tokenizer,
+        )
+        for row, (seed, image) in enumerate(zip(seeds, images, strict=True))
+    ]  # fmt: skip
+
+
+def _spatial(sums: torch.Tensor, latent: tuple[int, int]) -> torch.Tensor:
+    """[BANDS, rows, heads, Q, columns] to [rows, BANDS, heads, columns, h, w]."""
+    height, width = latent
+    while height * width > sums.shape[3]:  # a U-Net halves, rounding up
+        height, width = math.ceil(height / 2), math.ceil(width / 2)
+    return sums.permute(1, 0, 2, 4, 3).unflatten(-1, (height, width)).contiguous()
+
+
+def layer_group(name: str) -> str:
+    """down, middle or up, from a layer's name in the U-Net."""
+    return "middle" if name.startswith("mid") else "up" if name.startswith("up") else "down"
+
+
+def layer_title(name: str) -> str:
+    """A layer's name for people: "up 1.0" is the first attention of the second block on the way up."""
+    numbers = [part for part in name.split(".") if part.isdigit()]
+    if "transformer_blocks" in name and numbers[-1] == "0":
+        numbers = numbers[:-1]
+    suffix = " first" if name.endswith("attn1") else ""  # a block whose self-attention also reads the text
+    return f"{layer_group(name)} {'.'.join(numbers)}{suffix}"
+
+
+def _layer_order(name: str) -> tuple:
+    numbers = tuple(int(part) for part in name.split(".") if part.isdigit())
+    return ("down", "middle", "up").index(layer_group(name)), numbers
+
+
+def _find_bands(wanted: int | Sequence[int]) -> tuple[int, ...]:
+    bands = tuple(sorted({wanted} if isinstance(wanted, int) else set(wanted)))
+    if not bands or not all(isinstance(band, int) and 0 <= band < BANDS for band in bands):
+        raise InputError(f"A time band is a whole number from 0 (noise) to {BANDS - 1} (picture).")
+    return bands

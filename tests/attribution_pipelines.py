@@ -1,0 +1,70 @@
+"""Small random StableDiffusionPipelines, built without any file from outside."""
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+WORDS = ("a", "church", "on", "blue", "background", "castle", "s", "th", "er", "'s")
+
+
+def tokenizer(length: int = 77) -> CLIPTokenizer:
+    """Knows WORDS whole and spells every other word in letters: "dogs" is d, o, g, s."""
+    letters = [*"abcdefghijklmnopqrstuvwxyz'-,.!0123456789"]
+    tokens = ["<|startoftext|>", "<|endoftext|>", *letters, *(letter + "</w>" for letter in letters)]
+    merges = []
+    for word in WORDS:
+        pieces = [*word[:-1], word[-1] + "</w>"]
+        while len(pieces) > 1:
+            merges.append((pieces[0], pieces[1]))
+            pieces = [pieces[0] + pieces[1], *pieces[2:]]
+            tokens.append(pieces[0])
+    vocabulary = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
+    return CLIPTokenizer(vocab=vocabulary, merges=list(dict.fromkeys(merges)), model_max_length=length)
+
+
+def random_pipeline(seed: int = 0, sd_shaped: bool = False) -> StableDiffusionPipeline:
+    """Two levels and 8x8 latents, or Stable Diffusion 1's shape (64x64 latents, 512 px) with few channels."""
+    torch.manual_seed(seed)
+    words = tokenizer()
+    width = 768 if sd_shaped else 32
+    levels = 4 if sd_shaped else 2
+    channels = (32,) * levels
+    down = ("CrossAttnDownBlock2D",) * (levels - 1) + ("DownBlock2D",)
+    up = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * (levels - 1)
+    unet = UNet2DConditionModel(
+        sample_size=64 if sd_shaped else 8, block_out_channels=channels, layers_per_block=1,
+        norm_num_groups=8, down_block_types=down, up_block_types=up, cross_attention_dim=width,
+        attention_head_dim=8 if sd_shaped else 4,
+    )  # fmt: skip
+    for name, weight in unet.named_parameters():
+        if "attn2.to_q" in name or "attn2.to_k" in name:
+            weight.data *= 6 if sd_shaped else 3  # attention of random weights is flat: make it choose
+    sides = ("DownEncoderBlock2D",) * levels, ("UpDecoderBlock2D",) * levels
+    vae = AutoencoderKL(
+        down_block_types=sides[0], up_block_types=sides[1], block_out_channels=(8,) * levels,
+        norm_num_groups=4,
+    )  # fmt: skip
+    encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(words),
+            hidden_size=width,
+            intermediate_size=width,
+            num_hidden_layers=1,
+            num_attention_heads=4,
+            bos_token_id=0,
+            eos_token_id=1,
+            pad_token_id=1,
+        )  # fmt: skip
+    )
+    scheduler = DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1,
+        set_alpha_to_one=False,
+    )  # fmt: skip
+    pipe = StableDiffusionPipeline(
+        vae=vae, text_encoder=encoder, tokenizer=words, unet=unet, scheduler=scheduler, safety_checker=None,
+        feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    for part in (unet, vae, encoder):
+        part.requires_grad_(False).eval()
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

@@ -1,0 +1,266 @@
+"""Attention maps: right numbers, right words, the hidden prompt's share, and the figure."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from attribution_pipelines import random_pipeline
+from PIL import Image, ImageDraw
+
+from kpop import GenerationConfig, InputError, attribute, generate
+from kpop.attribution import BANDS, layer_title
+from kpop.attribution_figure import attribution_figure, save_arrays, save_figure, to_image
+from kpop.attribution_measures import (
+    correlation,
+    dispersion,
+    focus,
+    head_table,
+    lost_heads,
+    object_mask,
+    sharpest_layer,
+    summary,
+)
+from kpop.hidden_prompt import HiddenPrompt
+
+PROMPT = "a Church on a blue background"
+CONFIG = GenerationConfig(steps=6, guidance_scale=3.0, scheduler="model", batch_size=4, prompt_branch="cond")
+
+
+class Witness:
+    """Keeps every probability, as the recorder must not."""
+
+    def __init__(self):
+        self.calls: dict[str, list[torch.Tensor]] = {}
+
+    def __call__(self, name, probs):
+        self.calls.setdefault(name, []).append(probs.clone())
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return random_pipeline()
+
+
+@pytest.fixture(scope="module")
+def key(pipe, tmp_path_factory):
+    """A key file of 2 * 77 tokens that enters at the middle block and on the way up."""
+    path = tmp_path_factory.mktemp("key") / "church.safetensors"
+    HiddenPrompt.create("church", 77, 32, 2, 1.0, torch.Generator().manual_seed(5), sites="mid-up").save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def plain(pipe):
+    return attribute(pipe, PROMPT, seeds=[3], config=CONFIG)
+
+
+@pytest.fixture(scope="module")
+def keyed(pipe, key):
+    return attribute(pipe, PROMPT, 3, "recovered", key=key, config=CONFIG)
+
+
+@pytest.fixture(scope="module")
+def witness(pipe, key):
+    seen = Witness()
+    generate(pipe, PROMPT, 3, "recovered", key=key, config=CONFIG, recorder=seen)
+    return seen
+
+
+def test_rows_of_attention_sum_to_one_with_and_without_p(pipe, witness):
+    bare = Witness()
+    generate(pipe, PROMPT, 3, config=CONFIG, recorder=bare)
+    widths = set()
+    for seen in (witness, bare):
+        for calls in seen.calls.values():
+            for probs in calls:
+                widths.add(probs.shape[-1])
+                torch.testing.assert_close(probs.sum(-1), torch.ones(probs.shape[:-1]), atol=1e-5, rtol=0)
+    assert widths == {77, 77 * 3}
+
+
+def test_a_words_map_is_the_mean_of_its_probabilities(keyed, witness):
+    layer = "up_blocks.1.attentions.0.transformer_blocks.0.attn2"
+    calls = witness.calls[layer]
+    assert len(calls) == 6 and calls[0].shape == (2, 4, 64, 231)
+    church = torch.stack([probs[1, :, :, 2] for probs in calls])  # row 1: with text; token 2: church
+    mean = church.mean(0).reshape(1, 4, 8, 8)
+    large = torch.nn.functional.interpolate(mean, size=(64, 64), mode="bicubic").clamp(min=0)[0]
+    torch.testing.assert_close(keyed.select(layer=layer)["church"].heads, large, atol=1e-6, rtol=0)
+    share = torch.stack([probs[1, :, :, 77:].sum(-1) for probs in calls]).mean((0, 2))
+    torch.testing.assert_close(keyed.hidden_prompt_share()[layer], share, atol=1e-6, rtol=0)
+
+
+def test_time_bands_split_the_steps_from_noise_to_picture(keyed, witness):
+    layer = "mid_block.attentions.0.transformer_blocks.0.attn2"
+    assert keyed.steps_per_band == (2, 1, 1, 1, 1)
+    last = witness.calls[layer][5][1, :, :, 5].mean(1)  # token 5: blue
+    seen = keyed.select(layer="middle", timestep_band=4)
+    torch.testing.assert_close(seen.budget("blue")["word"], last, atol=1e-6, rtol=0)
+    means = [keyed.select(timestep_band=band).budget("blue")["word"] for band in range(BANDS)]
+    whole = keyed.budget("blue")["word"]
+    torch.testing.assert_close((2 * means[0] + sum(means[1:])) / 6, whole, atol=1e-6, rtol=0)
+
+
+def test_shapes_layers_and_picture(plain, pipe):
+    assert plain.words == ("Church", "blue", "background")
+    assert plain["church"].heads.shape == (4, 64, 64) and plain["church"].heads.dtype == torch.float32
+    assert [layer_title(name) for name in plain.layers] == ["down 0.0", "middle 0", "up 1.0", "up 1.1"]
+    assert plain.layers[1] in plain.select(layer="middle").layers
+    assert plain.select(layer=["down", "middle"]).layers == plain.layers[:2]
+    assert plain.select(layer=[0, 1]).layers == plain.layers[:2]
+    assert plain.select(layer="up 1.1").layers == ("up_blocks.1.attentions.1.transformer_blocks.0.attn2",)
+    expected = generate(pipe, PROMPT, 3, config=CONFIG)[0]
+    assert np.array_equal(np.asarray(plain.image), np.asarray(expected))
+
+
+def test_budget_adds_up_and_p_has_mass_only_with_the_key(plain, keyed):
+    for maps in (plain, keyed):
+        total = sum(maps.budget("church").values())
+        torch.testing.assert_close(total, torch.ones(4), atol=1e-5, rtol=0)
+        assert (maps.start_mass.mean((1, 2)) > 0).all()
+    assert plain.hidden_prompt_mass.shape == (4, 64, 64) and plain.hidden_prompt_mass.abs().max() == 0
+    assert plain.hidden_prompt_layers == ()
+    assert [name.split("_")[0] for name in keyed.hidden_prompt_layers] == ["mid", "up", "up"]
+    assert 0.05 < keyed.hidden_prompt_mass.mean() < 0.999
+    assert keyed.hidden_prompt_share()[keyed.layers[0]].abs().max() == 0
+
+
+def test_several_seeds_in_one_batch_equal_single_ones(pipe, key, keyed):
+    several = attribute(pipe, PROMPT, [8, 3, 4], "recovered", key=key, config=CONFIG)
+    assert [maps.seed for maps in several] == [8, 3, 4]
+    torch.testing.assert_close(several[1]["church"].heads, keyed["church"].heads, atol=1e-5, rtol=0)
+    torch.testing.assert_close(several[1].hidden_prompt_mass, keyed.hidden_prompt_mass, atol=1e-5, rtol=0)
+    assert not torch.allclose(several[0]["church"].heads, keyed["church"].heads, atol=1e-4)
+
+
+def test_without_guidance_and_with_other_picture_shapes(pipe):
+    config = GenerationConfig(5, guidance_scale=1.0, scheduler="model", batch_size=1, height=24, width=16)
+    first, second = attribute(pipe, PROMPT, [1, 2], config=config)
+    assert first.image.size == (16, 24) and first["blue"].heads.shape == (4, 96, 64)
+    assert second.steps == 5
+
+
+def test_words_of_several_tokens_and_phrases(pipe):
+    maps = attribute(pipe, "a church next to dogs", 0, words=("dogs", "church next"), config=CONFIG)
+    assert maps.words == ("dogs", "church next") and "NEXT to" in maps and "cat" not in maps
+    tokens = [maps._per_head([column]) for column in (9, 10, 11, 12)]  # d, o, g, s
+    torch.testing.assert_close(maps["Dogs"].heads, torch.stack(tokens).mean(0), atol=1e-6, rtol=0)
+
+
+def test_stop_words_by_name_merge_all_their_places(plain):
+    both = torch.stack([plain._per_head([1]), plain._per_head([4])]).mean(0)
+    torch.testing.assert_close(plain["A"].heads, both, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("word", ["castle", "chur", "", "blue church"])
+def test_a_word_that_is_not_there(pipe, plain, word):
+    with pytest.raises(InputError, match="is not in the prompt. Choose from: Church, blue, background."):
+        plain[word]
+    with pytest.raises(InputError, match="is not in the prompt"):
+        attribute(pipe, PROMPT, 0, words=[word], config=CONFIG)
+
+
+def test_a_word_beyond_the_77_tokens(pipe):
+    with pytest.raises(InputError, match="'church' is cut off: this model reads 77 tokens"):
+        attribute(pipe, "blue " * 80 + "church", 0, words="church", config=CONFIG)
+
+
+@pytest.mark.parametrize("prompt", ["", "  "])
+def test_an_empty_prompt(pipe, prompt):
+    with pytest.raises(InputError, match="The prompt is empty"):
+        attribute(pipe, prompt, 0, config=CONFIG)
+
+
+def test_unknown_layers_and_bands(plain):
+    with pytest.raises(InputError, match="choose down, middle, up or one of down 0.0, middle 0, up 1.0"):
+        plain.select(layer="side")
+    with pytest.raises(InputError, match="from 0"):
+        plain.select(timestep_band=5)
+
+
+def test_memory_does_not_grow_with_steps(pipe, key):
+    sizes = []
+    for steps in (5, 12):
+        config = GenerationConfig(steps=steps, guidance_scale=3.0, scheduler="model")
+        maps = attribute(pipe, PROMPT, 0, "recovered", key=key, config=config)
+        sizes.append(sum(sums.numel() for sums in maps.sums.values()))
+    assert sizes[0] == sizes[1] == BANDS * 4 * 9 * (64 + 16 + 64 + 64)  # 7 tokens, end token, p
+
+
+def test_measures_on_literal_maps():
+    point, even = torch.zeros(4, 4), torch.ones(4, 4)
+    point[1, 2] = 3
+    assert dispersion(torch.stack([point, even])).tolist() == pytest.approx([0, 1])
+    half = torch.zeros(4, 4)
+    half[:, :2] = 1
+    assert dispersion(half).item() == pytest.approx(0.75)  # ln 8 / ln 16
+    ramp = torch.arange(16.0).reshape(4, 4)
+    agreement = correlation(torch.stack([ramp, ramp, even]), torch.stack([2 * ramp + 1, -ramp, ramp]))
+    assert agreement.tolist() == pytest.approx([1, -1, 0], abs=1e-6)
+    mask = torch.zeros(4, 4, dtype=torch.bool)
+    mask[1] = True
+    assert focus(torch.stack([point, even]), mask).tolist() == pytest.approx([1, 0.25])
+
+
+def test_object_mask_finds_the_object_on_a_shaded_background():
+    down, across = np.mgrid[100:140:64j, 100:140:64j]
+    image = Image.fromarray(np.stack([down, across, 0 * down + 90], -1).astype(np.uint8))
+    assert object_mask(image, (64, 64)).sum() == 0
+    ImageDraw.Draw(image).rectangle((20, 12, 39, 63), fill=(200, 40, 40))  # touches the lower border
+    mask = object_mask(image, (64, 64))
+    expected = torch.zeros(64, 64, dtype=torch.bool)
+    expected[12:, 20:40] = True
+    assert torch.equal(mask, expected)
+    assert object_mask(image.resize((512, 512), Image.Resampling.NEAREST), (64, 64)).sum() == expected.sum()
+
+
+def _with_word(maps, variant, scale):
+    """The same maps, three heads looking less at "church"; what it loses goes to the start token."""
+    sums = {name: layer.clone() for name, layer in maps.sums.items()}
+    for layer in sums.values():
+        lost = layer[:, :3, 2] * (1 - scale)
+        layer[:, :3, 2] -= lost
+        layer[:, :3, 0] += lost
+    return replace(maps, variant=variant, sums=sums)
+
+
+def test_the_sentence_is_computed(plain):
+    sanitized = _with_word(plain, "sanitized", 0.1)
+    assert lost_heads(plain, sanitized, "church").tolist() == [True, True, True, False]
+    said = summary(plain, sanitized, plain, "church")
+    assert said.startswith("3 of 4 heads left the church; most of their mass moved to the start token (")
+    assert said.endswith("In the recovered picture 3 look at it again; nothing went to a key.")
+    same = summary(plain, plain, None, "church")
+    assert same == "No head left the church: all 4 still look where they did."
+
+
+def test_table_and_sharpest_layer(plain):
+    mask = torch.zeros(64, 64, dtype=torch.bool)
+    mask[16:48, 16:48] = True
+    table = head_table([plain, _with_word(plain, "sanitized", 0.1)], "church", mask)
+    assert [(row.variant, row.head) for row in table[3:5]] == [("original", 3), ("sanitized", 0)]
+    assert table[0].agreement == pytest.approx(1, abs=1e-5) and table[0].hidden_prompt == 0
+    assert table[4].share == pytest.approx(table[0].share * 0.1, rel=1e-3)
+    assert head_table([plain], "church")[0].focus is None
+    assert sharpest_layer(plain, "church", mask) in plain.layers
+
+
+@pytest.mark.parametrize("view", ["overlay", "heat", "difference"])
+def test_figure_and_its_files(plain, keyed, tmp_path, view):
+    figure = attribution_figure([plain, keyed], "church", view)
+    width, height = to_image(figure, dpi=60).size
+    assert width > height > 100
+    for name, start in (("a.png", b"\x89PNG"), ("a.svg", b"<?xml"), ("a.pdf", b"%PDF")):
+        assert save_figure(figure, tmp_path / name, dpi=60).read_bytes().startswith(start)
+    with pytest.raises(InputError, match=".png, .svg or .pdf"):
+        save_figure(figure, tmp_path / "a.gif")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pdf", "a.png", "a.svg"]
+
+
+def test_arrays_file_holds_maps_and_native_sums(plain, keyed, tmp_path):
+    with np.load(save_arrays([plain, keyed], tmp_path / "maps.npz")) as arrays:
+        assert np.allclose(arrays["original/heads/Church"], plain["church"].heads)
+        assert arrays["recovered/hidden_prompt_mass"].max() > 0.05
+        layer = arrays["recovered/layer/mid_block.attentions.0.transformer_blocks.0.attn2"]
+        assert layer.shape == (5, 4, 9, 4, 4)
