@@ -24,11 +24,11 @@ class Recipe:
     vae_channels: tuple[int, ...] = (32, 64, 64)
     unet_channels: tuple[int, ...] = (64, 96, 128)
     vae_scenes: int = 16_000
-    vae_steps: int = 2_000
+    vae_steps: int = 1_200
     judge_scenes: int = 12_000
     judge_steps: int = 700
     scenes: int = 20_000
-    steps: int = 5_000
+    steps: int = 6_000
     batch_size: int = 32
     compile_unet: bool = True
 

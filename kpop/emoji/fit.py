@@ -1,5 +1,6 @@
-"""The one training loop of the build: AdamW, one-cycle rate, EMA, checkpoints that resume exactly."""
+"""The one training loop of the build: AdamW, warm-up and cosine, EMA, checkpoints that resume exactly."""
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -28,22 +29,17 @@ def fit(
     """
     checkpoint = work / f"{name}.pt"
     optimizer = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=weight_decay, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, learning_rate, total_steps=steps, pct_start=0.08
-    )
     average = torch.optim.swa_utils.AveragedModel(
         model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(ema_decay)
     )
     done = 0
     if checkpoint.is_file():
         state = torch.load(checkpoint, weights_only=True)
+        done = state["step"]
         model.load_state_dict(state["model"])
         average.module.load_state_dict(state["average"])
-        average.n_averaged.fill_(1)
-        done = state["step"]
-        if done < steps:
-            optimizer.load_state_dict(state["optimizer"])
-            schedule.load_state_dict(state["schedule"])
+        average.n_averaged.fill_(done > min(200, steps // 4))
+        optimizer.load_state_dict(state["optimizer"])
     running = None
     with tqdm(total=steps, initial=done, desc=name, unit="step", mininterval=5) as bar:
         for step in range(done, steps):
@@ -51,8 +47,9 @@ def fit(
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate * rate_at(step, steps)
             optimizer.step()
-            schedule.step()
             # A short run would never leave its start behind with the full decay.
             if ema_decay and step >= min(200, steps // 4):
                 average.update_parameters(model)
@@ -65,11 +62,16 @@ def fit(
                     "average": average.module.state_dict(),
                     "step": step + 1,
                 }
-                state |= {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
+                state |= {"optimizer": optimizer.state_dict()}
                 torch.save(state, checkpoint.with_suffix(".tmp"))
                 os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
     if ema_decay:
         model.load_state_dict(average.module.state_dict())
+
+
+def rate_at(step: int, steps: int) -> float:
+    """Share of the learning rate at `step`: a short linear rise, then half a cosine down to nothing."""
+    return min(1.0, (step + 1) / max(1, min(200, steps // 10))) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 def autocast(device: torch.device) -> torch.autocast:

@@ -102,7 +102,7 @@ The drawings themselves are not in this folder. Twemoji is licensed under CC BY 
 ## How it was made
 `python -m kpop.emoji build`, seed {recipe["seed"]}: autoencoder {recipe["vae_steps"]} steps
 (f = 4, {recipe["latent_channels"]} latent channels, normalised), text encoder and U-Net
-{recipe["steps"]} steps at batch {recipe["batch_size"]} on {recipe["scenes"]} scenes (noise schedule of SD 1.4,
+{recipe["steps"]} steps at batch {recipe["batch_size"]} on {recipe["scenes"]} scenes (noise schedule of SD,
 min-SNR weights, averaged weights shipped), judge {recipe["judge_steps"]} steps. Two CPU cores with bf16 units
 take about two hours.
 
