@@ -116,7 +116,7 @@ class EraseConfig:
         if self.templates is not None:
             put("templates", _templates(self.templates))
         for name in ("retain_neutral", "separate_kv"):
-            if getattr(self, name) not in (None, True, False):
+            if not isinstance(getattr(self, name), bool | None):
                 raise InputError(f"{name} must be true or false, not {getattr(self, name)!r}.")
         for name, options in CHOICES.items():
             _choice(name, getattr(self, name), options, optional=name not in ("method", "precision"))
@@ -149,7 +149,7 @@ class EraseConfig:
 
         Raises InputError (unknown preset) and ModelError (a model folder that cannot be read).
         """
-        from . import models, presets
+        from . import model_table, presets
 
         asked = {f.name for f in fields(self) if getattr(self, f.name) is not None}
         found: dict[str, Any] = {}
@@ -160,10 +160,10 @@ class EraseConfig:
             preset = presets.load_preset(self.preset)
             concepts = concepts or preset.concepts
             found = {"neutral": preset.neutral, "retain": preset.retain, **preset.settings}
-        values = {**models.recommended(self.model), **found}
+        erased = {word.lower() for concept in concepts for word in names(concept)}
+        values = {**model_table.recommended(self.model, erased), **found}
         if self.mechanism == "additive" and "prompt_tokens_factor" not in asked:
             values["prompt_tokens_factor"] = 1
-        erased = {word.lower() for concept in concepts for word in names(concept)}
         if "retain" not in asked and values.get("retain"):
             values["retain"] = tuple(
                 c for c in values["retain"] if not erased.intersection(map(str.lower, names(c)))
@@ -213,10 +213,10 @@ class GenerationConfig:
 
     def resolved(self, model: str) -> GenerationConfig:
         """The same with what `model` (a name or folder) needs filled in. Raises ModelError."""
-        from . import models
+        from . import model_table
 
         missing = {f.name for f in fields(self) if getattr(self, f.name) is None}
-        defaults = models.generation_defaults(model)
+        defaults = model_table.generation_defaults(model)
         return replace(self, **{name: value for name, value in defaults.items() if name in missing})
 
     def to_dict(self) -> dict[str, Any]:

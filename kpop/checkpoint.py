@@ -1,0 +1,127 @@
+"""What a run needs to go on exactly where it stood: theta', p and both optimizers, after a whole step.
+
+checkpoint/theta-<step>.safetensors, secret/prompt-<step>.safetensors (0600), and checkpoint/state.json,
+which is written last and names the step: a crash between the files leaves the older checkpoint in force.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .disk import disk_error, write_json
+from .errors import RunError
+from .tensor_files import read_tensors, write_tensors
+
+if TYPE_CHECKING:
+    from .runs import Run
+
+FORMAT = 1
+Named = dict[str, Tensor]
+
+
+def save_checkpoint(
+    run: Run,
+    step: int,
+    model_hash: str,
+    theta: Named,
+    theta_optimizer: torch.optim.Optimizer,
+    prompts: dict[str, tuple[Named, torch.optim.Optimizer]],
+) -> None:
+    """theta: name -> parameter; prompts: label -> (name -> parameter, its optimizer). Raises RunError."""
+    secret = {}
+    for label, (tensors, optimizer) in prompts.items():
+        packed = _packed(tensors, optimizer)
+        secret |= {f"{label}/{name}": tensor for name, tensor in packed.items()}
+    write_tensors(_prompt_path(run, step), secret, {"format": str(FORMAT)}, mode=0o600)
+    write_tensors(_theta_path(run, step), _packed(theta, theta_optimizer), {"format": str(FORMAT)})
+    write_json(run.checkpoint_dir / "state.json", {"step": step, "model_hash": model_hash, "format": FORMAT})
+    _drop_others(run, step)
+
+
+def load_checkpoint(
+    run: Run,
+    model_hash: str,
+    theta: Named,
+    theta_optimizer: torch.optim.Optimizer,
+    prompts: dict[str, tuple[Named, torch.optim.Optimizer]],
+) -> int:
+    """Fill parameters and optimizers in place; returns the step, 0 where there is no checkpoint.
+
+    Raises RunError when it is damaged or belongs to another base model.
+    """
+    step = run.checkpoint_step()
+    if step is None:
+        return 0
+    try:
+        about = json.loads((run.checkpoint_dir / "state.json").read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"The checkpoint of run {run.id} is damaged. Start the run anew.") from error
+    if about.get("model_hash") != model_hash:
+        raise RunError(
+            f"Run {run.id} was started on other weights of the base model. Restore them, or start anew."
+        )
+    try:
+        _unpack(read_tensors(_theta_path(run, step))[0], theta, theta_optimizer)
+        secret = read_tensors(_prompt_path(run, step))[0]
+        for label, (tensors, optimizer) in prompts.items():
+            _unpack(
+                {
+                    name.removeprefix(f"{label}/"): tensor
+                    for name, tensor in secret.items()
+                    if name.startswith(f"{label}/")
+                },
+                tensors,
+                optimizer,
+            )
+    except (KeyError, RuntimeError, RunError) as error:
+        raise RunError(
+            f"The checkpoint of run {run.id} at step {step} is damaged. Start the run anew."
+        ) from error
+    return step
+
+
+def _theta_path(run: Run, step: int) -> Path:
+    return run.checkpoint_dir / f"theta-{step:06d}.safetensors"
+
+
+def _prompt_path(run: Run, step: int) -> Path:
+    return run.secret_dir / f"prompt-{step:06d}.safetensors"
+
+
+def _drop_others(run: Run, step: int) -> None:
+    try:
+        for kept in (_theta_path(run, step), _prompt_path(run, step)):
+            for path in kept.parent.glob(f"{kept.name.split('-')[0]}-*.safetensors"):
+                if path != kept:
+                    path.unlink(missing_ok=True)
+    except OSError as error:
+        raise disk_error(error, run.path) from error
+
+
+def _packed(tensors: Named, optimizer: torch.optim.Optimizer) -> Named:
+    """Parameters as "w/<name>" and their optimizer state as "<state>/<name>"."""
+    found = {f"w/{name}": tensor.detach() for name, tensor in tensors.items()}
+    for name, tensor in tensors.items():
+        for key, value in optimizer.state.get(tensor, {}).items():
+            if value is not None:
+                found[f"{key}/{name}"] = torch.as_tensor(value).detach()
+    return {name: tensor.clone() for name, tensor in found.items()}
+
+
+@torch.no_grad()
+def _unpack(found: Named, tensors: Named, optimizer: torch.optim.Optimizer) -> None:
+    for name, tensor in tensors.items():
+        tensor.copy_(found[f"w/{name}"])
+        state = {}
+        for key, value in found.items():
+            kind, _, rest = key.partition("/")
+            if rest == name and kind != "w":
+                # Adam counts its steps on the CPU and keeps moments beside the parameter
+                state[kind] = value.clone() if kind == "step" else value.to(tensor.device, tensor.dtype)
+        if state:
+            optimizer.state[tensor] = state

@@ -1,0 +1,58 @@
+"""What descends: p of a concept with its optimizer, and one bounded step of an optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .hidden_prompt import HiddenPrompt
+from .weights import distance
+
+
+@dataclass
+class TrainedPrompt:
+    """p of one concept while it is trained. tensors: "p", or "p_k" and "p_v"."""
+
+    start: HiddenPrompt
+    tensors: dict[str, nn.Parameter]
+    optimizer: torch.optim.Optimizer
+
+    @property
+    def pair(self) -> Tensor | tuple[Tensor, Tensor]:
+        found = tuple(self.tensors.values())
+        return found[0] if len(found) == 1 else (found[0], found[1])
+
+    def frozen(self) -> HiddenPrompt:
+        key, *value = [tensor.detach() for tensor in self.tensors.values()]
+        made = HiddenPrompt(
+            self.start.concept,
+            key,
+            value[0] if value else key,
+            self.start.mechanism,
+            self.start.sites,
+            self.start.model_hash,
+        )
+        return made
+
+
+def descend(
+    optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], loss: Tensor, radius: float | None
+) -> None:
+    """One step of the optimizer on `tensors` alone, not farther (L2) than `radius` from where they are."""
+    parameters: Sequence[Tensor] = list(tensors.values())
+    for parameter, gradient in zip(
+        parameters, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True
+    ):
+        parameter.grad = gradient
+    before = None if radius is None else {name: tensor.detach().clone() for name, tensor in tensors.items()}
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    if before is not None:
+        with torch.no_grad():
+            moved = distance(tensors, before)
+            if moved > radius:
+                for name, tensor in tensors.items():
+                    tensor.copy_(before[name] + (tensor - before[name]) * (radius / moved))

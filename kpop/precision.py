@@ -1,0 +1,46 @@
+"""In which precision a model is trained: float32 for what moves, bf16 for the rest where there is bf16."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
+
+import torch
+
+from . import models
+from .errors import ModelError
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+
+def precision_context(device: torch.device, precision: str) -> AbstractContextManager:
+    """Autocast for bf16 and fp16, nothing for fp32."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)
+
+
+def training_dtype(precision: str, device: str) -> str:
+    """What a model is loaded in to be trained: bf16 on CUDA cards that compute in it, else fp32."""
+    has = models.pick_device(device).type == "cuda" and torch.cuda.is_bf16_supported()
+    return "bf16" if has and precision != "fp32" else "fp32"
+
+
+def pick_precision(asked: str, pipe: StableDiffusionPipeline) -> str:
+    """fp32 or bf16 for what is frozen; "auto": bf16 where the device computes in it. Raises ModelError."""
+    device = pipe.unet.device
+    if pipe.unet.dtype == torch.float16:
+        raise ModelError(
+            "Training needs the model in fp32 or bf16, and this one is in fp16; load it with dtype auto."
+        )
+    if pipe.unet.dtype == torch.bfloat16:
+        if asked == "fp32":
+            raise ModelError("This model is in bf16; load it with dtype fp32, or leave precision on auto.")
+        return "bf16"
+    if asked != "auto":
+        return asked
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    has = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return "bf16" if device.type == "cpu" and has is not None and has() else "fp32"

@@ -1,0 +1,162 @@
+"""What a run shows of itself while it trains: how near p is to each text, and sample pictures."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import models
+from .batches import phrase, retained_texts
+from .config import EraseConfig, GenerationConfig, concept_name, names
+from .disk import disk_error
+from .generation import Row, draw
+from .hidden_prompt import HiddenPrompt, find_cross_attention, site_names
+from .precision import precision_context
+from .weights import WeightDelta
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+    from PIL.Image import Image
+
+    from .runs import Run
+
+SIBLINGS = 4
+SAMPLE_SEEDS = (0, 1)
+
+
+class Cosines:
+    """Two cosines of p to each concept, a few siblings and the neutral text (paper, Fig. 4a).
+
+    raw: mean over p's k blocks of cos(block, C), each flattened. seen: mean over the sites of
+    cos(mean W_v p - o, mean W_v C over word tokens - o), o = mean W_v C of ''.
+    """
+
+    def __init__(self, pipe: StableDiffusionPipeline, cfg: EraseConfig):
+        self.unet = pipe.unet
+        self.sites = sorted(site_names(pipe.unet, cfg.sites))
+        siblings = [name for concept in cfg.retain for name in names(concept)][:SIBLINGS]
+        self.owners = {concept_name(concept): i for i, concept in enumerate(cfg.concepts)}
+        texts = list(dict.fromkeys([*self.owners, *siblings, cfg.neutral, ""]))
+        self.texts = texts if "" == cfg.neutral else texts[:-1]
+        states = models.encode(pipe, [*self.texts, ""]).to(pipe.unet.device, torch.float32)
+        self.states, self.empty = dict(zip(self.texts, states[:-1], strict=True)), states[-1]
+        tokenizer = pipe.tokenizer
+        self.words = {}
+        for text in self.texts:
+            count = len(tokenizer(text, truncation=True, max_length=tokenizer.model_max_length)["input_ids"])
+            self.words[text] = slice(1, count - 1) if count > 2 else slice(None)
+
+    @torch.no_grad()
+    def __call__(self, prompts: Sequence[HiddenPrompt]) -> dict[str, dict[str, float]]:
+        """{"raw": {text: cosine}, "seen": {text: cosine}}; the U-Net must hold theta'.
+
+        A concept's text is compared with its own p, every other text with all, averaged.
+        """
+        modules = find_cross_attention(self.unet)
+        raw, seen = {}, {}
+        for text, states in self.states.items():
+            own = prompts[self.owners[text] % len(prompts)] if text in self.owners else None
+            asked = [own] if own is not None else list(prompts)
+            raw[text] = _mean([_raw(p.key, states) for p in asked])
+            seen[text] = _mean(
+                [self._seen(modules[site].to_v, p.value, text) for p in asked for site in self.sites]
+            )
+        return {"raw": raw, "seen": seen}
+
+    def _seen(self, project: torch.nn.Module, p: Tensor, text: str) -> float:
+        weight = project.weight.float()
+        centre = self.empty.mean(0) @ weight.T  # W_v is linear, so means may be taken before it
+        value = self.states[text][self.words[text]].mean(0) @ weight.T - centre
+        return float(F.cosine_similarity(p[0].float().mean(0) @ weight.T - centre, value, dim=0))
+
+
+def _raw(p: Tensor, states: Tensor) -> float:
+    blocks = p[0].float().unflatten(0, (-1, states.shape[0])).flatten(1)
+    return float(F.cosine_similarity(blocks, states.flatten()[None]).mean())
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+class Samples:
+    """Same seeds at chosen steps, in samples/step_NNNNN/{original,sanitized,recovered,kept}.png."""
+
+    def __init__(self, pipe: StableDiffusionPipeline, cfg: EraseConfig, run: Run, precision: str):
+        self.pipe, self.cfg, self.run, self.precision = pipe, cfg, run, precision
+        self.config = GenerationConfig().resolved(cfg.model)
+        template = next((t for t in cfg.templates if t != "{}"), "{}")
+        several = len(cfg.concepts) > 1
+        self.asked = [
+            (phrase(template, concept_name(c)), seed)
+            for c in cfg.concepts[:4]
+            for seed in (SAMPLE_SEEDS[:1] if several else SAMPLE_SEEDS)
+        ]
+        self.kept = [(text, SAMPLE_SEEDS[0]) for text in retained_texts(cfg)[: len(self.asked)]]
+        self.original: list[Image] | None = None
+
+    def draw_original(self) -> None:
+        """Once, while the U-Net holds theta."""
+        self.original = self._draw([Row(text, seed, "original", None) for text, seed in self.asked], None)
+
+    def save(self, step: int, delta: WeightDelta, prompts: Sequence[HiddenPrompt]) -> None:
+        """Draw and write one folder. Raises RunError when the disk refuses."""
+        unet = self.pipe.unet
+        delta = delta.to(unet.device, unet.dtype)
+        keyed = [
+            Row(
+                text,
+                seed,
+                "recovered",
+                prompts[i // max(1, len(self.asked) // len(self.cfg.concepts)) % len(prompts)],
+            )
+            for i, (text, seed) in enumerate(self.asked)
+        ]
+        plain = [Row(text, seed, "sanitized", None) for text, seed in (*self.asked, *self.kept)]
+        pictures = self._draw([*plain, *keyed], delta)
+        count = len(self.asked)
+        strips = {
+            "original": self.original,
+            "sanitized": pictures[:count],
+            "recovered": pictures[len(plain) :],
+            "kept": pictures[count : len(plain)],
+        }
+        folder = self.run.path / "samples" / f"step_{step:05d}"
+        for name, images in strips.items():
+            if images:
+                _write_png(_strip(images), folder / f"{name}.png")
+
+    def _draw(self, rows: list[Row], delta: WeightDelta | None) -> list[Image]:
+        with precision_context(self.pipe.unet.device, self.precision) if rows else nullcontext():
+            return draw(self.pipe, rows, delta, None, self.config, None, None)
+
+
+def _strip(images: list[Image]) -> Image:
+    from PIL import Image
+
+    strip = Image.new("RGB", (sum(image.width for image in images), images[0].height))
+    left = 0
+    for image in images:
+        strip.paste(image, (left, 0))
+        left += image.width
+    return strip
+
+
+def _write_png(image: Image, path: Path) -> None:
+    data = io.BytesIO()
+    image.save(data, "PNG")
+    waiting = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        waiting.write_bytes(data.getvalue())
+        os.replace(waiting, path)
+    except OSError as error:
+        raise disk_error(error, path.parent) from error

@@ -1,0 +1,341 @@
+"""The loop: transfer step on p, removal step on theta', probes, checkpoint; stop, resume and keep."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from . import models
+from .batches import BankBatches, FreshBatches, Rows, keyed
+from .checkpoint import load_checkpoint, save_checkpoint
+from .config import EraseConfig, concept_name, names
+from .descent import TrainedPrompt, descend
+from .errors import InputError, RunError
+from .hidden_prompt import HiddenPrompt, attention_prompt
+from .methods import load_method
+from .precision import pick_precision, precision_context, training_dtype
+from .probes import Cosines, Samples
+from .run_status import ENDED
+from .runs import Run, create_run, open_run
+from .trajectories import Bank, Sampler, cache_folder
+from .weights import WeightDelta
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+COSINE_POINTS = 100  # of the curve over a run
+STATUS_EVERY = 1.0  # seconds
+Gate = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class StepEvent:
+    """One training step that is over. step: 1..steps.
+
+    losses: l_erase (L1), l_recover (L2), l_transfer, and l_retain, l_key_retain where there are such rows.
+    cosines: {"raw" | "seen": {text: cosine of p}}, empty on most steps.
+    seconds: of this step; eta_s: to the end.
+    """
+
+    step: int
+    steps: int
+    losses: dict[str, float]
+    cosines: dict[str, dict[str, float]]
+    seconds: float
+    eta_s: float
+
+
+class _Stopped(Exception):
+    """The run's `stop` file was seen before training began."""
+
+
+def train(
+    cfg: EraseConfig,
+    runs_dir: str | Path | None = None,
+    *,
+    run: Run | None = None,
+    pipe: StableDiffusionPipeline | None = None,
+    on_step: Callable[[StepEvent], None] | None = None,
+    device: str = "auto",
+    gate: Gate | None = None,
+) -> Run:
+    """Erase cfg.concepts and hide them in a key; returns the run, whose folder holds everything.
+
+    run: go on with it, from its checkpoint if it has one; else a new run folder is made in runs_dir.
+    on_step: called after every step. gate: called before every step and may wait. A file `stop` in the run
+    folder, or Ctrl-C, ends it after the current step with weights, key and checkpoint written.
+    Raises InputError, ModelError, RunError; whatever is raised, the last checkpoint stays good.
+    """
+    cfg = cfg.resolved()
+    if run is None:
+        run = create_run(cfg, runs_dir, status="starting", device=device)
+    else:
+        run = _resumable(run, cfg)
+    try:
+        if pipe is None:
+            pipe = models.load_pipeline(cfg.model, device, training_dtype(cfg.precision, device))
+        elif models.model_name(pipe) not in ("", cfg.model):
+            if models.model_hash(pipe) != models.model_hash(cfg.model):
+                raise InputError(f"The pipeline given is not {cfg.model}; give the one the settings name.")
+        with _interrupts() as interrupted:
+            _Training(cfg, run, pipe, on_step, gate or (lambda: None), interrupted).run_all()
+    except KeyboardInterrupt:
+        _end(run, "interrupted", "It was interrupted from the keyboard.")
+        raise
+    except Exception as error:
+        _end(run, "failed", str(error))
+        raise
+    return run
+
+
+def _resumable(run: Run, cfg: EraseConfig) -> Run:
+    run = open_run(run)
+    if run.is_example:
+        raise RunError("This is the example that ships with the app; it cannot be trained on.")
+    if run.config.resolved() != cfg:
+        raise RunError(
+            f"Run {run.id} was started with other settings. Resume it with its own, or start a new run."
+        )
+    if run.status.state in ENDED:
+        run.clear_stop()
+        run.claim(state="starting")
+    return run
+
+
+def _end(run: Run, state: str, error: str | None = None) -> None:
+    try:
+        run.update_status(state=state, eta_s=None, error=error)
+    except RunError:
+        return  # the disk that failed the run refuses this too; readers judge by the process
+
+
+@contextmanager
+def _interrupts() -> Iterator[threading.Event]:
+    """Ctrl-C sets the event, so that a step is never torn; a second one raises at once."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler:
+        yield event  # somebody else decides what Ctrl-C means
+        return
+
+    def asked(*_: object) -> None:
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+
+    signal.signal(signal.SIGINT, asked)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@dataclass
+class _Training:
+    """One call of `train`: everything between loading the model and leaving the run folder complete."""
+
+    cfg: EraseConfig
+    run: Run
+    pipe: StableDiffusionPipeline
+    on_step: Callable[[StepEvent], None] | None
+    gate: Gate
+    interrupted: threading.Event
+    seconds: list[float] = field(default_factory=list)
+    told_at: float = 0.0
+
+    def run_all(self) -> None:
+        cfg, unet = self.cfg, self.pipe.unet
+        for concept in (*cfg.concepts, *(cfg.retain or ()), cfg.neutral):
+            for word in names(concept):
+                models.check_text(self.pipe, word)
+        self.precision = pick_precision(cfg.precision, self.pipe)
+        self.model_hash = models.model_hash(self.pipe)
+        self.run.update_status(model_hash=self.model_hash, step=0, steps=cfg.steps)
+        self.method = load_method(cfg.method)
+        samples = Samples(self.pipe, cfg, self.run, self.precision) if cfg.sample_every else None
+        with ExitStack() as held:
+            self.base, digest = self._base()
+            if self.base is not None:
+                held.enter_context(self.base.to(unet.device, unet.dtype).applied(unet))
+            if samples is not None:
+                self.gate()
+                samples.draw_original()
+            self._prepare()
+            step = load_checkpoint(
+                self.run, digest, self.delta.tensors, self.optimizer, self._named_prompts()
+            )
+            self.run.truncate_metrics(step)
+            try:
+                batches = self._batches(digest)
+            except _Stopped:
+                _end(self.run, "stopped")
+                return
+            self._loop(batches, samples, digest, step)
+
+    def _base(self) -> tuple[WeightDelta | None, str]:
+        """theta where a run starts from another's theta', and what names theta. Raises RunError."""
+        if self.cfg.base_run is None:
+            return None, self.model_hash
+        base = open_run(self.cfg.base_run, self.run.path.parent)
+        if not base.weights_path.is_file():
+            raise RunError(f"Run {base.id} has no weights to start from. Wait until it is done.")
+        delta = WeightDelta.load(base.weights_path)
+        if delta.model_hash != self.model_hash:
+            raise RunError(
+                f"Run {base.id} was trained on another base model than {self.cfg.model}. Choose that one."
+            )
+        return delta, f"{self.model_hash}+{models.file_hash(base.weights_path)}"
+
+    def _prepare(self) -> None:
+        cfg, unet = self.cfg, self.pipe.unet
+        self.delta = WeightDelta.create(unet, cfg.trainable, self.model_hash)
+        self.optimizer = torch.optim.Adam(list(self.delta.tensors.values()), lr=cfg.learning_rate)
+        shared = cfg.prompt_sharing == "shared"
+        labels = (
+            [", ".join(map(concept_name, cfg.concepts))]
+            if shared
+            else [concept_name(c) for c in cfg.concepts]
+        )
+        self.prompts = [self._new_prompt(label, i) for i, label in enumerate(labels)]
+        cosines_every = max(1, cfg.steps // COSINE_POINTS)
+        self.cosines_at = lambda step: step == 1 or step % cosines_every == 0 or step == cfg.steps
+        self.cosines = Cosines(self.pipe, cfg)
+
+    def _new_prompt(self, concept: str, index: int) -> TrainedPrompt:
+        cfg, unet = self.cfg, self.pipe.unet
+        generator = torch.Generator().manual_seed(keyed(cfg.seed, "prompt", index).getrandbits(63))
+        start = HiddenPrompt.create(
+            concept,
+            self.pipe.tokenizer.model_max_length,
+            unet.config.cross_attention_dim,
+            cfg.prompt_tokens_factor,
+            cfg.prompt_init_std,
+            generator,
+            cfg.mechanism,
+            cfg.sites,
+            cfg.separate_kv,
+            self.model_hash,
+        )
+        pair = {"p": start.key} if start.value is start.key else {"p_k": start.key, "p_v": start.value}
+        tensors = {name: nn.Parameter(tensor.to(unet.device)) for name, tensor in pair.items()}
+        kind = torch.optim.Adam if cfg.prompt_optimizer == "adam" else torch.optim.SGD
+        return TrainedPrompt(start, tensors, kind(list(tensors.values()), lr=cfg.prompt_learning_rate))
+
+    def _named_prompts(self) -> dict[str, tuple[dict[str, Tensor], torch.optim.Optimizer]]:
+        return {str(i): (prompt.tensors, prompt.optimizer) for i, prompt in enumerate(self.prompts)}
+
+    def _batches(self, digest: str) -> BankBatches | FreshBatches:
+        cfg = self.cfg
+        sampler = Sampler(cfg.rollout_steps, cfg.rollout_guidance, self.precision)
+        if cfg.latents == "fresh":
+            return FreshBatches(self.pipe, cfg, sampler, lambda: self.delta.applied(self.pipe.unet))
+        return BankBatches(self.pipe, cfg, Bank(self.pipe, sampler, digest, cache_folder(), self._between))
+
+    def _between(self) -> None:
+        self.gate()
+        if self.interrupted.is_set():
+            raise KeyboardInterrupt
+        if self.run.stop_requested:
+            raise _Stopped
+
+    def _loop(
+        self, batches: BankBatches | FreshBatches, samples: Samples | None, digest: str, step: int
+    ) -> None:
+        cfg = self.cfg
+        self.run.update_status(state="running", step=step)
+        while step < cfg.steps:
+            self.gate()
+            if self.run.stop_requested or self.interrupted.is_set():
+                break
+            began = time.perf_counter()
+            losses = self._step(batches, step + 1)
+            step += 1
+            self.seconds.append(time.perf_counter() - began)
+            self._tell(step, losses)
+            last = step == cfg.steps
+            if samples is not None and (last or step % cfg.sample_every == 0):
+                self.gate()
+                samples.save(step, self.delta, [prompt.frozen() for prompt in self.prompts])
+            if step % cfg.checkpoint_every == 0 and not last:
+                self._checkpoint(step, digest)
+        self._checkpoint(step, digest)
+        self._keep()
+        if self.interrupted.is_set() and step < cfg.steps:
+            raise KeyboardInterrupt
+        self.run.update_status(
+            state="done" if step == cfg.steps else "stopped", step=step, eta_s=None, error=None
+        )
+
+    def _step(self, batches: BankBatches | FreshBatches, step: int) -> dict[str, float]:
+        """One alternation: p moves with theta' fixed (Eq. 6), then theta' with p fixed (Eq. 7)."""
+        cfg = self.cfg
+        batch = batches.draw(step)
+        prompt = self.prompts[batch.concept_index % len(self.prompts)]
+        loss, named = self.method.transfer(self._student, batch, prompt.pair, cfg)
+        descend(prompt.optimizer, prompt.tensors, loss, cfg.rho_p)
+        losses = {name: value.detach() for name, value in named.items()}
+        fixed = prompt.frozen().tensors
+        loss, named = self.method.removal(self._student, batch, fixed, cfg)
+        descend(self.optimizer, self.delta.tensors, loss, cfg.rho)
+        losses |= {name: value.detach() for name, value in named.items()}
+        found = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
+        if not all(map(_is_number, found.values())):
+            raise RunError(
+                f"The losses grew beyond all numbers at step {step}. Lower learning_rate or "
+                "prompt_learning_rate and start a new run."
+            )
+        return found
+
+    def _student(self, rows: Rows, p: Tensor | tuple[Tensor, Tensor] | None, sees: Tensor | None) -> Tensor:
+        """eps_theta'(z_t, text, p), [B, C, h, w]."""
+        unet, cfg = self.pipe.unet, self.cfg
+        with (
+            precision_context(unet.device, self.precision),
+            self.delta.applied(unet),
+            attention_prompt(unet, p, cfg.sites, cfg.mechanism, sees),
+        ):
+            return unet(rows.z.to(unet.dtype), rows.t, encoder_hidden_states=rows.text, return_dict=False)[0]
+
+    def _tell(self, step: int, losses: dict[str, float]) -> None:
+        cosines = {}
+        if self.cosines_at(step):
+            with self.delta.applied(self.pipe.unet):
+                cosines = self.cosines([prompt.frozen() for prompt in self.prompts])
+        took = self.seconds[-1]
+        recent = sorted(self.seconds[-50:])
+        eta = recent[len(recent) // 2] * (self.cfg.steps - step)
+        event = StepEvent(step, self.cfg.steps, losses, cosines, took, eta)
+        row = {"step": step, **losses, "seconds": round(took, 4)}
+        self.run.append_metrics({**row, "cosines": cosines} if cosines else row)
+        now = time.monotonic()
+        if now - self.told_at >= STATUS_EVERY:
+            self.run.update_status(step=step, eta_s=round(eta, 1))
+            self.told_at = now
+        if self.on_step is not None:
+            self.on_step(event)
+
+    def _checkpoint(self, step: int, digest: str) -> None:
+        save_checkpoint(self.run, step, digest, self.delta.tensors, self.optimizer, self._named_prompts())
+
+    def _keep(self) -> None:
+        """Key files first, then the weights that need them: weights without their key are of no use."""
+        for i, prompt in enumerate(self.prompts):
+            concept = None if self.cfg.prompt_sharing == "shared" else concept_name(self.cfg.concepts[i])
+            prompt.frozen().save(self.run.key_path(concept))
+        self.delta.over(self.base).save(self.run.weights_path)
+
+
+def _is_number(value: float) -> bool:
+    return value == value and abs(value) != float("inf")

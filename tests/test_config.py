@@ -1,0 +1,120 @@
+"""EraseConfig and GenerationConfig: what is accepted, refused in words, resolved, and written as JSON."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from kpop import EraseConfig, GenerationConfig, InputError
+
+
+def test_importing_kpop_loads_neither_torch_nor_gradio():
+    code = (
+        "import sys, kpop; kpop.EraseConfig(concepts=('x',)).resolved();"
+        "print({'torch', 'gradio'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_a_word_no_preset_names_is_enough():
+    cfg = EraseConfig(concepts=("zeppelin",)).resolved()
+    assert cfg.concepts == ("zeppelin",)
+    assert None not in {
+        value for name, value in vars(cfg).items() if name not in ("base_run", "preset", "rho", "rho_p")
+    }
+
+
+def test_json_round_trip_spells_lambda():
+    cfg = EraseConfig(concepts=("church", ("gun", "pistol")), lambda_=0.7, retain=("castle",)).resolved()
+    data = json.loads(json.dumps(cfg.to_dict()))
+    assert data["lambda"] == 0.7 and "lambda_" not in data
+    assert data["concepts"] == ["church", ["gun", "pistol"]]
+    assert EraseConfig.from_dict(data) == cfg
+
+
+def test_own_values_outrank_the_preset_and_the_preset_outranks_the_model():
+    cfg = EraseConfig(concepts=("church",), preset="paper", steps=7).resolved()
+    assert (cfg.steps, cfg.learning_rate, cfg.prompt_tokens_factor, cfg.sites) == (7, 1e-5, 10, "mid")
+    assert (cfg.lambda_, cfg.latents, cfg.batch_size, cfg.retain_neutral) == (0.1, "fresh", 1, False)
+
+
+def test_resolving_twice_changes_nothing():
+    cfg = EraseConfig(concepts=("church",)).resolved()
+    assert cfg.resolved() == cfg
+
+
+def test_siblings_are_retained_and_never_what_is_erased_nor_its_other_names():
+    retain = EraseConfig(concepts=("church",)).resolved().retain
+    assert {"castle", "house"} <= set(retain) and 8 <= len(retain) <= 12
+    assert "church" not in EraseConfig(concepts=("chapel",)).resolved().retain
+    assert not {"knife", "bomb"} & set(EraseConfig(concepts=("weapon",)).resolved().retain)
+    assert "church" not in EraseConfig(concepts=("Church",)).resolved().retain
+
+
+def test_additive_takes_one_token_per_text_token():
+    assert (
+        EraseConfig(concepts=("church",), mechanism="additive", preset="paper")
+        .resolved()
+        .prompt_tokens_factor
+        == 1
+    )
+    with pytest.raises(InputError, match="prompt_tokens_factor must be 1"):
+        EraseConfig(concepts=("church",), mechanism="additive", prompt_tokens_factor=3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"concepts": ()}, "at least one concept"),
+        ({"concepts": ("",)}, "empty text"),
+        ({"concepts": ("a\x00b",)}, "cannot be printed"),
+        ({"concepts": ("x" * 201,)}, "too long"),
+        ({"concepts": (" ".join("word" for _ in range(21)),)}, "too long"),
+        ({"concepts": ("church", "Church")}, "twice"),
+        ({"concepts": ("church",), "retain": ("castle", "CHURCH")}, "both to be erased and to be retained"),
+        ({"concepts": (("gun", "pistol"),), "retain": ("pistol",)}, "both to be erased"),
+        ({"concepts": ("church",), "neutral": "church"}, "neutral"),
+        ({"concepts": ("church",), "steps": 0}, "steps must be from 1 to 100000"),
+        ({"concepts": ("church",), "steps": 100_001}, "steps must be from 1 to 100000"),
+        ({"concepts": ("church",), "steps": 2.5}, "whole number"),
+        ({"concepts": ("church",), "steps": True}, "whole number"),
+        ({"concepts": ("church",), "learning_rate": float("nan")}, "learning_rate must be a number"),
+        ({"concepts": ("church",), "lambda_": -1}, "lambda must be"),
+        ({"concepts": ("church",), "rho": 0}, "rho must be above 0"),
+        ({"concepts": ("church",), "method": "esd"}, "method must be one of kpop"),
+        ({"concepts": ("church",), "mechanism": "token"}, "mechanism must be one of concat, additive"),
+        ({"concepts": ("church",), "precision": "fp16"}, "precision must be one of"),
+        ({"concepts": ("church",), "templates": ("a {} {}",)}, "once"),
+        ({"concepts": ("church",), "templates": ("{0.__class__}",)}, "once"),
+        ({"concepts": ("church",), "separate_kv": True, "mechanism": "additive"}, "separate_kv"),
+        ({"concepts": ("church",), "retain_neutral": "yes"}, "true or false"),
+        ({"concepts": ("church",), "retain_neutral": 1}, "true or false"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_in_words(fields, told):
+    with pytest.raises(InputError, match=told):
+        EraseConfig(**fields)
+
+
+def test_unknown_keys_and_presets_are_refused():
+    with pytest.raises(InputError, match="Unknown setting 'stepz'"):
+        EraseConfig.from_dict({"concepts": ["church"], "stepz": 3})
+    with pytest.raises(InputError, match="no preset 'nonsense'"):
+        EraseConfig(concepts=("church",), preset="nonsense").resolved()
+    with pytest.raises(InputError, match="JSON object"):
+        EraseConfig.from_dict(["church"])
+
+
+def test_generation_config_is_checked_and_resolved():
+    cfg = GenerationConfig(guidance_scale=6).resolved("emoji")
+    assert cfg.guidance_scale == 6.0 and cfg.steps == 25 and cfg.prompt_branch in ("cond", "both")
+    assert GenerationConfig.from_dict(cfg.to_dict()) == cfg
+    for fields, told in (
+        ({"height": 65}, "multiple of 8"),
+        ({"scheduler": "x"}, "scheduler"),
+        ({"steps": 0}, "steps"),
+    ):
+        with pytest.raises(InputError, match=told):
+            GenerationConfig(**fields)

@@ -1,0 +1,42 @@
+"""Presets: every shipped file can be used, and a bad one is refused in words."""
+
+import pytest
+
+from kpop import EraseConfig, InputError, list_presets, load_preset
+
+
+@pytest.mark.parametrize("preset", list_presets(), ids=lambda preset: preset.name)
+def test_every_shipped_preset_resolves_to_a_run(preset):
+    cfg = EraseConfig(preset=preset.name, model=preset.model or "emoji").resolved()
+    assert cfg.concepts == preset.concepts and cfg.concepts
+    assert preset.title and preset.prompts
+    erased = {
+        word for concept in preset.concepts for word in ([concept] if isinstance(concept, str) else concept)
+    }
+    assert not erased & set(preset.retain)
+
+
+def test_there_are_presets_for_the_embedded_model_and_for_stable_diffusion():
+    models = {preset.model for preset in list_presets()}
+    assert "emoji" in models and "CompVis/stable-diffusion-v1-4" in models
+    assert any(preset.sensitive for preset in list_presets())
+
+
+def test_own_concepts_outrank_the_presets():
+    name = list_presets()[0].name
+    assert EraseConfig(preset=name, concepts=("umbrella",), retain=()).resolved().concepts == ("umbrella",)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("concepts: [church]\nstepz: 3\n", "stepz"),
+        ("- church\n", "must hold"),
+        ("concepts: [church\n", "cannot be read"),
+        ("concepts: [church]\nsettings: {steps: 0}\n", "steps must be from 1"),
+    ],
+)
+def test_a_bad_file_is_refused_in_words(tmp_path, text, told):
+    (tmp_path / "10-bad.yaml").write_text(text)
+    with pytest.raises(InputError, match=told):
+        load_preset("bad", tmp_path)

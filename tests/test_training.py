@@ -1,0 +1,288 @@
+"""A whole run on a tiny model: what it leaves, exact resume, stop and keep, errors that cost nothing."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from kpop import InputError, ModelError, RunError, checkpoint, generate, tensor_files, train
+from kpop.hidden_prompt import HiddenPrompt
+
+
+class Halt(Exception):
+    pass
+
+
+def tensors(path):
+    return {name: tensor.clone() for name, tensor in load_file(path).items()}
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def result(run):
+    return {
+        **tensors(run.weights_path),
+        **{f"key/{n}": t for n, t in tensors(run.key_path("church")).items()},
+    }
+
+
+def test_a_run_leaves_weights_key_metrics_samples_and_status(tiny_config, tiny_pipe, tmp_path):
+    events = []
+    run = train(tiny_config(sample_every=2), tmp_path, pipe=tiny_pipe, on_step=events.append)
+    assert (run.status.state, run.status.step, run.status.steps) == ("done", 4, 4)
+    assert [event.step for event in events] == [1, 2, 3, 4]
+    assert {"l_erase", "l_recover", "l_transfer", "l_retain"} <= set(events[0].losses)
+    assert [row["step"] for row in run.metrics()] == [1, 2, 3, 4]
+    assert events[0].losses["l_retain"] == pytest.approx(0, abs=1e-8)  # theta' is theta at first
+    assert set(events[-1].cosines["seen"]) == set(events[-1].cosines["raw"]) == {"church", "castle", ""}
+    assert [step for step, _ in run.samples()] == [2, 4]
+    assert set(run.samples()[0][1]) == {"original", "sanitized", "recovered", "kept"}
+    assert run.key_path("church").is_file() and all(".attn2." in name for name in tensors(run.weights_path))
+    assert not any(".grad" in name for name in tensors(run.weights_path))
+
+
+def test_the_secret_stays_in_its_folder(tiny_config, tiny_pipe, tmp_path):
+    run = train(tiny_config(), tmp_path, pipe=tiny_pipe)
+    assert run.secret_dir.stat().st_mode & 0o777 == 0o700
+    files = list(run.secret_dir.iterdir())
+    assert files and all(path.stat().st_mode & 0o777 == 0o600 for path in files)
+    p = HiddenPrompt.load(run.key_path("church")).key.flatten()[:4]
+    needles = [p.numpy().tobytes(), *(f"{float(x):.4f}".encode() for x in p)]
+    for path in run.path.rglob("*"):
+        if path.is_file() and run.secret_dir not in path.parents:
+            data = path.read_bytes()
+            assert needles[0] not in data
+            assert path.suffix == ".png" or not all(needle in data for needle in needles[1:])
+
+
+def test_theta_does_not_move(tiny_config, tiny_pipe, tmp_path):
+    before = {name: weight.clone() for name, weight in tiny_pipe.unet.state_dict().items()}
+    train(tiny_config(trainable="full"), tmp_path, pipe=tiny_pipe)
+    assert same(before, tiny_pipe.unet.state_dict())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"latents": "fresh", "batch_size": 1},
+        {"separate_kv": True, "prompt_optimizer": "sgd"},
+        {"concepts": ("church", "background"), "prompt_sharing": "shared"},
+        {"rho": 0.01, "rho_p": 0.01},
+    ],
+)
+def test_resuming_equals_never_stopping_bit_for_bit(tiny_config, tiny_pipe, tmp_path, changes):
+    cfg = tiny_config(**changes)
+    whole = train(cfg, tmp_path / "whole", pipe=tiny_pipe)
+    halted = []
+
+    def halt(event):
+        halted.append(event.step)
+        if event.step == 3:  # after the checkpoint of step 2
+            raise Halt
+
+    with pytest.raises(Halt):
+        train(cfg, tmp_path / "torn", pipe=tiny_pipe, on_step=halt)
+    (torn,) = (path for path in (tmp_path / "torn").iterdir() if (path / "config.json").exists())
+    from kpop import open_run
+
+    run = open_run(torn)
+    assert run.status.state == "failed" and run.has_checkpoint
+    again = []
+    run = train(run.config, run=run, pipe=tiny_pipe, on_step=lambda event: again.append(event.step))
+    assert halted == [1, 2, 3] and again == [3, 4]
+    assert same(result(whole), result(run))
+    losses = [{k: v for k, v in row.items() if k.startswith("l_")} for row in run.metrics()]
+    assert losses == [{k: v for k, v in row.items() if k.startswith("l_")} for row in whole.metrics()]
+
+
+def test_stop_and_keep_then_go_on(tiny_config, tiny_pipe, tmp_path):
+    whole = train(tiny_config(), tmp_path / "whole", pipe=tiny_pipe)
+    from kpop.runs import create_run
+
+    run = create_run(tiny_config(), tmp_path / "kept")
+    train(run.config, run=run, pipe=tiny_pipe, on_step=lambda event: event.step == 1 and run.request_stop())
+    assert (run.status.state, run.status.step) == ("stopped", 1)
+    assert generate(tiny_pipe, "a church", 0, "recovered", run)  # kept means usable
+    train(run.config, run=run, pipe=tiny_pipe)
+    assert run.status.state == "done" and same(result(whole), result(run))
+
+
+def test_ctrl_c_ends_after_the_step_and_loses_nothing(tiny_config, tiny_pipe, tmp_path):
+    def press(event):
+        if event.step == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    from kpop import list_runs
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_config(), tmp_path, pipe=tiny_pipe, on_step=press)
+    run = list_runs(tmp_path)[0]
+    assert run.status.state == "interrupted" and run.checkpoint_step() == 1 and run.weights_path.is_file()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_the_gate_is_asked_before_every_step(tiny_config, tiny_pipe, tmp_path):
+    seen = []
+    train(
+        tiny_config(),
+        tmp_path,
+        pipe=tiny_pipe,
+        gate=lambda: seen.append("gate"),
+        on_step=lambda event: seen.append(event.step),
+    )
+    for step in (1, 2, 3, 4):
+        assert seen[seen.index(step) - 1] == "gate"
+
+
+def test_a_full_disk_is_a_run_error_and_the_run_can_go_on(tiny_config, tiny_pipe, tmp_path, monkeypatch):
+    whole = train(tiny_config(), tmp_path / "whole", pipe=tiny_pipe)
+    real = os.replace
+
+    def full(source, target):
+        if str(target).endswith("theta-000004.safetensors"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(source, target)
+
+    monkeypatch.setattr(tensor_files.os, "replace", full)
+    with pytest.raises(RunError, match="full.*resume"):
+        train(tiny_config(), tmp_path / "full", pipe=tiny_pipe)
+    monkeypatch.setattr(tensor_files.os, "replace", real)
+    from kpop import list_runs
+
+    run = list_runs(tmp_path / "full")[0]
+    assert run.checkpoint_step() == 2 and "full" in run.status.error
+    train(run.config, run=run, pipe=tiny_pipe)
+    assert same(result(whole), result(run))
+
+
+def test_a_damaged_checkpoint_is_said_so(tiny_config, tiny_pipe, tmp_path):
+    run = train(tiny_config(), tmp_path, pipe=tiny_pipe)
+    checkpoint._theta_path(run, 4).write_bytes(b"x")
+    with pytest.raises(RunError, match="damaged"):
+        train(run.config, run=run, pipe=tiny_pipe)
+
+
+def test_a_run_resumes_with_its_own_settings_and_model_only(tiny_config, tiny_pipe, tmp_path):
+    run = train(tiny_config(), tmp_path, pipe=tiny_pipe)
+    with pytest.raises(RunError, match="other settings"):
+        train(tiny_config(steps=9), run=run, pipe=tiny_pipe)
+    state = json.loads((run.checkpoint_dir / "state.json").read_text())
+    (run.checkpoint_dir / "state.json").write_text(json.dumps({**state, "model_hash": "other"}))
+    with pytest.raises(RunError, match="other weights of the base model"):
+        train(run.config, run=run, pipe=tiny_pipe)
+
+
+def test_losses_beyond_numbers_are_said_so(tiny_config, tiny_pipe, tmp_path):
+    with pytest.raises(RunError, match="Lower learning_rate"):
+        train(
+            tiny_config(
+                learning_rate=1.0,
+                prompt_learning_rate=100.0,
+                steps=60,
+                loss_space="x0",
+                lambda_=1000,
+                prompt_init_std=100,
+            ),
+            tmp_path,
+            pipe=_exploding(tiny_pipe),
+        )
+
+
+def _exploding(pipe):
+    import copy
+
+    other = copy.deepcopy(pipe)
+    other.unet.conv_out.weight.data *= 1e30
+    del other._kpop_source
+    return other
+
+
+def test_another_pipeline_than_the_settings_name_is_refused(tiny_config, tiny_pipe, sd_folder, tmp_path):
+    with pytest.raises(InputError, match="is not"):
+        train(tiny_config(model=str(sd_folder)), tmp_path, pipe=tiny_pipe)
+
+
+def test_a_half_precision_model_is_refused(tiny_config, tiny_folder, tmp_path):
+    from kpop import load_pipeline
+
+    pipe = load_pipeline(str(tiny_folder), device="cpu", dtype="fp16")
+    with pytest.raises(ModelError, match="fp32 or bf16"):
+        train(tiny_config(), tmp_path, pipe=pipe)
+
+
+def test_words_too_long_for_the_model_are_refused_before_anything_starts(tiny_config, tiny_pipe, tmp_path):
+    with pytest.raises(InputError, match="reads 77"):
+        train(tiny_config(concepts=("zq" * 60,)), tmp_path, pipe=tiny_pipe)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mechanism": "additive"},
+        {"trainable": "kv"},
+        {"trainable": "selfattn"},
+        {"trainable": "noxattn"},
+        {"sites": "mid"},
+        {"loss_space": "x0"},
+        {"retain": (), "retain_neutral": False, "key_retain_weight": 0},
+        {"neutral": "a photo"},
+        {"precision": "bf16"},
+        {"concepts": (("church", "chapel"), "background")},
+        {"preset": "paper", "rollout_steps": 2},
+    ],
+)
+def test_every_choice_trains_and_draws(tiny_config, tiny_pipe, tmp_path, changes):
+    run = train(tiny_config(steps=2, **changes), tmp_path, pipe=tiny_pipe)
+    before = dict(tiny_pipe.unet.named_parameters())
+    moved = {n for n, t in tensors(run.weights_path).items() if not torch.equal(t, before[n].float())}
+    assert moved
+    assert generate(tiny_pipe, "a church", [0], "recovered", run)[0].size == (16, 16)
+
+
+def test_starting_from_another_runs_weights(tiny_config, tiny_pipe, tmp_path):
+    base = train(tiny_config(trainable="kv"), tmp_path, pipe=tiny_pipe)
+    run = train(
+        tiny_config(concepts=("background",), trainable="selfattn", base_run=base.id),
+        tmp_path,
+        pipe=tiny_pipe,
+    )
+    found, under = tensors(run.weights_path), tensors(base.weights_path)
+    assert same(
+        {name: found[name] for name in under}, under
+    )  # a whole sanitized model, on the untouched base
+    assert any(".attn1." in name for name in found)
+
+
+def test_a_v_prediction_model_trains(tiny_copy, tmp_path, tiny_config):
+    path = tiny_copy / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "prediction_type": "v_prediction"}))
+    run = train(tiny_config(model=str(tiny_copy)), tmp_path / "runs", device="cpu")
+    assert run.status.state == "done"
+
+
+def test_a_stable_diffusion_shaped_model_trains_and_draws(sd_folder, tmp_path):
+    """4 levels, 8 heads, d_c 768, 77 tokens, 64x64 latents; in its own process, for its memory's sake."""
+    code = f"""
+        import kpop
+        cfg = kpop.EraseConfig(
+            model={str(sd_folder)!r}, concepts=("church",), retain=("castle",), steps=1, batch_size=1,
+            rollout_steps=2, sample_every=0,
+        )
+        run = kpop.train(cfg, {str(tmp_path)!r}, device="cpu")
+        pipe = kpop.load_pipeline({str(sd_folder)!r}, device="cpu")
+        config = kpop.GenerationConfig(steps=1)
+        image = kpop.generate(pipe, "a church", 0, "recovered", run, config=config)[0]
+        print(run.status.state, run.config.prompt_init_std, image.size)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
+    assert done.stdout.split("\n")[0] == "done 0.5 (512, 512)", done.stderr[-2000:]

@@ -1,0 +1,150 @@
+"""The bank: what it holds, that it is kept and found again, and the rows drawn from it."""
+
+import pytest
+import torch
+
+from kpop import models
+from kpop.batches import BankBatches, FreshBatches, phrase, phrasings
+from kpop.trajectories import Bank, Sampler, noise_levels, rollout
+from kpop.weights import WeightDelta
+
+SAMPLER = Sampler(steps=3, guidance=2.0)
+
+
+def predict(pipe, z, t, text):
+    with torch.no_grad():
+        return pipe.unet(
+            z, t, encoder_hidden_states=models.encode(pipe, [text]).expand(len(z), -1, -1)
+        ).sample
+
+
+def test_a_rollout_is_the_pipelines_own_ddim(tiny_pipe):
+    from diffusers import DDIMScheduler
+
+    noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+    text, empty = models.encode(tiny_pipe, ["a church"] * 2), models.encode(tiny_pipe, [""])
+    z, *_ = rollout(tiny_pipe, text, empty, noise, SAMPLER)
+    tiny_pipe.scheduler, before = DDIMScheduler.from_config(tiny_pipe.scheduler.config), tiny_pipe.scheduler
+    expected = tiny_pipe(
+        ["a church"] * 2, latents=noise, num_inference_steps=3, guidance_scale=2.0, output_type="latent"
+    ).images
+    tiny_pipe.scheduler = before
+    torch.testing.assert_close(z, expected, atol=1e-4, rtol=0)
+
+
+def test_the_bank_holds_what_the_frozen_model_says(tiny_pipe):
+    found = Bank(tiny_pipe, SAMPLER, "digest", None).get("a church", 2, ["castle"])
+    assert found.z.shape == (3, 2, 4, 8, 8) and found.timesteps.tolist() == [667, 334, 1]
+    for text in ("a church", "", "castle"):
+        for s in range(3):
+            expected = predict(tiny_pipe, found.z[s], found.timesteps[s], text)
+            torch.testing.assert_close(found.eps[text][s], expected, atol=1e-5, rtol=0)
+
+
+def test_the_bank_is_found_again_by_model_text_and_sampler(tiny_pipe, tmp_path):
+    first = Bank(tiny_pipe, SAMPLER, "digest", tmp_path)
+    made = first.get("church", 2)
+    again = Bank(tiny_pipe, SAMPLER, "digest", tmp_path)
+    assert torch.equal(again.get("church", 2).z, made.z) and again.rows_computed == 0
+    again.get("church", 2, ["castle"])
+    assert again.rows_computed == 6  # one evaluation of 3 steps x 2 trajectories, no rollout
+    other = Bank(tiny_pipe, Sampler(3, 5.0), "digest", tmp_path)
+    other.get("church", 2)
+    assert other.rows_computed == 12
+    assert Bank(tiny_pipe, SAMPLER, "other model", tmp_path)._place("church", 2) != again._place("church", 2)
+
+
+def test_a_damaged_or_unwritable_cache_is_computed_again(tiny_pipe, tmp_path):
+    bank = Bank(tiny_pipe, SAMPLER, "digest", tmp_path)
+    made = bank.get("church", 1)
+    next(tmp_path.glob("*.safetensors")).write_bytes(b"damaged")
+    assert torch.equal(Bank(tiny_pipe, SAMPLER, "digest", tmp_path).get("church", 1).z, made.z)
+    (tmp_path / "file").touch()
+    assert torch.equal(Bank(tiny_pipe, SAMPLER, "digest", tmp_path / "file" / "x").get("church", 1).z, made.z)
+
+
+def test_no_picture_shares_its_start_noise_with_a_trajectory(tiny_pipe):
+    from kpop.generation import start_noise
+
+    found = Bank(tiny_pipe, SAMPLER, "digest", None).get("church", 8).z[0]
+    pictures = start_noise(tiny_pipe, range(64), 8, 8)
+    assert (found[:, None] - pictures[None]).abs().amax((2, 3, 4)).min() > 0.5
+
+
+def test_phrasings_put_the_right_article():
+    assert phrase("a photo of a {}", "axe") == "a photo of an axe"
+    assert phrase("A {}", "umbrella") == "An umbrella" and phrase("a {}", "church") == "a church"
+    assert phrasings(("gun", "pistol"), ("{}", "a {}")) == ("gun", "a gun", "pistol", "a pistol")
+
+
+@pytest.fixture
+def batches(tiny_pipe, tiny_config):
+    def make(**changes):
+        cfg = tiny_config(**changes).resolved()
+        return BankBatches(tiny_pipe, cfg, Bank(tiny_pipe, Sampler(3, cfg.rollout_guidance), "digest", None))
+
+    return make
+
+
+def test_draws_depend_on_seed_step_and_row_only(batches):
+    one, two = batches(), batches()
+    for step in (5, 1, 3):
+        torch.testing.assert_close(one.draw(step).concept.z, two.draw(step).concept.z, atol=0, rtol=0)
+    wide = batches(batch_size=3)
+    assert torch.equal(wide.draw(1).concept.z[:2], one.draw(1).concept.z)
+    assert not torch.equal(batches(seed=1).draw(1).concept.z, one.draw(1).concept.z)
+
+
+def test_targets_are_those_of_equation_7(batches, tiny_pipe):
+    """On concept and on neutral trajectories alike: text c_e, target eps(z, c_n)."""
+    made = batches(templates=("{}",)).draw(2)
+    assert made.erase.z.shape[0] == 4 and torch.equal(made.erase.z[::2], made.concept.z)
+    for rows, text in ((made.concept, "church"), (made.erase, "")):
+        for z, t, target in zip(rows.z, rows.t, rows.target, strict=True):
+            torch.testing.assert_close(target[None], predict(tiny_pipe, z[None], t, text), atol=1e-5, rtol=0)
+    church = models.encode(tiny_pipe, ["church"])[0]
+    assert all(torch.equal(text, church) for text in (*made.erase.text, *made.concept.text))
+
+
+def test_negative_guidance_pushes_past_the_neutral_target(batches, tiny_pipe):
+    made = batches(templates=("{}",), negative_guidance=1.0).draw(2)
+    for z, t, target in zip(made.erase.z, made.erase.t, made.erase.target, strict=True):
+        e_n, e_c = predict(tiny_pipe, z[None], t, ""), predict(tiny_pipe, z[None], t, "church")
+        torch.testing.assert_close(target[None], e_n - (e_c - e_n), atol=1e-5, rtol=0)
+
+
+def test_the_first_retain_row_is_the_neutral_text(batches, tiny_pipe):
+    empty = models.encode(tiny_pipe, [""])[0]
+    made = batches()
+    for step in range(1, 5):
+        rows = made.draw(step).retain
+        assert torch.equal(rows.text[0], empty) and not torch.equal(rows.text[1], empty)
+        for z, t, text, target in zip(rows.z, rows.t, rows.text, rows.target, strict=True):
+            with torch.no_grad():
+                expected = tiny_pipe.unet(z[None], t, encoder_hidden_states=text[None]).sample
+            torch.testing.assert_close(target[None], expected, atol=1e-5, rtol=0)
+    assert batches(retain=(), retain_neutral=False).draw(1).retain is None
+
+
+def test_x0_space_weighs_an_error_of_eps_as_one_of_x0(batches, tiny_pipe):
+    rows = batches(loss_space="x0").draw(1).concept
+    a = noise_levels(tiny_pipe)[rows.t]
+    torch.testing.assert_close(rows.weight, (1 - a) / a)
+    assert torch.equal(batches().draw(1).concept.weight, torch.ones(2))
+
+
+def test_fresh_rows_walk_with_the_current_weights(tiny_pipe, tiny_config):
+    cfg = tiny_config(latents="fresh", templates=("{}",), steps=1).resolved()
+    delta = WeightDelta.create(tiny_pipe.unet, "xattn")
+    made = FreshBatches(tiny_pipe, cfg, SAMPLER, lambda: delta.applied(tiny_pipe.unet))
+    step = next(i for i in range(1, 50) if int(made.draw(i).concept.t[0]) != 667)  # not at the very start
+    before = made.draw(step)
+    with torch.no_grad():
+        for tensor in delta.tensors.values():
+            tensor.mul_(1.5)
+    after = made.draw(step)
+    assert not torch.equal(before.concept.z, after.concept.z) and torch.equal(
+        before.concept.t, after.concept.t
+    )
+    expected = predict(tiny_pipe, after.erase.z, after.erase.t, "")  # targets stay the frozen model's
+    torch.testing.assert_close(after.erase.target, expected, atol=1e-5, rtol=0)
