@@ -1,0 +1,167 @@
+"""KPOP Studio: starts the page. `python app.py --help` lists the flags."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import os
+import secrets
+import signal
+import socket
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+
+class Refused(Exception):
+    """A flag that cannot be used; its text tells what to do."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose complaint is one line."""
+
+    def error(self, message: str):
+        print(f"{self.prog}: {message}. See {self.prog} --help.", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def read_flags(words: list[str] | None = None) -> argparse.Namespace:
+    """The command line, checked as far as one can without loading anything."""
+    parser = Parser(prog="app.py", description="KPOP Studio: make an image model forget, and keep the key.")
+    parser.add_argument(
+        "--model", default="emoji", help="emoji, a model of the table, or a local diffusers folder"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; another one needs a login")
+    parser.add_argument("--port", type=int, default=7860)
+    parser.add_argument(
+        "--runs", type=Path, help="folder of the runs (default: KPOP_RUNS or the user's data folder)"
+    )
+    parser.add_argument("--share", action="store_true", help="public gradio link; needs a login")
+    parser.add_argument("--auth", metavar="USER:PASS", help="login of the page")
+    parser.add_argument("--read-only", action="store_true", help="show finished runs, start none")
+    flags = parser.parse_args(words)
+    if not 1 <= flags.port <= 65535:
+        raise Refused("--port must be between 1 and 65535.")
+    if flags.device not in ("auto", "cpu", "cuda", "mps") and not flags.device.startswith("cuda:"):
+        raise Refused("--device must be auto, cpu, cuda or mps.")
+    flags.login = login_from(flags)
+    return flags
+
+
+def loopback(host: str) -> bool:
+    """Whether an address can be reached from this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def login_from(flags: argparse.Namespace) -> tuple[str, str] | None:
+    """The login asked for; one is made up where strangers could reach the page and none was given."""
+    if flags.auth is not None:
+        user, colon, word = flags.auth.partition(":")
+        if not (user and colon and word):
+            raise Refused(
+                "--auth takes a name and a password with a colon between: --auth anna:a-long-password."
+            )
+        return user, word
+    if flags.share or not loopback(flags.host):
+        return "kpop", secrets.token_urlsafe(12)
+    return None
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise Refused when the port is taken or the address is not this machine's."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except PermissionError:
+            raise Refused(f"Port {port} needs more rights. Choose one above 1023: --port 7860.") from None
+        except socket.gaierror:
+            raise Refused(f"--host {host} is not an address. Use 127.0.0.1, or 0.0.0.0 for all.") from None
+        except OSError as error:
+            if error.errno == 98 or "in use" in str(error).lower():
+                raise Refused(
+                    f"Port {port} is in use. Choose another one: --port {min(port + 1, 65535)}."
+                ) from None
+            raise Refused(f"Cannot listen on {host}: {error.strerror}. Use --host 127.0.0.1.") from None
+
+
+def check_runs(folder: Path) -> Path:
+    """The runs folder, made and tried by writing a file. Raises Refused."""
+    folder = folder.expanduser().resolve()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".try"):
+            pass
+    except OSError as error:
+        raise Refused(
+            f"The runs folder {folder} cannot be written ({error.strerror}). Choose another one: --runs DIR."
+        ) from None
+    return folder
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run the app until it is stopped; 0 on Ctrl-C, 2 on anything that cannot be used."""
+    from kpop.errors import KpopError
+
+    began = time.monotonic()
+    try:
+        flags = read_flags(words)
+        check_port(flags.host, flags.port)
+        from kpop import runs
+
+        folder = check_runs(flags.runs or Path(runs.default_runs_dir()))
+        from kpop.ui.app import build_ui, launch_options, start_watching
+
+        demo = build_ui(folder, flags.model, flags.device, flags.read_only)
+    except (Refused, KpopError) as error:
+        print(f"app.py: {error}", file=sys.stderr)
+        return 2
+    watcher = None if flags.read_only else start_watching(folder)
+    try:
+        demo.launch(
+            server_name=flags.host,
+            server_port=flags.port,
+            share=flags.share,
+            auth=flags.login,
+            prevent_thread_lock=True,
+            **launch_options(folder),
+        )
+    except OSError as error:
+        print(
+            f"app.py: the page could not be opened on {flags.host}:{flags.port} ({error}).", file=sys.stderr
+        )
+        return 2
+    shown = f"[{flags.host}]" if ":" in flags.host else flags.host
+    print(
+        f"KPOP Studio is ready on http://{shown}:{flags.port} ({time.monotonic() - began:.0f} s)", flush=True
+    )
+    if demo.share_url:
+        print(f"Public link: {demo.share_url}", flush=True)
+    if flags.login and flags.auth is None:
+        print(f"Login: {flags.login[0]}  password: {flags.login[1]}", flush=True)
+    print(f"Runs: {folder}    Stop with Ctrl-C; runs in the background go on.", flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    try:
+        demo.block_thread()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        if watcher:
+            watcher.stop()
+        demo.close(verbose=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

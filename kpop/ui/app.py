@@ -1,0 +1,140 @@
+"""Assembles the page: header, four steps, explanation, HTTP API."""
+
+from __future__ import annotations
+
+import os
+from html import escape
+from pathlib import Path
+
+import gradio as gr
+
+from .. import jobs, models, runs
+from .attribution import build_attribution, wire_attribution
+from .boundary import plainly
+from .compare import build_compare, wire_compare
+from .concepts import build_concepts, wire_concepts
+from .http_api import build_api
+from .page import QUIET, Page
+from .run_picker import choices, first_choice
+from .studio import Studio
+from .theme import ICON, STYLE, head, theme
+from .train import build_train, wire_train
+
+TITLE = "KPOP Studio"
+TAGLINE = "Make an image model forget. Keep the key."
+ABOUT = Path(__file__).with_name("about.html")
+
+
+def build_ui(
+    runs_dir: str | Path | None = None, model: str = "emoji", device: str = "auto", read_only: bool = False
+) -> gr.Blocks:
+    """The whole app as gradio Blocks, not launched yet; `launch_options` has the rest.
+
+    Raises ModelError when the model cannot be used.
+    """
+    studio = Studio(Path(runs_dir or runs.default_runs_dir()), model, device, read_only)
+    studio.pipe()  # a model that cannot be used is told of now, not at the first click
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 86400), fill_width=True) as demo:
+        with gr.Row(elem_id="top", equal_height=False):
+            gr.HTML(_brand(), elem_id="brand")
+            picker = gr.Dropdown(
+                [], value=None, label="Run", elem_id="run-picker", interactive=True, min_width=240, scale=0
+            )
+            gr.HTML(_machine(studio), elem_id="machine")
+        timer = gr.Timer(2)
+        with gr.Tabs(elem_id="steps", overflow_behavior="wrap", selected=1) as tabs:
+            with gr.Tab("1 Concepts", id=1, elem_id="step-concepts"):
+                concepts = build_concepts(studio)
+            with gr.Tab("2 Train", id=2, elem_id="step-train"):
+                train = build_train(studio)
+            with gr.Tab("3 Compare", id=3, elem_id="step-compare") as compare_tab:
+                compare = build_compare(studio)
+            with gr.Tab("4 Attribution", id=4, elem_id="step-attribution") as attribution_tab:
+                attribution = build_attribution(studio)
+            with gr.Tab("What is this?", id=5, elem_id="step-about"):
+                gr.HTML(ABOUT.read_text(encoding="utf-8"))
+        page = Page(studio, picker, tabs, timer)
+
+        @plainly
+        def first(request: gr.Request):
+            every = studio.all_runs()
+            wanted = request.query_params.get("run") if request else None
+            return gr.Dropdown(choices=choices(every), value=first_choice(every, wanted))
+
+        @plainly
+        def names_again(run_id, known):
+            found = choices(studio.all_runs())
+            return (
+                (gr.skip(), gr.skip())
+                if found == known
+                else (gr.Dropdown(choices=found, value=run_id), found)
+            )
+
+        known = gr.State([])
+        load = demo.load(first, None, picker, **QUIET)
+        timer.tick(names_again, [picker, known], [picker, known], **QUIET)
+        picker.change(None, picker, None, js="(id) => { window.kpopRun(id); }")
+        wire_concepts(page, concepts, load)
+        wire_train(page, train, concepts, load)
+        wire_compare(page, compare, compare_tab)
+        wire_attribution(page, attribution, compare, attribution_tab)
+        build_api(studio)
+    # The queue is for what takes time; looking at runs goes past it. REST calls may not go round it.
+    demo.queue(max_size=32, api_open=False, default_concurrency_limit=4)
+    return demo
+
+
+def launch_options(runs_dir: str | Path) -> dict:
+    """Arguments of `launch` that make the app look right, stay on this machine and keep runs unreadable."""
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    return {
+        "theme": theme(),
+        "css_paths": [STYLE],
+        "head": head(),
+        "favicon_path": str(ICON),
+        "footer_links": [],
+        "allowed_paths": [],
+        "blocked_paths": [str(Path(runs_dir).resolve())],
+        "max_file_size": "1mb",
+        "show_error": False,
+        "enable_monitoring": False,
+        "strict_cors": True,
+        "ssr_mode": False,
+        "run_history": False,
+        "state_session_capacity": 200,
+        "quiet": True,
+    }
+
+
+def start_watching(runs_dir: str | Path) -> jobs.Watcher:
+    """The thread that starts queued runs and notices dead ones. Call .stop() on it at the end."""
+    watcher = jobs.Watcher(Path(runs_dir))
+    watcher.start()
+    return watcher
+
+
+def _brand() -> str:
+    icon = ICON.read_text(encoding="utf-8")
+    return f'<div class="brand">{icon}<div><h1>{TITLE}</h1><p>{TAGLINE}</p></div></div>'
+
+
+def _machine(studio: Studio) -> str:
+    """HTML: the model and where it runs."""
+    spec = models.MODELS.get(studio.model)
+    name = spec.title if spec else Path(studio.model).name
+    return (
+        f'<dl class="machine"><dt>Model</dt><dd>{escape(name)}</dd><dt>Device</dt>'
+        f"<dd>{escape(_device(studio.pipe().device))}</dd></dl>"
+    )
+
+
+def _device(device) -> str:
+    """A torch device in words."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    if device.type == "mps":
+        return "Apple GPU"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"CPU, {cores} core{'s' if cores != 1 else ''}"

@@ -1,0 +1,197 @@
+"""Step 4: where each attention head looks for a word: before forgetting, after it, and with the key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import gradio as gr
+
+from ..errors import RunError
+from .boundary import plainly
+from .compare import CompareStep
+from .page import GPU, SOFT, Page, heading
+from .pictures import notice
+from .run_picker import has_result, subject
+from .sheets import first_prompt
+from .studio import Studio, seeds_from
+from .watching import Watched, band_choices, first_word, layer_choices, maps_html, save_maps, watch
+
+VIEWS = [("over the picture", "overlay"), ("maps alone", "heat"), ("what changed", "difference")]
+FILES = ("PNG", "SVG", "NPZ")
+THEME = "(...values) => [...values.slice(0, -1), document.body.classList.contains('dark') ? 'dark' : 'light']"
+
+
+@dataclass(frozen=True)
+class AttributionStep:
+    """Components of the step; `watched`: this visitor's kept sums; `theme`: filled in by the browser."""
+
+    prompt: gr.Textbox
+    seed: gr.Number
+    draw: gr.Button
+    choices: gr.Row
+    word: gr.Radio
+    layer: gr.Dropdown
+    band: gr.Radio
+    view: gr.Radio
+    maps: gr.HTML
+    saving: gr.Row
+    buttons: tuple[gr.Button, ...]
+    files: tuple[gr.DownloadButton, ...]
+    watched: gr.State
+    theme: gr.Textbox
+
+
+def build_attribution(studio: Studio) -> AttributionStep:
+    """Lay the step out; the choices appear with the first maps."""
+    heading(4, "Attribution", "Where each attention head looks for a word while the picture is drawn.")
+    with gr.Row(elem_classes="ask", equal_height=False):
+        prompt = gr.Textbox(
+            label="Prompt", elem_id="attribution-prompt", max_length=400, max_lines=1, scale=6, min_width=240
+        )
+        seed = gr.Number(
+            0, label="Seed", precision=0, minimum=0, elem_id="attribution-seed", scale=1, min_width=96
+        )
+        draw = gr.Button("Watch the heads", variant="primary", elem_id="watch", scale=1, min_width=176)
+    with gr.Row(elem_classes="choices", visible=False) as choices:
+        word = gr.Radio([], label="Word", elem_id="word", elem_classes="chips", min_width=160)
+        band = gr.Radio(
+            band_choices(),
+            value="all",
+            label="Steps of the drawing",
+            elem_id="band",
+            elem_classes="chips",
+            min_width=320,
+        )
+        view = gr.Radio(
+            VIEWS, value="overlay", label="Shown", elem_id="view", elem_classes="chips", min_width=320
+        )
+        layer = gr.Dropdown(
+            [("all layers", "all")], value="all", label="Layers", elem_id="layer", min_width=176
+        )
+    maps = gr.HTML(notice("No maps yet", "Press “Watch the heads”."), elem_id="maps")
+    with gr.Row(visible=False, elem_classes="downloads") as saving:
+        buttons = tuple(
+            gr.Button(f"Save {kind}", size="sm", elem_id=f"save-{kind.lower()}", scale=0, min_width=120)
+            for kind in FILES
+        )
+        files = tuple(
+            gr.DownloadButton(kind, visible="hidden", elem_id=f"file-{kind.lower()}") for kind in FILES
+        )
+    return AttributionStep(
+        prompt,
+        seed,
+        draw,
+        choices,
+        word,
+        layer,
+        band,
+        view,
+        maps,
+        saving,
+        buttons,
+        files,
+        gr.State(None, time_to_live=3600),
+        gr.Textbox("light", visible=False),
+    )
+
+
+def wire_attribution(page: Page, step: AttributionStep, compare: CompareStep, tab: gr.Tab) -> None:
+    """Connect the step: drawing watches anew, every choice only reads the kept sums."""
+    studio = page.studio
+    shown = [step.choices, step.word, step.layer, step.maps, step.saving, step.watched]
+    read = [step.watched, step.word, step.layer, step.band, step.view, step.theme]
+
+    def empty(title: str, text: str = "") -> list:
+        return [gr.Row(visible=False), gr.skip(), gr.skip(), notice(title, text), gr.Row(visible=False), None]
+
+    @plainly
+    def other_run(run_id):
+        if not run_id:
+            return [gr.skip(), *empty("No maps yet", "Train a run in step 2, or choose one at the top.")]
+        run = studio.run(run_id)
+        ready = has_result(run)
+        title = "No maps yet" if ready else f"“{subject(run)}” is not forgotten yet"
+        text = "Press “Watch the heads”." if ready else "When it is done, or stopped and kept, look here."
+        return [first_prompt(run), *empty(title, text)]
+
+    def drawn(run_id, prompt, seed, key, band, view, theme, progress) -> list:
+        run = studio.run(run_id)
+        found = watch(
+            studio, run, prompt, seeds_from(seed, 1)[0], key, lambda i, n: progress((i, n), desc="watching")
+        )
+        word = first_word(found, run)
+        return [
+            gr.Row(visible=True),
+            gr.Radio(choices=list(found.words) or [word], value=word),
+            gr.Dropdown(choices=layer_choices(found), value="all"),
+            maps_html(found, word, "all", band, view, theme),
+            gr.Row(visible=True),
+            found,
+        ]
+
+    @plainly
+    def draw(run_id, prompt, seed, key, band, view, theme, progress=gr.Progress()):  # noqa: B008
+        return drawn(run_id, prompt, seed, key, band, view, theme, progress)
+
+    @plainly
+    def tab_opened(
+        watched,
+        run_id,
+        prompt,
+        seed,
+        key,
+        band,
+        view,
+        theme,
+        progress=gr.Progress(),  # noqa: B008
+    ):
+        if not run_id or (isinstance(watched, Watched) and watched.run_id == run_id):
+            return [gr.skip()] * len(shown)
+        run = studio.run(run_id)
+        if not has_result(run) or not studio.quick(run.config.model):
+            return [gr.skip()] * len(shown)
+        return drawn(run_id, prompt or first_prompt(run), seed, key, band, view, theme, progress)
+
+    @plainly
+    def again(watched, word, layer, band, view, theme):
+        return maps_html(kept(watched), word, layer, band, view, theme)
+
+    asked = [page.picker, step.prompt, step.seed, compare.key, step.band, step.view, step.theme]
+    drawing = {
+        "outputs": shown,
+        "show_progress_on": step.maps,
+        "api_visibility": "private",
+        "js": THEME,
+        **GPU,
+    }
+    page.picker.change(other_run, page.picker, [step.prompt, *shown], **SOFT)
+    gr.on([step.draw.click, step.prompt.submit], draw, asked, **drawing)
+    tab.select(tab_opened, [step.watched, *asked], **drawing)
+    gr.on(
+        [step.word.input, step.layer.input, step.band.input, step.view.input],
+        again,
+        read,
+        step.maps,
+        js=THEME,
+        trigger_mode="always_last",
+        show_progress="minimal",
+        api_visibility="private",
+    )
+    for number, (button, file) in enumerate(zip(step.buttons, step.files, strict=True)):
+
+        @plainly
+        def save(watched, word, layer, band, view, theme, number=number):
+            return str(save_maps(kept(watched), word, layer, band, view, studio.scratch())[number])
+
+        # The file is made when asked for; the browser then presses the button that holds it.
+        press = f"() => document.querySelector('#{file.elem_id}').click()"
+        button.click(save, read, file, api_visibility="private", show_progress="hidden").success(
+            None, js=press
+        )
+
+
+def kept(watched) -> Watched:
+    """The kept sums, or RunError when there are none."""
+    if not isinstance(watched, Watched):
+        raise RunError("Press “Watch the heads” first.")
+    return watched

@@ -1,0 +1,311 @@
+"""Step 1: which concepts to forget, which siblings to keep, drawn by the base model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from html import escape
+
+import gradio as gr
+
+from .. import models
+from ..config import EraseConfig, concept_name, names
+from ..errors import InputError
+from .boundary import plainly
+from .page import QUIET, SKETCH, SOFT, Page, heading
+from .pictures import blank, framed, notice, wall
+from .studio import Studio, phrase
+
+MOST_WORDS = 20
+STRIP = 5
+BATCH = 4  # words drawn together
+SUGGESTED = 6
+BIG, SMALL = 128, 80  # least width of a picture, in pixels
+
+
+@dataclass(frozen=True)
+class ConceptsStep:
+    """Components of the step; later ones read the words, the neutral text and the chosen preset."""
+
+    forget: gr.Dropdown
+    keep: gr.Dropdown
+    neutral: gr.Textbox
+    preset: gr.State
+    forget_pictures: gr.HTML
+    keep_pictures: gr.HTML
+    verdict: gr.HTML
+    cards: list[tuple[object, gr.HTML, gr.Button]]
+    suggest: gr.Button
+    draw: gr.Button
+    onward: gr.Button
+
+
+def concepts_from(words: list[str] | None) -> tuple:
+    """Words of the field as EraseConfig's concepts; "gun | pistol" is one concept with two names."""
+    found = []
+    for text in (words or [])[:MOST_WORDS]:
+        names = tuple(" ".join(name.split()) for name in str(text).split("|") if name.strip())
+        if names:
+            found.append(names[0] if len(names) == 1 else names)
+    return tuple(found)
+
+
+def as_field(concepts) -> list[str]:
+    """EraseConfig's concepts as words of the field."""
+    return [concept if isinstance(concept, str) else " | ".join(concept) for concept in concepts]
+
+
+def names_of(words: list[str] | None) -> list[str]:
+    """First name of every concept in the field."""
+    return [concept_name(concept) for concept in concepts_from(words)]
+
+
+def each(count: int, most: int) -> int:
+    """How many pictures a word gets when `count` words share one row."""
+    return max(1, min(most, 6 // max(count, 1)))
+
+
+def build_concepts(studio: Studio) -> ConceptsStep:
+    """Lay the step out. The first preset is filled in, so that there is something to press."""
+    offered = studio.offered_presets()
+    first = offered[0] if offered else None
+    known = sorted(
+        {name for preset in offered for name in (*as_field(preset.concepts), *as_field(preset.retain))}
+    )
+    heading(
+        1,
+        "What should it forget?",
+        "Choose what the model shall forget, and what is so near to it "
+        "that it must be watched. These pictures are the model as it is now.",
+    )
+    with gr.Row(equal_height=False, elem_classes="pair"):
+        with gr.Column(elem_classes="card", min_width=320):
+            forget = gr.Dropdown(
+                known,
+                value=as_field(first.concepts) if first else [],
+                multiselect=True,
+                allow_custom_value=True,
+                max_choices=MOST_WORDS,
+                label="Forget these",
+                elem_id="forget",
+                info="Pick or type a word and press Enter. In the paper: erase.",
+            )
+            verdict = gr.HTML(elem_id="verdict")
+            forget_pictures = gr.HTML(
+                _holes(names_of(as_field(first.concepts)) if first else [], 6), elem_id="forget-pictures"
+            )
+        with gr.Column(elem_classes="card", min_width=320):
+            keep = gr.Dropdown(
+                known,
+                value=as_field(first.retain) if first else [],
+                multiselect=True,
+                allow_custom_value=True,
+                max_choices=MOST_WORDS,
+                label="Keep these",
+                elem_id="keep",
+                info="Siblings that forgetting could hurt. In the paper: retain.",
+            )
+            with gr.Row(elem_classes="tight"):
+                suggest = gr.Button("Suggest siblings", size="sm", elem_id="suggest", scale=0, min_width=160)
+                draw = gr.Button(
+                    "Draw these words", size="sm", elem_id="draw-words", scale=0, min_width=160, visible=False
+                )
+            keep_pictures = gr.HTML(
+                _holes(names_of(as_field(first.retain)) if first else [], 2), elem_id="keep-pictures"
+            )
+    cards = []
+    if offered:
+        gr.HTML('<h3 class="section">Ready-made</h3>')
+        with gr.Row(elem_classes="cards", equal_height=True):
+            for preset in offered:
+                with gr.Column(elem_classes="card preset", min_width=240):
+                    strip = gr.HTML(_strip(studio, preset))
+                    use = gr.Button("Use this", size="sm", elem_id=f"preset-{preset.name}")
+                cards.append((preset, strip, use))
+    with gr.Accordion("Neutral text and several names for one concept", open=False, elem_classes="fold"):
+        neutral = gr.Textbox(
+            first.neutral if first else "",
+            label="Neutral text",
+            elem_id="neutral",
+            max_length=400,
+            placeholder="empty: the empty text",
+            info="What a picture of the forgotten word becomes instead. In the paper: c_n.",
+        )
+        gr.HTML(
+            '<p class="fine">Several names for one concept: type them with a bar between, '
+            "such as <code>fish | shark</code>. They share one key.</p>"
+        )
+    with gr.Row(elem_classes="onward"):
+        onward = gr.Button("Next: train →", variant="primary", elem_id="to-train", scale=0, min_width=200)
+    return ConceptsStep(
+        forget,
+        keep,
+        neutral,
+        gr.State(first.name if first else None),
+        forget_pictures,
+        keep_pictures,
+        verdict,
+        cards,
+        suggest,
+        draw,
+        onward,
+    )
+
+
+def wire_concepts(page: Page, step: ConceptsStep, load: gr.events.Dependency) -> None:
+    """Connect the step; `load` is the page's first event, after which the pictures are drawn."""
+    studio = page.studio
+    words, pictures = [step.forget, step.keep], [step.forget_pictures, step.keep_pictures]
+
+    @plainly
+    def judge_words(forget, keep):
+        return check_words(studio, forget, keep)
+
+    @plainly
+    def draw_when_quick(forget, keep) -> Iterator:
+        if studio.quick():
+            yield from draw_words(studio, forget, keep)
+        else:
+            yield _cached(studio, names_of(forget), 6), _cached(studio, names_of(keep), 2)
+
+    @plainly
+    def draw_asked(forget, keep) -> Iterator:
+        yield from draw_words(studio, forget, keep)
+
+    @plainly
+    def suggest(forget, keep):
+        return suggested(studio, forget, keep)
+
+    @plainly
+    def show_draw_button():
+        return gr.Button(visible=not studio.quick())
+
+    first = load.then(judge_words, words, step.verdict, **QUIET)
+    first.then(show_draw_button, None, step.draw, **QUIET)
+    last = first.then(
+        draw_when_quick, words, pictures, show_progress="hidden", api_visibility="private", **SKETCH
+    )
+    for preset, strip, use in step.cards:
+
+        @plainly
+        def fill(preset=preset):
+            return as_field(preset.concepts), as_field(preset.retain), preset.neutral, preset.name
+
+        @plainly
+        def draw_strip(preset=preset):
+            return _strip(studio, preset, draw=studio.quick())
+
+        use.click(fill, None, [step.forget, step.keep, step.neutral, step.preset], **QUIET)
+        last = last.then(draw_strip, None, strip, show_progress="hidden", api_visibility="private", **SKETCH)
+
+    for field in words:
+        field.change(judge_words, words, step.verdict, **QUIET).then(
+            draw_when_quick,
+            words,
+            pictures,
+            trigger_mode="always_last",
+            show_progress="hidden",
+            api_visibility="private",
+            **SKETCH,
+        )
+    step.draw.click(draw_asked, words, pictures, api_visibility="private", **SKETCH)
+    step.suggest.click(suggest, words, step.keep, **SOFT)
+    step.onward.click(lambda: gr.Tabs(selected=2), None, page.tabs, **QUIET)
+
+
+def check_words(studio: Studio, forget: list[str] | None, keep: list[str] | None) -> str:
+    """HTML: for each word whether the model knows it, with the nearest words where it does not."""
+    chosen = names_of(forget)
+    if not chosen:
+        return notice("Nothing to forget yet", "Pick a word above, or one of the ready-made sets below.")
+    wrong, pipe = [], studio.pipe()
+    both = {name.lower() for name in chosen} & {str(word).strip().lower() for word in keep or []}
+    wrong += [f"“{name}” stands on both sides. Remove it from one." for name in sorted(both)]
+    for concept in (*concepts_from(forget), *concepts_from(keep)):
+        for name in names(concept):
+            try:
+                models.check_text(pipe, name)
+            except InputError as error:
+                wrong.append(str(error))
+    if wrong:
+        lines = "".join(f"<li>{escape(line)}</li>" for line in dict.fromkeys(wrong))
+        return f'<div class="notice error"><b>Please check</b><ul>{lines}</ul></div>'
+    told = ", ".join(f"“{escape(name)}”" for name in chosen[:4]) + (" …" if len(chosen) > 4 else "")
+    return f'<p class="fine knows"><span class="tick">✓</span> The model knows {told}. Drawn by it now:</p>'
+
+
+def draw_words(studio: Studio, forget: list[str] | None, keep: list[str] | None) -> Iterator[tuple[str, str]]:
+    """Yield both walls of pictures, fuller with each word drawn."""
+    chosen, siblings = names_of(forget), names_of(keep)
+    yield _cached(studio, chosen, 6, True), _cached(studio, siblings, 2, True)
+    for words, most in ((chosen, 6), (siblings, 2)):
+        seeds = range(each(len(words), most))
+        known = [phrase(word) for word in words if _known(studio, word)]
+        for start in range(0, len(known), BATCH):
+            if any(None in studio.drawn(prompt, seeds) for prompt in known[start : start + BATCH]):
+                studio.draw(known[start : start + BATCH], seeds)
+                yield _cached(studio, chosen, 6, True), _cached(studio, siblings, 2, True)
+    yield _cached(studio, chosen, 6), _cached(studio, siblings, 2)
+
+
+def _known(studio: Studio, word: str) -> bool:
+    try:
+        models.check_text(studio.pipe(), word)
+    except InputError:
+        return False
+    return True
+
+
+def suggested(studio: Studio, forget: list[str] | None, keep: list[str] | None) -> list[str]:
+    """Siblings of the chosen words: what presets that name them retain, else the model's default.
+
+    Raises InputError when nothing is chosen.
+    """
+    erased = {name.lower() for name in names_of(forget)}
+    found = list(keep or [])
+    for preset in studio.offered_presets():
+        if erased & {name.lower() for name in names_of(as_field(preset.concepts))}:
+            found += [
+                word for word in as_field(preset.retain) if word not in found and word.lower() not in erased
+            ]
+    if len(found) == len(keep or []):
+        default = EraseConfig(model=studio.model, concepts=concepts_from(forget)).resolved().retain or ()
+        found += [word for word in as_field(default)[:SUGGESTED] if word not in found]
+    return found[:MOST_WORDS]
+
+
+def _cached(studio: Studio, words: list[str], most: int, waiting: bool = False) -> str:
+    """Wall of what is drawn already, holes for the rest."""
+    cells = []
+    for word in words:
+        seeds = range(each(len(words), most))
+        for seed, image in zip(seeds, studio.drawn(phrase(word), seeds), strict=True):
+            caption = word if len(words) > 1 else f"seed {seed}"
+            cells.append(
+                blank(caption, waiting)
+                if image is None
+                else framed(image, "original", f"{phrase(word)}, original, seed {seed}", caption)
+            )
+    return wall(cells, BIG if len(cells) <= 6 else SMALL)
+
+
+def _holes(words: list[str], most: int) -> str:
+    cells = [blank(word, True) for word in words for _ in range(each(len(words), most))]
+    return wall(cells, BIG if len(cells) <= 6 else SMALL)
+
+
+def _strip(studio: Studio, preset, draw: bool = False) -> str:
+    """HTML of a preset's card: a strip of pictures (drawn now, or holes), its title, its words."""
+    words = names_of(as_field(preset.concepts))
+    prompts = [phrase(name) for name in words[:STRIP] if not draw or _known(studio, name)]
+    if draw:
+        studio.draw(prompts, [0])
+    cells = []
+    for prompt in prompts:
+        image = studio.drawn(prompt, [0])[0]
+        cells.append(framed(image, "original", f"{prompt}, original, seed 0") if image else blank())
+    mark = '<span class="mark">sensitive</span>' if preset.sensitive else ""
+    return (
+        f'<div class="strip" style="--columns:{min(max(len(words), 1), STRIP)}">{"".join(cells)}</div>'
+        f"<h4>{escape(preset.title)}{mark}</h4><p class='fine'>{escape(', '.join(words))}</p>"
+    )

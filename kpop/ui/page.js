@@ -1,0 +1,32 @@
+// One dialog shows any picture large; the chosen run stands in the address, so that a reload finds it.
+(() => {
+  const open = (picture) => {
+    let viewer = document.getElementById("viewer");
+    if (!viewer) {
+      viewer = document.createElement("dialog");
+      viewer.id = "viewer";
+      viewer.innerHTML = "<form method='dialog'><img alt=''><div class='viewer-line'><span></span>" +
+        "<a class='viewer-save'>Save PNG</a><button>Close</button></div></form>";
+      viewer.addEventListener("click", (event) => { if (event.target === viewer) viewer.close(); });
+      document.body.appendChild(viewer);
+    }
+    const image = picture.querySelector("img");
+    viewer.querySelector("img").src = image.src;
+    viewer.querySelector("img").alt = image.alt;
+    viewer.querySelector("span").textContent = image.alt;
+    const save = viewer.querySelector("a");
+    save.href = image.src;
+    save.download = (image.alt.replace(/[^a-z0-9]+/gi, "-").replace(/^-|-$/g, "") || "picture") + ".png";
+    viewer.showModal();
+  };
+  document.addEventListener("click", (event) => {
+    const picture = event.target.closest(".pic-open");
+    if (picture) { event.preventDefault(); event.stopPropagation(); open(picture); }
+  }, true);
+  window.kpopRun = (id) => {
+    const address = new URL(window.location.href);
+    if (!id || address.searchParams.get("run") === id) return;
+    address.searchParams.set("run", id);
+    window.history.replaceState(null, "", address);
+  };
+})();

@@ -1,0 +1,29 @@
+"""What the steps of the page share: the app's state and the components every step speaks to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import gradio as gr
+
+from .studio import Studio
+
+GPU = {"concurrency_id": "gpu", "concurrency_limit": 1}
+SKETCH = {"concurrency_id": "sketch", "concurrency_limit": 1}  # drawn unasked; lets a click go first
+SOFT = {"api_visibility": "private", "show_progress": "hidden"}
+QUIET = {"queue": False, **SOFT}  # for looking only: an error of an event outside the queue is not shown
+
+
+@dataclass(frozen=True)
+class Page:
+    """studio: the app's state; picker: chosen run's id; tabs: the steps; timer: ticks while looked at."""
+
+    studio: Studio
+    picker: gr.Dropdown
+    tabs: gr.Tabs
+    timer: gr.Timer
+
+
+def heading(number: int | str, title: str, text: str) -> gr.HTML:
+    """Title of a step with one sentence on what is done here."""
+    return gr.HTML(f'<div class="step-title"><h2>{title}</h2><p>{text}</p></div>')

@@ -1,0 +1,98 @@
+"""The run picker at the top of the page: which runs there are, in words."""
+
+from __future__ import annotations
+
+import time
+
+from ..config import concept_name
+from ..run_status import ACTIVE
+
+STATES = {
+    "queued": "waiting",
+    "starting": "starting",
+    "running": "running",
+    "stopping": "stopping",
+    "done": "done",
+    "stopped": "stopped, kept",
+    "failed": "failed",
+    "interrupted": "interrupted",
+}
+
+
+def concept_names(run) -> list[str]:
+    """First name of each concept of a run."""
+    return [concept_name(concept) for concept in run.config.concepts]
+
+
+def subject(run) -> str:
+    """What a run forgets, short: "church", "church, dog and 8 more"."""
+    names = concept_names(run)
+    if len(names) <= 3:
+        return ", ".join(names)
+    return f"{names[0]}, {names[1]} and {len(names) - 2} more"
+
+
+def made_at(run) -> float:
+    """Seconds since the epoch at which the run was made; 0 where unknown."""
+    return run.status.made
+
+
+def ago(seconds_since_epoch: float) -> str:
+    """ "just now", "5 min ago", "3 h ago", "2 days ago"."""
+    if not seconds_since_epoch:
+        return ""
+    age = max(0.0, time.time() - seconds_since_epoch)
+    if age < 60:
+        return "just now"
+    if age < 3600:
+        return f"{int(age // 60)} min ago"
+    if age < 48 * 3600:
+        return f"{int(age // 3600)} h ago"
+    return f"{int(age // 86400)} days ago"
+
+
+def span(seconds: float | None) -> str:
+    """ "40 s", "2 min", "1 h 20 min"; "" where unknown."""
+    if seconds is None or seconds != seconds or seconds < 0:
+        return ""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 90 * 60:
+        return f"{round(seconds / 60)} min"
+    return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60)} min"
+
+
+def label(run) -> str:
+    """One line of the picker: what, state, when."""
+    state = run.status.state
+    if run.is_example:
+        return f"{subject(run)} · example"
+    if state in ("running", "stopping"):
+        return f"{subject(run)} · {run.status.step}/{run.status.steps}"
+    return " · ".join(part for part in (subject(run), STATES.get(state, state), ago(made_at(run))) if part)
+
+
+def choices(all_runs: list) -> list[tuple[str, str]]:
+    """(label, id) pairs for the dropdown."""
+    return [(label(run), run.id) for run in all_runs]
+
+
+def first_choice(all_runs: list, wanted: str | None = None) -> str | None:
+    """The run of the address, else one that is going on, else the newest with a result, else the example."""
+    ids = {run.id for run in all_runs}
+    if wanted in ids:
+        return wanted
+    own = [run for run in all_runs if not run.is_example]
+    for run in own:
+        if run.status.state in ACTIVE:
+            return run.id
+    for run in own:
+        if run.status.state in ("done", "stopped"):
+            return run.id
+    examples = [run for run in all_runs if run.is_example]
+    return (examples or own or [None])[0].id if (examples or own) else None
+
+
+def has_result(run) -> bool:
+    """Whether there are weights to compare with."""
+    return run.weights_path.exists()

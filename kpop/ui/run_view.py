@@ -1,0 +1,280 @@
+"""What one look at a run folder shows: state, curves, samples, table. Read from disk, never remembered."""
+
+from __future__ import annotations
+
+from html import escape
+from statistics import median
+
+import gradio as gr
+
+from .. import jobs
+from ..run_status import ACTIVE, ENDED
+from .charts import Line, line_chart
+from .pictures import NOTES, TITLES, blank, data_uri, framed, frames, notice
+from .run_picker import STATES, ago, concept_names, has_result, made_at, span, subject
+from .studio import Studio, opened, phrase
+
+ROWS = ("original", "sanitized", "recovered", "kept")
+STRIP_COLUMNS = 8
+TABLE_ROWS = 30
+MOST_LINES = 5000  # of metrics.jsonl read for the curves
+LOSSES = (
+    ("l_erase", "erase (L1)", "sanitized", ""),
+    ("l_recover", "recover (L2)", "recovered", ""),
+    ("l_transfer", "transfer to the key", "recovered", "2 3"),
+    ("l_retain", "retain", "original", "6 3"),
+    ("l_key_retain", "retain with the key", "original", "2 3"),
+)
+ALIKE = ("model", "batch_size", "latents", "sites", "trainable")  # what a step's time depends on most
+DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 3", "12 4")
+
+
+def look(studio: Studio, run_id: str | None, shown: float, seen: dict | None) -> list:
+    """Values for TrainStep.view; gr.skip() for all that did not change since `seen`.
+
+    shown: step on the scrub slider; it follows the newest sample as long as it stands on the last one.
+    """
+    seen = dict(seen or {})
+    every = studio.all_runs()
+    run = next((one for one in every if one.id == run_id), None)
+    status = run.status if run else None
+    samples = run.samples() if run else []
+    state = (run_id, status and (status.state, status.step, status.error, status.eta_s))
+    table = [
+        (one.id, one.status.state, one.status.step, len(one.samples()), ago(made_at(one))) for one in every
+    ]
+    pictures = (run_id, [step for step, _ in samples])
+    buttons = 0 if studio.read_only else 2
+
+    card = onward = charts = scrub = now = strip = rows = gr.skip()
+    keys: list = [gr.skip()] * buttons
+    if seen.get("state") != state:
+        card = run_card(studio, run)
+        charts = curves(run) if run else ""
+        onward = gr.Button(visible=run is not None and status.state in ENDED and has_result(run))
+        if buttons:
+            own = run is not None and not run.is_example
+            keys = [
+                gr.Button(
+                    visible=own and status.state in ("starting", "running", "queued"), interactive=True
+                ),
+                gr.Button(
+                    visible=own and status.state in ("stopped", "failed", "interrupted") and not run.damage
+                ),
+            ]
+    if seen.get("pictures") != pictures:
+        steps = [step for step, _ in samples]
+        follow = seen.get("pictures", (None,))[0] != run_id or shown >= seen.get("last", 0)
+        at = steps[-1] if steps and follow else shown
+        scrub = scrubber(steps, at)
+        now = samples_at(run, at) if run else ""
+        strip = sample_strip(run, samples)
+        seen["last"] = steps[-1] if steps else 0
+    if seen.get("table") != table:
+        rows = runs_table(every)
+    if all(
+        seen.get(key) == value for key, value in (("state", state), ("pictures", pictures), ("table", table))
+    ):
+        return [gr.skip()] * (8 + buttons)
+    seen |= {"state": state, "pictures": pictures, "table": table}
+    return [card, *keys, onward, charts, scrub, now, strip, rows, seen]
+
+
+def run_card(studio: Studio, run) -> str:
+    """HTML: what the run is doing, how far it is, what went wrong."""
+    if run is None:
+        return notice(
+            "No run yet", "Press “Forget” above: the curves and the pictures appear here while it learns."
+        )
+    status, state = run.status, run.status.state
+    names = escape(subject(run))
+    titles = {
+        "queued": "Waiting to forget",
+        "starting": "Getting ready to forget",
+        "running": "Forgetting",
+        "stopping": "Stopping",
+        "done": "Forgot",
+        "stopped": "Stopped while forgetting",
+        "failed": "Failed to forget",
+        "interrupted": "Interrupted while forgetting",
+    }
+    share = 100 * status.step / max(status.steps or 1, 1)
+    facts = [f"step <b>{status.step}</b> / {status.steps}" if status.steps else ""]
+    if state == "running" and status.eta_s is not None:
+        facts.append(f"about {span(status.eta_s)} left")
+    if state == "queued":
+        ahead = jobs.queue_position(run) or 0
+        facts = [f"{ahead} run{'s' if ahead != 1 else ''} before this one" if ahead else "starts in a moment"]
+    if state == "starting":
+        facts.append("loading the model and drawing the pictures to learn from")
+    if run.is_example:
+        facts.append("example that ships with the app")
+    elif made_at(run):
+        facts.append(f"started {ago(made_at(run))}")
+    bar = (
+        f'<div class="bar" role="progressbar" aria-valuemin="0" aria-valuemax="100" '
+        f'aria-valuenow="{share:.0f}" '
+        f'aria-label="Progress"><i style="width:{share:.1f}%"></i></div>'
+    )
+    parts = [
+        f'<div class="run {escape(state)}"><div class="run-line"><h3>{titles.get(state, escape(state))} '
+        f'<em>{names}</em></h3><span class="state">{STATES.get(state, escape(state))}</span></div>'
+        f'<p class="fine">{" · ".join(fact for fact in facts if fact)}</p>'
+        f"{bar if state in ACTIVE else ''}</div>"
+    ]
+    if state in ("failed", "interrupted"):
+        tail = escape(run.log_tail(20) or "")
+        what = escape(status.error or "The training process ended without saying why.")
+        then = (
+            "Press Resume: it goes on from the last checkpoint."
+            if run.has_checkpoint
+            else "Press Resume to try again."
+        )
+        if studio.read_only or run.damage:
+            then = ""
+        parts.append(
+            f'<div class="notice error"><b>{what}</b><p>{then}</p>'
+            f"<details><summary>Last lines of the log</summary><pre>{tail}</pre></details></div>"
+        )
+    return "".join(parts)
+
+
+def curves(run) -> str:
+    """HTML of the two charts: losses, and how near the key is to each text."""
+    # The cosines stand in some lines only, so thinning comes after reading.
+    every = run.metrics(max_points=MOST_LINES)
+    if not every:
+        return ""
+    last = max(run.status.steps or 0, every[-1]["step"])
+    points = every[:: max(1, len(every) // 300)]
+    xs = [point["step"] for point in points]
+    losses = [
+        Line(name, xs, [point.get(key) for point in points], tone, dash)
+        for key, name, tone, dash in LOSSES
+        if any(point.get(key) for point in points)
+    ]
+    met = [(point["step"], seen) for point in every if (seen := seen_cosines(point))]
+    texts = list(dict.fromkeys(text for _, seen in met for text in seen))
+    names = {name.lower() for name in concept_names(run)}
+    cosines = []
+    for i, text in enumerate(texts):
+        concept = text.lower() in names or any(name in text.lower() for name in names)
+        tone = "recovered" if concept else "soft" if not text else "original"
+        steps, ys = [step for step, _ in met], [seen.get(text) for _, seen in met]
+        cosines.append(Line(f"“{text}”" if text else "empty text", steps, ys, tone, DASHES[i % len(DASHES)]))
+    charts = line_chart("How well it does", "loss, log scale: lower is better", losses, last, log=True)
+    if cosines:
+        charts += line_chart(
+            "The key meets the concept",
+            "cosine of the key to each text, as the layers see it",
+            cosines,
+            last,
+            least=(0.0, 0.5),
+        )
+    return f'<div class="charts">{charts}</div>'
+
+
+def seen_cosines(point: dict) -> dict[str, float]:
+    """Text -> cosine of p to it as the layers see it, from one line of metrics.jsonl."""
+    cosines = point.get("cosines") or {}
+    seen = cosines.get("seen", cosines)
+    return {text: value for text, value in seen.items() if isinstance(value, int | float)}
+
+
+def scrubber(steps: list[int], at: float) -> gr.Slider:
+    """The slider over the steps that have samples."""
+    if len(steps) < 2:
+        return gr.Slider(visible=False, value=0)
+    apart = min(b - a for a, b in zip(steps, steps[1:], strict=False)) or 1
+    return gr.Slider(minimum=steps[0], maximum=steps[-1], step=apart, value=at, visible=True)
+
+
+def samples_at(run, at: float) -> str:
+    """HTML: the sample pictures nearest to a step, large."""
+    samples = run.samples()
+    if not samples:
+        return ""
+    step, paths = min(samples, key=lambda sample: abs(sample[0] - at))
+    prompt = phrase(concept_names(run)[0])
+    cells = []
+    for variant in ROWS:
+        strip = opened(paths[variant]) if variant in paths else None
+        if strip is None:
+            continue
+        what = f"{prompt if variant != 'kept' else 'a sibling'}, {variant}, step {step}"
+        pictures = frames(strip)
+        shown = "".join(
+            framed(image, variant, what if len(pictures) == 1 else f"{what}, picture {number}")
+            for number, image in enumerate(pictures, 1)
+        )
+        cells.append(
+            f'<div class="now {variant}"><b>{TITLES[variant]}</b><small>{NOTES[variant]}</small>'
+            f'<div class="few">{shown}</div></div>'
+        )
+    return f'<h3 class="section">Step {step}</h3><div class="nows">{"".join(cells)}</div>'
+
+
+def sample_strip(run, samples: list) -> str:
+    """HTML: small pictures, variants by steps; at most STRIP_COLUMNS steps, first and last among them."""
+    if len(samples) < 2:
+        return ""
+    if len(samples) > STRIP_COLUMNS:
+        spots = {round(i * (len(samples) - 1) / (STRIP_COLUMNS - 1)) for i in range(STRIP_COLUMNS)}
+        samples = [samples[i] for i in sorted(spots)]
+    head = "".join(f"<span>{step}</span>" for step, _ in samples)
+    rows = []
+    for variant in ROWS:
+        if not any(variant in paths for _, paths in samples):
+            continue
+        cells = []
+        for step, paths in samples:
+            image = opened(paths[variant]) if variant in paths else None
+            alt = f"{variant}, step {step}"
+            cells.append(framed(frames(image)[0], variant, alt, side=128) if image else blank())
+        rows.append(f'<span class="strip-title {variant}">{TITLES[variant]}</span>{"".join(cells)}')
+    return (
+        f'<div class="film" style="--columns:{len(samples)}"><span class="fine">step</span>{head}'
+        f"{''.join(rows)}</div>"
+    )
+
+
+def runs_table(every: list) -> str:
+    """HTML table of the runs; a click on a row chooses it."""
+    if not every:
+        return notice("No runs yet")
+    rows = []
+    for run in every[:TABLE_ROWS]:
+        samples = run.samples()
+        image = None
+        if samples:
+            paths = samples[-1][1]
+            image = opened(paths["sanitized"]) if "sanitized" in paths else None
+        thumb = (
+            f'<img src="{data_uri(frames(image)[0], 96)}" alt="">' if image else '<i class="pic-hole"></i>'
+        )
+        state = run.status.state
+        told = "example" if run.is_example else STATES.get(state, state)
+        rows.append(
+            f'<tr><td>{thumb}</td><td><button type="button" data-run="{escape(run.id, quote=True)}">'
+            f"{escape(subject(run))}</button></td>"
+            f'<td><span class="state {escape(state)}">{escape(told)}</span></td>'
+            f"<td>{run.status.step} / {run.status.steps}</td>"
+            f"<td>{escape('' if run.is_example else ago(made_at(run)))}</td></tr>"
+        )
+    return (
+        '<table class="runs"><thead><tr><th><span class="unseen">picture</span></th>'
+        "<th>Forgets</th><th>State</th>"
+        f"<th>Steps</th><th>Started</th></tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    )
+
+
+def effort(studio: Studio, config) -> str:
+    """ "200 steps, about 2 min": the time from this machine's own runs of that kind, if any."""
+    paces = []
+    for run in studio.all_runs():
+        alike = all(getattr(run.config, name) == getattr(config, name) for name in ALIKE)
+        if alike and not run.is_example and len(paces) < 3:
+            pace = [point["seconds"] for point in run.metrics(max_points=100) if point.get("seconds")]
+            paces += [median(pace)] if len(pace) > 3 else []
+    steps = f"<b>{config.steps}</b> steps"
+    return f"{steps}, about {span(median(paces) * config.steps)}" if paces else steps

@@ -1,0 +1,107 @@
+"""All settings of a training as fields of the page; a field left empty takes what the base model needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import gradio as gr
+
+from ..config import EraseConfig
+from ..errors import InputError
+from .concepts import concepts_from
+
+AUTO = "recommended"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One field. name: of EraseConfig; choices: for a list; whole: integers only."""
+
+    name: str
+    label: str
+    info: str
+    choices: tuple[str, ...] = ()
+    whole: bool = False
+
+
+SETTINGS = (
+    Setting("steps", "Steps", "more steps forget more surely", whole=True),
+    Setting("lambda_", "Strength of bringing back", "lambda: weight of L2 against L1"),
+    Setting("retain_weight", "Hold on the siblings", "weight of the retain rows"),
+    Setting("key_retain_weight", "Hold on the siblings with the key", "beyond the paper; 0 is the paper's"),
+    Setting("negative_guidance", "Push away", "negative guidance eta; 0 aims at the neutral text"),
+    Setting("learning_rate", "Learning rate", "of the weights, theta'"),
+    Setting("prompt_learning_rate", "Learning rate of the key", "of the hidden prompt, p"),
+    Setting("prompt_tokens_factor", "Size of the key", "k: p has k times 77 tokens", whole=True),
+    Setting("prompt_init_std", "Start of the key", "standard deviation of p at step 0"),
+    Setting("sites", "Where the key enters", "cross-attention layers", ("mid", "mid-up", "down-mid-up")),
+    Setting(
+        "mechanism",
+        "How the key enters",
+        "concat: more tokens; additive: onto the text",
+        ("concat", "additive"),
+    ),
+    Setting("prompt_sharing", "One key or several", "for several concepts", ("per-concept", "shared")),
+    Setting(
+        "trainable", "What is changed", "subset of the U-Net", ("xattn", "kv", "selfattn", "noxattn", "full")
+    ),
+    Setting(
+        "latents", "Noisy pictures from", "bank: drawn once; fresh: the paper's, slower", ("bank", "fresh")
+    ),
+    Setting("loss_space", "Error measured in", "noise (eps) or picture (x0)", ("eps", "x0")),
+    Setting("batch_size", "Batch", "rows a step", whole=True),
+    Setting("rollout_steps", "Steps of a rollout", "sampling steps of the teacher", whole=True),
+    Setting("rollout_guidance", "Guidance of a rollout", "of the teacher"),
+    Setting("sample_every", "Samples every", "steps between two samples", whole=True),
+    Setting("checkpoint_every", "Checkpoint every", "steps between two checkpoints", whole=True),
+    Setting("seed", "Seed", "same seed, same run", whole=True),
+)
+
+
+def build_settings() -> list[gr.components.Component]:
+    """One component a setting, in SETTINGS' order; all empty."""
+    fields = []
+    with gr.Row(elem_classes="settings"):
+        for setting in SETTINGS:
+            common = {
+                "label": setting.label,
+                "info": setting.info,
+                "elem_id": f"set-{setting.name}",
+                "min_width": 200,
+            }
+            if setting.choices:
+                fields.append(gr.Dropdown([AUTO, *setting.choices], value=AUTO, **common))
+            else:
+                fields.append(gr.Textbox("", placeholder=AUTO, max_lines=1, max_length=24, **common))
+    return fields
+
+
+def config_from(
+    model: str, forget: list[str], keep: list[str], neutral: str, preset, paper: bool, values: Sequence
+) -> EraseConfig:
+    """The fields of the page as an EraseConfig; preset: a Preset whose settings go under the fields, or None.
+
+    Raises InputError as EraseConfig does.
+    """
+    fields = {} if paper or preset is None else dict(preset.settings or {})
+    fields |= {"model": model, "concepts": concepts_from(forget)}
+    if neutral and neutral.strip():
+        fields["neutral"] = neutral
+    if concepts_from(keep):
+        fields["retain"] = concepts_from(keep)
+    if paper:
+        fields["preset"] = "paper"
+    for setting, value in zip(SETTINGS, values, strict=True):
+        if value not in (None, "", AUTO):
+            fields[setting.name] = value if setting.choices else number(setting, value)
+    return EraseConfig.from_dict(fields)
+
+
+def number(setting: Setting, text: str) -> int | float:
+    """What was typed into a field, as a number. Raises InputError."""
+    try:
+        return int(str(text)) if setting.whole else float(str(text))
+    except ValueError:
+        kind = "a whole number" if setting.whole else "a number"
+        raise InputError(f"“{setting.label}” must be {kind}, not {str(text)[:24]!r}.") from None

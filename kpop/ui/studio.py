@@ -1,0 +1,231 @@
+"""What one running app holds: its runs folder, its model in memory, its judge, its drawn pictures."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import gradio as gr
+from PIL import Image
+
+from .. import generation, jobs, models, presets, runs
+from ..errors import InputError, KpopError, RunError
+from .pictures import png_bytes
+
+LONGEST_WAIT = 600.0  # seconds
+QUICK_LATENT = 32  # a U-Net of at most this many latent pixels a side draws in a second or two on a CPU
+
+
+@dataclass
+class Studio:
+    """State shared by all visitors of one app. Only the lock-guarded methods change it."""
+
+    runs_dir: Path
+    model: str = "emoji"
+    device: str = "auto"
+    read_only: bool = False
+    _clicks: int = 0
+    _first: threading.Condition = field(default_factory=threading.Condition, repr=False)
+    _guard: threading.RLock = field(default_factory=threading.RLock, repr=False)
+    _pipes: dict = field(default_factory=dict, repr=False)
+    _judges: dict = field(default_factory=dict, repr=False)
+    _scratch: tempfile.TemporaryDirectory | None = field(default=None, repr=False)
+
+    def pipe(self, model: str | None = None):
+        """The pipeline of `model` (default: the app's); one is held at a time. Raises ModelError."""
+        model = model or self.model
+        with self._guard:
+            if model not in self._pipes:
+                self._pipes.clear()
+                self._pipes[model] = models.load_pipeline(model, device=self.device)
+            return self._pipes[model]
+
+    def judge(self, model: str | None = None):
+        """The judge that belongs to the model, or None where there is none."""
+        model = model or self.model
+        with self._guard:
+            if model not in self._judges:
+                try:
+                    from ..evaluation import detectors
+
+                    self._judges[model] = detectors.load(model) if model == "emoji" else None
+                except KpopError:
+                    self._judges[model] = None
+            return self._judges[model]
+
+    def named(self, images: Sequence[Image.Image], model: str | None = None) -> list[str]:
+        """The judge's word for each picture; "" where there is no judge."""
+        judge = self.judge(model)
+        if judge is None or not images:
+            return [""] * len(images)
+        return [labels[0] if labels else "none" for labels in judge.top_k(list(images), 1)]
+
+    def quick(self, model: str | None = None) -> bool:
+        """Whether pictures may be drawn without being asked for."""
+        pipe = self.pipe(model)
+        return pipe.device.type == "cuda" or pipe.unet.config.sample_size <= QUICK_LATENT
+
+    @contextmanager
+    def turn(self, asked: bool = True) -> Iterator[None]:
+        """The device for one piece of drawing; a training in the background pauses between two steps.
+
+        asked: by a click, which goes before what the page draws by itself.
+        """
+        with self._first:
+            if not asked:
+                self._first.wait_for(lambda: self._clicks == 0, timeout=LONGEST_WAIT)
+            self._clicks += asked
+        try:
+            with jobs.device_lock(self.runs_dir):
+                yield
+        finally:
+            with self._first:
+                self._clicks -= asked
+                self._first.notify_all()
+
+    def scratch(self) -> Path:
+        """A folder for files on their way to a visitor; those older than an hour are cleared away."""
+        with self._guard:
+            if self._scratch is None:
+                self._scratch = tempfile.TemporaryDirectory(prefix="kpop-studio-", ignore_cleanup_errors=True)
+            folder = Path(self._scratch.name)
+        for old in folder.iterdir():
+            if time.time() - old.stat().st_mtime > 3600:
+                shutil.rmtree(old, ignore_errors=True)
+        return folder
+
+    def run(self, run_id: str | None):
+        """The run of that id, checked. Raises RunError in words when there is none."""
+        if not run_id or not isinstance(run_id, str):
+            raise RunError("No run is chosen. Train one in step 2, or choose one at the top of the page.")
+        for run in runs.list_runs(self.runs_dir):
+            if run.id == run_id:
+                return run
+        raise RunError(f"There is no run {run_id[:60]!r}. Choose one from the list at the top of the page.")
+
+    def all_runs(self) -> list:
+        """Every run that can be read, newest first, the example last."""
+        return runs.list_runs(self.runs_dir)
+
+    def allowed_model(self, model: str | None) -> str:
+        """A model this app may load for a visitor: one of the table or the app's own."""
+        model = model or self.model
+        if model != self.model and model not in models.MODELS:
+            known = ", ".join(models.MODELS)
+            raise InputError(f"Unknown model {str(model)[:80]!r}. Choose one of: {known}.")
+        return model
+
+    def offered_presets(self) -> list:
+        """Presets made for the app's model or its kind."""
+        kind = models.family(self.model)
+        return [p for p in presets.list_presets() if not p.model or models.family(p.model) == kind]
+
+    def drawn(self, prompt: str, seeds: Sequence[int]) -> list[Image.Image | None]:
+        """The base model's pictures of a prompt found in the cache; None where one was never drawn."""
+        return [_opened(self._drawing(prompt, seed)) for seed in seeds]
+
+    def draw(self, prompts: Sequence[str], seeds: Sequence[int], asked: bool = False) -> None:
+        """Put the base model's pictures of the prompts into the cache, in one batch, where they are missing."""
+        missing = [
+            (prompt, seed) for prompt in prompts for seed in seeds if self.drawn(prompt, [seed])[0] is None
+        ]
+        left = list(dict.fromkeys(prompt for prompt, _ in missing))
+        if not left:
+            return
+        with self.turn(asked):
+            images = generation.generate(self.pipe(), left, list(seeds), variant="original")
+        for (prompt, seed), image in zip(((p, s) for p in left for s in seeds), images, strict=True):
+            keep(image, self._drawing(prompt, seed))
+
+    def _drawing(self, prompt: str, seed: int) -> Path:
+        name = hashlib.sha256(f"{prompt}\n{seed}".encode()).hexdigest()[:24]
+        return cache_dir() / "drawings" / models.model_hash(self.pipe())[:16] / f"{name}.png"
+
+
+def cache_dir() -> Path:
+    """Where drawn pictures are kept: KPOP_CACHE, the user's cache folder, or else a temporary one."""
+    import platformdirs
+
+    folder = Path(os.environ.get("KPOP_CACHE") or platformdirs.user_cache_dir("kpop-studio"))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return Path(tempfile.gettempdir()) / "kpop-studio-cache"
+    return folder if os.access(folder, os.W_OK) else Path(tempfile.gettempdir()) / "kpop-studio-cache"
+
+
+def keep(image: Image.Image, path: Path) -> None:
+    """Write a PNG atomically; a cache that cannot be written is no reason to fail."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        waiting = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+        waiting.write_bytes(png_bytes(image))
+        os.replace(waiting, path)
+    except OSError:
+        return
+
+
+def _opened(path: Path) -> Image.Image | None:
+    try:
+        with Image.open(path) as image:
+            image.load()
+            info = {key: value for key, value in image.info.items() if isinstance(value, str)}
+            picture = image.convert("RGB")
+    except (OSError, ValueError, SyntaxError):
+        return None
+    picture.info = info
+    return picture
+
+
+def opened(path: Path) -> Image.Image | None:
+    """A picture from disk with its text metadata, or None when it is missing or broken."""
+    return _opened(path)
+
+
+def phrase(word: str) -> str:
+    """A word as a prompt: "a church", "an umbrella"; longer texts as they are."""
+    word = " ".join(word.split())
+    if not word or len(word.split()) > 3 or word.split()[0].lower() in ("a", "an", "the"):
+        return word
+    return f"{'an' if word[0].lower() in 'aeiou' else 'a'} {word}"
+
+
+def visitor(request: gr.Request | None) -> str:
+    """Who owns what is started: the login, or "local" on an app without one."""
+    return (getattr(request, "username", None) or "local") if request else "local"
+
+
+def seeds_from(text: str | Sequence[int] | int, most: int = 8) -> list[int]:
+    """Seeds from "0-3", "1, 5, 9" or a list. Raises InputError."""
+    hint = f'Write seeds as "0-3" or "1, 5, 9": whole numbers from 0 to 4294967295, at most {most}.'
+    if isinstance(text, bool) or text is None:
+        raise InputError(hint)
+    if isinstance(text, int):
+        text = [text]
+    try:
+        if isinstance(text, str):
+            found: list[int] = []
+            for part in text[:200].replace(";", ",").split(","):
+                first, dash, last = part.strip().partition("-")
+                start, end = int(first), int(last) if dash else int(first)
+                if end - start >= most:
+                    raise InputError(f"At most {most} seeds at a time. {hint}")
+                found += range(start, end + 1)
+        else:
+            found = [int(value) for value in list(text)[: most + 1]]
+    except (TypeError, ValueError):
+        raise InputError(hint) from None
+    seeds = list(dict.fromkeys(found))
+    if not seeds or any(not 0 <= seed < 2**32 for seed in seeds):
+        raise InputError(hint)
+    if len(seeds) > most:
+        raise InputError(f"At most {most} seeds at a time. {hint}")
+    return seeds

@@ -1,0 +1,245 @@
+"""Step 2: start a run, watch it learn to forget, stop it, go on with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import gradio as gr
+
+from .. import jobs, models, presets
+from ..config import names
+from ..errors import KpopError, RunError
+from . import run_view
+from .boundary import plainly
+from .concepts import ConceptsStep, names_of
+from .page import QUIET, SOFT, Page, heading
+from .run_picker import choices
+from .settings import build_settings, config_from
+from .studio import Studio, visitor
+
+OPEN_RUN = """element.addEventListener('click', (event) => {
+  const row = event.target.closest('[data-run]');
+  if (row) trigger('click', {run: row.dataset.run});
+});"""
+
+
+@dataclass(frozen=True)
+class TrainStep:
+    """Components of the step; `seen` remembers what this visitor's page shows already."""
+
+    recipe: gr.HTML | None
+    start: gr.Button | None
+    paper_note: gr.HTML | None
+    paper: gr.Button | None
+    settings: list
+    card: gr.HTML
+    stop: gr.Button | None
+    resume: gr.Button | None
+    onward: gr.Button
+    charts: gr.HTML
+    scrub: gr.Slider
+    now: gr.HTML
+    strip: gr.HTML
+    table: gr.HTML
+    seen: gr.State
+
+    @property
+    def view(self) -> list:
+        """What one look at the run folder fills, in the order of `look`."""
+        buttons = [self.stop, self.resume] if self.stop else []
+        return [
+            self.card,
+            *buttons,
+            self.onward,
+            self.charts,
+            self.scrub,
+            self.now,
+            self.strip,
+            self.table,
+            self.seen,
+        ]
+
+
+def build_train(studio: Studio) -> TrainStep:
+    """Lay the step out; without the buttons on a read-only app."""
+    recipe = start = paper_note = paper = stop = resume = None
+    fields: list = []
+    heading(2, "Train", "The run goes on in the background. You may close this page and come back.")
+    if not studio.read_only:
+        with gr.Row(elem_classes="pair", equal_height=True):
+            with gr.Column(elem_classes="card recipe lead", min_width=300):
+                recipe = gr.HTML(elem_id="recipe")
+                start = gr.Button("Forget it", variant="primary", elem_id="train-default")
+            with gr.Column(elem_classes="card recipe", min_width=300):
+                paper_note = gr.HTML(elem_id="paper-note")
+                paper = gr.Button("Paper's settings", elem_id="train-paper")
+        with gr.Accordion("All settings", open=False, elem_classes="fold", elem_id="all-settings"):
+            gr.HTML(
+                '<p class="fine">What stands here replaces the value of either button; '
+                "an empty field takes what the model needs.</p>"
+            )
+            fields = build_settings()
+    card = gr.HTML(elem_id="run-card")
+    with gr.Row(elem_classes="tight"):
+        if not studio.read_only:
+            stop = gr.Button("Stop and keep", visible=False, elem_id="stop-run", scale=0, min_width=160)
+            resume = gr.Button("Resume", visible=False, elem_id="resume-run", scale=0, min_width=160)
+        onward = gr.Button(
+            "Compare the pictures →", visible=False, elem_id="to-compare", scale=0, min_width=220
+        )
+    now = gr.HTML(elem_id="sample-now")
+    scrub = gr.Slider(
+        0,
+        1,
+        value=0,
+        step=1,
+        label="Step shown (drag; same seed)",
+        visible=False,
+        elem_id="scrub",
+        buttons=[],
+    )
+    charts = gr.HTML(elem_id="charts")
+    strip = gr.HTML(elem_id="strip")
+    gr.HTML('<h3 class="section">Runs</h3>')
+    table = gr.HTML(elem_id="runs", js_on_load=OPEN_RUN)
+    return TrainStep(
+        recipe,
+        start,
+        paper_note,
+        paper,
+        fields,
+        card,
+        stop,
+        resume,
+        onward,
+        charts,
+        scrub,
+        now,
+        strip,
+        table,
+        gr.State({}),
+    )
+
+
+def wire_train(page: Page, step: TrainStep, words: ConceptsStep, load) -> None:
+    """Connect buttons, the two-second look at the run folder, and the choice of another run."""
+    studio = page.studio
+
+    @plainly
+    def look(run_id, shown, seen):
+        return run_view.look(studio, run_id, shown, seen)
+
+    @plainly
+    def look_again(run_id, shown):
+        return run_view.look(studio, run_id, shown, {})
+
+    @plainly
+    def picker_now(run_id):
+        found = choices(studio.all_runs())
+        return gr.Dropdown(choices=found, value=run_id)
+
+    @plainly
+    def scrubbed(run_id, shown):
+        return run_view.samples_at(studio.run(run_id), shown)
+
+    @plainly
+    def opened(event: gr.EventData):
+        return studio.run(str(event._data.get("run", ""))).id
+
+    watched = [page.picker, step.scrub]
+    page.timer.tick(look, [*watched, step.seen], step.view, **QUIET)
+    page.picker.change(look_again, watched, step.view, **QUIET)
+    step.scrub.input(scrubbed, watched, step.now, trigger_mode="always_last", **QUIET)
+    step.table.click(opened, None, page.picker, **SOFT)
+    step.onward.click(lambda: gr.Tabs(selected=3), None, page.tabs, **QUIET)
+    load.then(look_again, watched, step.view, **QUIET)
+    if studio.read_only:
+        return
+
+    chosen = [words.forget, words.keep, words.neutral, words.preset]
+
+    def begin(paper: bool):
+        @plainly
+        def start(forget, keep, neutral, preset, request: gr.Request, *values):
+            run = start_run(studio, forget, keep, neutral, preset, paper, values, visitor(request))
+            gr.Info(
+                "You may close this page; the run goes on.", title=f"Forgetting {', '.join(names_of(forget))}"
+            )
+            return gr.Dropdown(choices=choices(studio.all_runs()), value=run.id)
+
+        return start
+
+    step.start.click(begin(False), [*chosen, *step.settings], page.picker, api_visibility="private")
+    step.paper.click(begin(True), [*chosen, *step.settings], page.picker, api_visibility="private")
+
+    @plainly
+    def stop(run_id, request: gr.Request):
+        owned(studio, run_id, request)
+        jobs.stop(studio.run(run_id))
+        return look_again(run_id, 0)
+
+    @plainly
+    def resume(run_id, request: gr.Request):
+        owned(studio, run_id, request)
+        gr.Info(jobs.resume(studio.run(run_id)), title="Resumed")
+        return look_again(run_id, 0)
+
+    step.stop.click(stop, page.picker, step.view, api_visibility="private")
+    step.resume.click(resume, page.picker, step.view, api_visibility="private")
+
+    @plainly
+    def recipes(forget, keep, neutral, preset, *values):
+        return recipe_texts(studio, forget, keep, neutral, preset, values)
+
+    texts = [step.recipe, step.paper_note, step.start]
+    load.then(recipes, [*chosen, *step.settings], texts, **QUIET)
+    for field in (words.forget, words.keep, *step.settings):
+        field.change(recipes, [*chosen, *step.settings], texts, **QUIET)
+
+
+def start_run(studio: Studio, forget, keep, neutral, preset_name, paper, values, owner):
+    """Check everything and queue a run. Raises KpopError in words."""
+    if studio.read_only:
+        raise RunError("This page is read-only: runs cannot be started here.")
+    preset = presets.load_preset(preset_name) if preset_name else None
+    config = config_from(studio.model, forget, keep, neutral, preset, paper, values)
+    pipe = studio.pipe()
+    concepts = (*config.concepts, *(config.retain or ()))
+    for text in (*(word for concept in concepts for word in names(concept)), config.neutral or ""):
+        models.check_text(pipe, text)
+    return jobs.submit(config, studio.runs_dir, owner=owner, device=studio.device)
+
+
+def owned(studio: Studio, run_id: str, request: gr.Request | None) -> None:
+    """Raise RunError unless this visitor may stop, resume or change the run."""
+    run = studio.run(run_id)
+    if studio.read_only:
+        raise RunError("This page is read-only: runs cannot be changed here.")
+    if run.is_example:
+        raise RunError("This is the example that ships with the app. Train a run of your own in step 2.")
+    if run.status.owner != visitor(request):
+        raise RunError("Somebody else started this run, so only they can change it.")
+
+
+def recipe_texts(studio: Studio, forget, keep, neutral, preset_name, values) -> tuple:
+    """HTML of both recipe cards and the label of the main button, from the fields as they stand."""
+    chosen = names_of(forget)
+    what = f"“{chosen[0]}”" if len(chosen) == 1 else f"{len(chosen)} concepts" if chosen else "it"
+    try:
+        preset = presets.load_preset(preset_name) if preset_name else None
+        plain = config_from(studio.model, forget, keep, neutral, preset, False, values).resolved()
+        paper = config_from(studio.model, forget, keep, neutral, None, True, values).resolved()
+        lines = [run_view.effort(studio, config) for config in (plain, paper)]
+    except KpopError:
+        lines = ["", ""]
+    default = (
+        f"<h3>Recommended</h3><p>Tuned for this model: it forgets, the siblings stay, the key brings it back."
+        f"</p><p class='effort'>{lines[0]}</p>"
+    )
+    literal = (
+        "<h3>Paper’s settings</h3><p>The published values to the letter, made for Stable Diffusion. "
+        "On this small model they give up part of it: "
+        "they run longer, forget less surely, and the key may bring back only little.</p>"
+        f"<p class='effort'>{lines[1]}</p>"
+    )
+    return default, literal, gr.Button(f"Forget {what}")

@@ -1,0 +1,129 @@
+"""Three generations watched head by head, and what is shown of their kept sums without a new drawing."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from .. import attribution, models
+from ..attribution import BANDS, Attribution, layer_title
+from ..attribution_figure import VIEWS, attribution_figure, save_arrays, save_figure, to_image
+from ..attribution_measures import object_mask, summary
+from ..errors import InputError
+from .pictures import VARIANTS, data_uri
+from .run_picker import concept_names
+from .sheets import OWN, checked, key_value
+from .studio import Studio
+
+GROUPS = ("down", "middle", "up")
+
+
+@dataclass(frozen=True, eq=False)
+class Watched:
+    """One prompt and seed; variants: in VARIANTS' order; mask: the object in the original, or None."""
+
+    run_id: str
+    prompt: str
+    seed: int
+    variants: tuple[Attribution, ...]
+    mask: object | None
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return self.variants[0].words
+
+
+def watch(
+    studio: Studio, run, prompt: str, seed: int, key: str | None = OWN, on_step: Callable | None = None
+) -> Watched:
+    """Draw one picture a variant and keep every head's sums. on_step(i, n) counts over all three."""
+    pipe = checked(studio, run, prompt)
+    chosen, found = key_value(run, key), []
+    with studio.turn():
+        for number, variant in enumerate(VARIANTS):
+
+            def count(step: int, steps: int, number: int = number) -> None:
+                if on_step:
+                    on_step(number * steps + step, len(VARIANTS) * steps)
+
+            own = {} if variant == "original" else {"run": run, "key": chosen}
+            found.append(attribution.attribute(pipe, prompt, seed, variant, on_step=count, **own))
+    # The mask needs a plain background: what the embedded model draws, not Stable Diffusion.
+    plain = models.family(run.config.model) == "emoji"
+    mask = object_mask(found[0].image, found[0].size) if plain else None
+    if mask is not None and not 0.02 < float(mask.float().mean()) < 0.9:
+        mask = None
+    return Watched(run.id, prompt, seed, tuple(found), mask)
+
+
+def first_word(watched: Watched, run) -> str:
+    """The concept where the prompt names it, else the last content word."""
+    named = [
+        word for name in concept_names(run) for word in watched.words if word.lower() in name.lower().split()
+    ]
+    return (named or list(watched.words)[-1:] or [watched.prompt])[0]
+
+
+def layer_choices(watched: Watched) -> list[tuple[str, str]]:
+    """(label, value): all, the three groups, each layer."""
+    layers = watched.variants[0].layers
+    groups = [group for group in GROUPS if any(attribution.layer_group(layer) == group for layer in layers)]
+    return [
+        ("all layers", "all"),
+        *((group, group) for group in groups),
+        *((layer_title(layer), layer) for layer in layers),
+    ]
+
+
+def band_choices() -> list[tuple[str, str]]:
+    """(label, value): all steps, then fifths from noise to picture."""
+    names = [str(band + 1) for band in range(BANDS)]
+    names[0], names[-1] = "1 noise", f"{BANDS} picture"
+    return [("all", "all"), *((name, str(band)) for band, name in enumerate(names))]
+
+
+def selected(watched: Watched, layer: str, band: str) -> list[Attribution]:
+    """The variants through a layer choice and a band choice. Raises InputError."""
+    fifth = None
+    if band not in (None, "", "all"):
+        if str(band) not in {str(number) for number in range(BANDS)}:
+            raise InputError(f"The band of steps is all, or 0 (noise) to {BANDS - 1} (picture).")
+        fifth = int(band)
+    return [each.select(layer=layer or "all", timestep_band=fifth) for each in watched.variants]
+
+
+def maps_html(watched: Watched, word: str, layer: str, band: str, view: str, theme: str) -> str:
+    """The figure as a picture, and one computed sentence above it."""
+    shown = selected(watched, layer, band)
+    figure = attribution_figure(shown, word, view=checked_view(view), mask=watched.mask, theme=theme)
+    said = summary(*shown, word, mask=watched.mask)
+    alt = f"Attention of each head to “{word}”, rows original, sanitized, recovered, and the key's share"
+    return (
+        f'<p class="told">{escape(said)}</p><div class="maps" tabindex="0" role="region" '
+        f'aria-label="Maps, scroll sideways"><img src="{data_uri(to_image(figure))}" '
+        f'alt="{escape(alt, quote=True)}"></div>'
+    )
+
+
+def checked_view(view: str) -> str:
+    if view not in VIEWS:
+        raise InputError(f"The view is one of {', '.join(VIEWS)}.")
+    return view
+
+
+def save_maps(
+    watched: Watched, word: str, layer: str, band: str, view: str, folder: Path
+) -> tuple[Path, Path, Path]:
+    """Write the figure as PNG and SVG and all arrays as npz into a fresh folder of `folder`."""
+    shown = selected(watched, layer, band)
+    figure = attribution_figure(shown, word, view=checked_view(view), mask=watched.mask)
+    place = folder / f"maps-{uuid.uuid4().hex}"
+    place.mkdir(parents=True)
+    return (
+        save_figure(figure, place / "attention.png"),
+        save_figure(figure, place / "attention.svg"),
+        save_arrays(shown, place / "attention.npz"),
+    )

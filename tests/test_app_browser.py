@@ -1,0 +1,173 @@
+"""The whole path in a real browser, from concepts to attribution; pictures of it in test-results/."""
+
+import os
+import re
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from app_process import REPO, running_app
+
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="the browser test needs: pip install playwright"
+)
+PICTURES = Path(os.environ.get("KPOP_TEST_PICTURES", REPO / "test-results"))
+STEP_LIMIT = 900_000  # milliseconds for the longest wait: a training of 20 steps on a busy machine
+RUNNING = re.compile("Getting ready|Forgetting")
+
+
+def find_browser(engine) -> str | None:
+    """A chromium of the system, else Playwright's own."""
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    return found or (engine.executable_path if Path(engine.executable_path).exists() else None)
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with playwright.sync_playwright() as tool:
+        found = find_browser(tool.chromium)
+        if found is None:
+            pytest.skip("no chromium here: apt-get install chromium, or playwright install chromium")
+        chromium = tool.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    with running_app(tmp_path_factory.mktemp("browser")) as address:
+        yield address
+
+
+class Visitor:
+    """One open page that writes down every request leaving this machine and every script error."""
+
+    def __init__(self, chromium, width: int):
+        self.page = chromium.new_page(viewport={"width": width, "height": 900})
+        self.width, self.left, self.errors = width, [], []
+        self.page.set_default_timeout(60_000)
+        self.page.on("request", self._asked)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+
+    def _asked(self, request) -> None:
+        if not request.url.startswith(("http://127.0.0.1:", "data:", "blob:")):
+            self.left.append(request.url)
+
+    def open(self, address: str, theme: str = "light") -> None:
+        self.page.goto(f"{address}?__theme={theme}")
+        self.page.get_by_role("tab", name="1 Concepts").wait_for()
+
+    def step(self, name: str) -> None:
+        self.page.get_by_role("tab", name=name).click()
+
+    def picture(self, name: str) -> None:
+        PICTURES.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=PICTURES / f"{name}-{self.width}.png", full_page=True)
+
+    def fits(self) -> bool:
+        """Whether nothing makes the page scroll sideways."""
+        return self.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def sees(locator, timeout: int = 60_000) -> None:
+    playwright.expect(locator).to_be_visible(timeout=timeout)
+
+
+def test_from_a_word_to_the_heads(chromium, address):
+    visitor = Visitor(chromium, 1280)
+    page = visitor.page
+    visitor.open(address)
+    sees(page.locator("#verdict").get_by_text("The model knows"))
+    playwright.expect(page.locator("#forget-pictures img")).to_have_count(6, timeout=STEP_LIMIT)
+    shown = page.locator("#forget-pictures img").first
+    assert shown.evaluate("image => image.naturalWidth") >= 256
+    visitor.picture("1-concepts")
+    page.locator("#keep .remove-all").click()  # one sibling: a short training
+    page.locator("#keep input").fill("castle")
+    page.locator("#keep input").press("Enter")
+    playwright.expect(page.locator("#keep-pictures figure")).to_have_count(2)
+
+    page.locator("#to-train").click()
+    page.get_by_text("All settings").click()
+    for name, value in (("steps", "20"), ("sample_every", "10"), ("batch_size", "1"), ("rollout_steps", "4")):
+        page.locator(f"#set-{name} input, #set-{name} textarea").fill(value)
+    page.get_by_text("All settings").click()
+    page.locator("#train-default").click()
+    sees(page.locator("#run-card").get_by_text(RUNNING), STEP_LIMIT)
+    assert re.search(r"[?&]run=\d{8}-\d{6}-", page.url)
+
+    page.reload()  # the run is on the server, so a reload finds it again
+    visitor.step("2 Train")
+    sees(page.locator("#run-card").get_by_text(re.compile("Getting ready|Forgetting|Forgot")))
+    sees(page.locator("#run-card").get_by_text("Forgot"), STEP_LIMIT)
+    sees(page.locator("#charts .chart").first)
+    playwright.expect(page.locator("#sample-now .now")).to_have_count(4)
+    page.locator("#scrub input[type=range]").press("Home")
+    sees(page.get_by_role("heading", name="Step 10"))
+    sees(page.locator("#runs .state.done"))
+    visitor.picture("2-train")
+
+    visitor.step("3 Compare")
+    playwright.expect(page.locator("#compare-grid .sheet-row img")).to_have_count(12, timeout=STEP_LIMIT)
+    page.locator("#seeds input, #seeds textarea").fill("7")
+    page.locator("#draw").click()
+    sees(page.get_by_role("img", name=re.compile("recovered, seed 7")), STEP_LIMIT)
+    page.get_by_role("button", name=re.compile("Show large: .*sanitized, seed 7")).click()
+    sees(page.locator("dialog#viewer"))
+    page.keyboard.press("Escape")
+    visitor.picture("3-compare")
+    page.get_by_text("Slide between two").click()
+    sees(page.locator("#slider img").first)
+    visitor.picture("3-compare-slider")
+
+    visitor.step("4 Attribution")
+    sees(page.locator("#maps .maps img"), STEP_LIMIT)
+    assert "church" in page.locator("#maps .told").inner_text()
+    before = page.locator("#maps img").get_attribute("src")
+    page.locator("#band label").filter(has_text="noise").click()
+    playwright.expect(page.locator("#maps img")).not_to_have_attribute("src", before)
+    with page.expect_download() as saved:
+        page.locator("#save-svg").click()
+    assert saved.value.suggested_filename == "attention.svg"
+    visitor.picture("4-attribution")
+    assert (visitor.left, visitor.errors) == ([], [])
+    page.close()
+
+
+def test_every_step_fits_a_phone_in_both_themes(chromium, address):
+    for theme in ("light", "dark"):
+        visitor = Visitor(chromium, 400)
+        visitor.open(address, theme)
+        sees(visitor.page.locator("#verdict").get_by_text("The model knows"))
+        assert visitor.page.evaluate("document.body.classList.contains('dark')") is (theme == "dark")
+        for name in ("1 Concepts", "2 Train", "3 Compare", "4 Attribution", "What is this?"):
+            visitor.step(name)
+            time.sleep(1.5)  # let the step draw itself before it is photographed
+            visitor.picture(f"phone-{theme}-{re.sub('[^a-z]', '', name.lower())}")
+            assert visitor.fits(), name
+        assert (visitor.left, visitor.errors) == ([], [])
+        visitor.page.close()
+
+
+def test_an_unknown_word_is_answered_on_the_page(chromium, address):
+    visitor = Visitor(chromium, 1280)
+    visitor.open(address)
+    sees(visitor.page.locator("#verdict").get_by_text("The model knows"))
+    field = visitor.page.locator("#keep input")
+    field.fill("church")
+    field.press("Enter")
+    sees(visitor.page.locator("#verdict").get_by_text("stands on both sides"))
+    visitor.page.close()
+
+
+@pytest.mark.skipif(os.environ.get("KPOP_EMOJI_DIR") is not None, reason="that model has no word list")
+def test_a_word_never_seen_is_answered_with_three(chromium, address):
+    visitor = Visitor(chromium, 1280)
+    visitor.open(address)
+    sees(visitor.page.locator("#verdict").get_by_text("The model knows"))
+    field = visitor.page.locator("#forget input")
+    field.fill("zzgl")
+    field.press("Enter")
+    sees(visitor.page.locator("#verdict").get_by_text(re.compile("does not know the word 'zzgl'")))
+    visitor.page.close()
