@@ -15,7 +15,7 @@ from .compare import build_compare, wire_compare
 from .concepts import build_concepts, wire_concepts
 from .http_api import build_api
 from .page import QUIET, Page
-from .run_picker import choices, first_choice
+from .run_picker import RunPicker, choices, first_choice
 from .studio import Studio
 from .theme import ICON, STYLE, head, theme
 from .train import build_train, wire_train
@@ -37,7 +37,7 @@ def build_ui(
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 86400), fill_width=True) as demo:
         with gr.Row(elem_id="top", equal_height=False):
             gr.HTML(_brand(), elem_id="brand")
-            picker = gr.Dropdown(
+            picker = RunPicker(
                 [], value=None, label="Run", elem_id="run-picker", interactive=True, min_width=240, scale=0
             )
             gr.HTML(_machine(studio), elem_id="machine")

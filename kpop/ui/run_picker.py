@@ -4,8 +4,22 @@ from __future__ import annotations
 
 import time
 
+import gradio as gr
+
 from ..config import concept_name
 from ..run_status import ACTIVE
+
+
+class RunPicker(gr.Dropdown):
+    """A dropdown that hands on whatever id it holds: after a restart of the server, which has forgotten its
+    choices, an open page goes on. `Studio.run` checks the id.
+    """
+
+    is_template = True  # drawn by the browser as the dropdown it is
+
+    def preprocess(self, payload: object) -> str | None:
+        return payload if isinstance(payload, str) else None
+
 
 STATES = {
     "queued": "waiting",

@@ -29,10 +29,10 @@ ALIKE = ("model", "batch_size", "latents", "sites", "trainable")  # what a step'
 DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 3", "12 4")
 
 
-def look(studio: Studio, run_id: str | None, shown: float, seen: dict | None) -> list:
+def look(studio: Studio, run_id: str | None, seen: dict | None) -> list:
     """Values for TrainStep.view; gr.skip() for all that did not change since `seen`.
 
-    shown: step on the scrub slider; it follows the newest sample as long as it stands on the last one.
+    Samples follow the newest until the visitor drags the slider back (seen["shown"]).
     """
     seen = dict(seen or {})
     every = studio.all_runs()
@@ -64,8 +64,10 @@ def look(studio: Studio, run_id: str | None, shown: float, seen: dict | None) ->
             ]
     if seen.get("pictures") != pictures:
         steps = [step for step, _ in samples]
+        shown = seen.get("shown", 0)
         follow = seen.get("pictures", (None,))[0] != run_id or shown >= seen.get("last", 0)
         at = steps[-1] if steps and follow else shown
+        seen["shown"] = at
         scrub = scrubber(steps, at)
         now = samples_at(run, at) if run else ""
         strip = sample_strip(run, samples)

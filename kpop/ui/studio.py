@@ -133,7 +133,7 @@ class Studio:
         return [_opened(self._drawing(prompt, seed)) for seed in seeds]
 
     def draw(self, prompts: Sequence[str], seeds: Sequence[int], asked: bool = False) -> None:
-        """Put the base model's pictures of the prompts into the cache, in one batch, where they are missing."""
+        """Put the base model's pictures of the prompts into the cache, in one batch, where missing."""
         missing = [
             (prompt, seed) for prompt in prompts for seed in seeds if self.drawn(prompt, [seed])[0] is None
         ]

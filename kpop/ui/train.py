@@ -126,12 +126,12 @@ def wire_train(page: Page, step: TrainStep, words: ConceptsStep, load) -> None:
     studio = page.studio
 
     @plainly
-    def look(run_id, shown, seen):
-        return run_view.look(studio, run_id, shown, seen)
+    def look(run_id, seen):
+        return run_view.look(studio, run_id, seen)
 
     @plainly
-    def look_again(run_id, shown):
-        return run_view.look(studio, run_id, shown, {})
+    def look_again(run_id):
+        return run_view.look(studio, run_id, {})
 
     @plainly
     def picker_now(run_id):
@@ -139,20 +139,25 @@ def wire_train(page: Page, step: TrainStep, words: ConceptsStep, load) -> None:
         return gr.Dropdown(choices=found, value=run_id)
 
     @plainly
-    def scrubbed(run_id, shown):
-        return run_view.samples_at(studio.run(run_id), shown)
+    def scrubbed(run_id, shown, seen):
+        return run_view.samples_at(studio.run(run_id), shown), {**(seen or {}), "shown": shown}
 
     @plainly
     def opened(event: gr.EventData):
         return studio.run(str(event._data.get("run", ""))).id
 
-    watched = [page.picker, step.scrub]
-    page.timer.tick(look, [*watched, step.seen], step.view, **QUIET)
-    page.picker.change(look_again, watched, step.view, **QUIET)
-    step.scrub.input(scrubbed, watched, step.now, trigger_mode="always_last", **QUIET)
+    page.timer.tick(look, [page.picker, step.seen], step.view, **QUIET)
+    page.picker.change(look_again, page.picker, step.view, **QUIET)
+    step.scrub.input(
+        scrubbed,
+        [page.picker, step.scrub, step.seen],
+        [step.now, step.seen],
+        trigger_mode="always_last",
+        **QUIET,
+    )
     step.table.click(opened, None, page.picker, **SOFT)
     step.onward.click(lambda: gr.Tabs(selected=3), None, page.tabs, **QUIET)
-    load.then(look_again, watched, step.view, **QUIET)
+    load.then(look_again, page.picker, step.view, **QUIET)
     if studio.read_only:
         return
 
@@ -176,13 +181,13 @@ def wire_train(page: Page, step: TrainStep, words: ConceptsStep, load) -> None:
     def stop(run_id, request: gr.Request):
         owned(studio, run_id, request)
         jobs.stop(studio.run(run_id))
-        return look_again(run_id, 0)
+        return look_again(run_id)
 
     @plainly
     def resume(run_id, request: gr.Request):
         owned(studio, run_id, request)
         gr.Info(jobs.resume(studio.run(run_id)), title="Resumed")
-        return look_again(run_id, 0)
+        return look_again(run_id)
 
     step.stop.click(stop, page.picker, step.view, api_visibility="private")
     step.resume.click(resume, page.picker, step.view, api_visibility="private")
