@@ -13,7 +13,8 @@ playwright = pytest.importorskip(
     "playwright.sync_api", reason="the browser test needs: pip install playwright"
 )
 PICTURES = Path(os.environ.get("KPOP_TEST_PICTURES", REPO / "test-results"))
-STEP_LIMIT = 900_000  # milliseconds for the longest wait: a training of 20 steps on a busy machine
+STEP_LIMIT = 400_000  # milliseconds for the longest wait: a training of 20 steps on a busy machine
+playwright.expect.set_options(timeout=60_000)
 RUNNING = re.compile("Getting ready|Forgetting")
 
 
