@@ -58,8 +58,12 @@ def build_ui(
         @plainly
         def first(request: gr.Request):
             every = studio.all_runs()
-            wanted = request.query_params.get("run") if request else None
-            return gr.Dropdown(choices=choices(every), value=first_choice(every, wanted))
+            asked = request.query_params if request else {}
+            step = str(asked.get("step", ""))
+            return (
+                gr.Dropdown(choices=choices(every), value=first_choice(every, asked.get("run"))),
+                gr.Tabs(selected=int(step)) if step in ("2", "3", "4", "5") else gr.skip(),
+            )
 
         @plainly
         def names_again(run_id, known):
@@ -71,9 +75,11 @@ def build_ui(
             )
 
         known = gr.State([])
-        load = demo.load(first, None, picker, **QUIET)
+        load = demo.load(first, None, [picker, tabs], **QUIET)
         timer.tick(names_again, [picker, known], [picker, known], **QUIET)
-        picker.change(None, picker, None, js="(id) => { window.kpopRun(id); }")
+        picker.change(None, picker, None, js="(id) => { window.kpopAt('run', id); }")
+        for tab in tabs.children:
+            tab.select(None, js=f"() => {{ window.kpopAt('step', '{tab.id}'); }}")
         wire_concepts(page, concepts, load)
         wire_train(page, train, concepts, load)
         wire_compare(page, compare, compare_tab)

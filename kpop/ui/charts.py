@@ -19,6 +19,16 @@ class Line:
     dash: str = ""
 
 
+def smoothed(ys: Sequence[float | None], share: float = 0.8) -> list[float | None]:
+    """Running mean of a noisy curve: each value keeps `share` of the ones before it; gaps stay gaps."""
+    found, mean = [], None
+    for y in ys:
+        if y is not None:
+            mean = y if mean is None else share * mean + (1 - share) * y
+        found.append(None if y is None else mean)
+    return found
+
+
 def _number(value: float) -> str:
     if value == 0:
         return "0"

@@ -151,6 +151,7 @@ def wire_compare(page: Page, step: CompareStep, tab: gr.Tab) -> None:
         run = studio.run(run_id)
         if not has_result(run):
             return kept(studio, run_id, pair)
+        prompt = prompt or first_prompt(run)  # the step may open before its fields are filled
         found = saved_sheet(run, prompt, seeds_from(seeds), key)
         if found is None and studio.quick(run.config.model):
             found = draw_sheet(

@@ -1,4 +1,4 @@
-// One dialog shows any picture large; the chosen run stands in the address, so that a reload finds it.
+// One dialog shows any picture large; chosen run and step stand in the address, so that a reload finds them.
 (() => {
   const open = (picture) => {
     let viewer = document.getElementById("viewer");
@@ -23,10 +23,14 @@
     const picture = event.target.closest(".pic-open");
     if (picture) { event.preventDefault(); event.stopPropagation(); open(picture); }
   }, true);
-  window.kpopRun = (id) => {
+  let touched = false; // the first step "selects" itself while the page is built: no choice of the visitor's
+  for (const kind of ["pointerdown", "keydown", "click"]) {
+    document.addEventListener(kind, () => { touched = true; }, true);
+  }
+  window.kpopAt = (name, value) => {
     const address = new URL(window.location.href);
-    if (!id || address.searchParams.get("run") === id) return;
-    address.searchParams.set("run", id);
+    if (!value || (name === "step" && !touched) || address.searchParams.get(name) === value) return;
+    address.searchParams.set(name, value);
     window.history.replaceState(null, "", address);
   };
 })();

@@ -9,7 +9,7 @@ import gradio as gr
 
 from .. import jobs
 from ..run_status import ACTIVE, ENDED
-from .charts import Line, line_chart
+from .charts import Line, line_chart, smoothed
 from .pictures import NOTES, TITLES, blank, data_uri, framed, frames, notice
 from .run_picker import STATES, ago, concept_names, has_result, made_at, span, subject
 from .studio import Studio, opened, phrase
@@ -151,7 +151,7 @@ def curves(run) -> str:
     points = every[:: max(1, len(every) // 300)]
     xs = [point["step"] for point in points]
     losses = [
-        Line(name, xs, [point.get(key) for point in points], tone, dash)
+        Line(name, xs, smoothed([point.get(key) for point in points]), tone, dash)
         for key, name, tone, dash in LOSSES
         if any(point.get(key) for point in points)
     ]
@@ -164,7 +164,9 @@ def curves(run) -> str:
         tone = "recovered" if concept else "soft" if not text else "original"
         steps, ys = [step for step, _ in met], [seen.get(text) for _, seen in met]
         cosines.append(Line(f"“{text}”" if text else "empty text", steps, ys, tone, DASHES[i % len(DASHES)]))
-    charts = line_chart("How well it does", "loss, log scale: lower is better", losses, last, log=True)
+    charts = line_chart(
+        "How well it does", "loss, smoothed, log scale: lower is better", losses, last, log=True
+    )
     if cosines:
         charts += line_chart(
             "The key meets the concept",
