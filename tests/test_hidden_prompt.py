@@ -156,6 +156,50 @@ def test_attention_equals_torchs_own_with_a_mask():
     torch.testing.assert_close(_attend(q, k, v, 8**-0.5, mask, None), expected, atol=1e-6, rtol=0)
 
 
+@pytest.fixture
+def fused(monkeypatch):
+    """(queries, keys) of every call of the fused kernel."""
+    calls, own = [], F.scaled_dot_product_attention
+
+    def count(query, key, *rest, **how):
+        calls.append((query.shape[2], key.shape[2]))
+        return own(query, key, *rest, **how)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", count)
+    return calls
+
+
+@pytest.mark.parametrize("queries, keys, kernel", [(256, 154, False), (1024, 1032, True)])
+def test_the_fused_kernel_and_the_explicit_products_agree(fused, queries, keys, kernel):
+    from kpop.hidden_prompt import _attend
+
+    query, key, value = (
+        torch.randn(2, 3, length, 8, generator=torch.Generator().manual_seed(i))
+        for i, length in enumerate((queries, keys, keys))
+    )
+    mask = torch.zeros(2, 1, 1, keys)
+    mask[1, ..., keys // 2 :] = float("-inf")
+    for some in (None, mask):
+        explicit = _attend(query, key, value, 8**-0.5, some, lambda probs: None)
+        assert fused == []
+        found = _attend(query, key, value, 8**-0.5, some, None)
+        assert fused == ([(queries, keys)] if kernel else [])
+        torch.testing.assert_close(found, explicit, atol=1e-5, rtol=0)
+        fused.clear()
+
+
+def test_self_attention_at_512_pixels_never_builds_its_scores(fused, sd_folder):
+    """4096 x 4096 scores of 8 heads are 0.5 GB a row; a recorder wants those of the text only."""
+    pipe = models.load_pipeline(str(sd_folder), device="cpu", dtype="fp32")
+    z = torch.randn(1, 4, 64, 64, generator=torch.Generator().manual_seed(1))
+    text, seen = models.encode(pipe, ["a church"]), []
+    fused.clear()
+    with torch.no_grad(), attention_prompt(pipe.unet, recorder=lambda name, probs: seen.append(probs.shape)):
+        pipe.unet(z, torch.tensor(500), encoder_hidden_states=text)
+    assert (4096, 4096) in fused and (256, 256) not in fused
+    assert all(keys > 77 for _, keys in fused) and (1, 8, 4096, 77) in seen
+
+
 def test_a_key_file_is_private_and_reads_back(tmp_path):
     made = HiddenPrompt.create("church", 77, 32, 2, 0.5, torch.Generator().manual_seed(0), separate_kv=True)
     made.save(tmp_path / "key.safetensors")
