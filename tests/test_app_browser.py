@@ -131,6 +131,14 @@ def test_from_a_word_to_the_heads(chromium, address):
         page.locator("#save-svg").click()
     assert saved.value.suggested_filename == "attention.svg"
     visitor.picture("4-attribution")
+
+    visitor.step("2 Train")
+    own = page.locator(f'#runs [data-run="{re.search(r"run=([^&]+)", page.url).group(1)}"]')
+    playwright.expect(own).to_have_count(1)
+    page.locator("#delete-run").click()
+    page.locator("#delete-yes").click()
+    playwright.expect(own).to_have_count(0)
+    sees(page.locator("#runs .state.done").first)  # the example stays
     assert (visitor.left, visitor.errors) == ([], [])
     page.close()
 

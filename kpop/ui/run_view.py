@@ -44,7 +44,7 @@ def look(studio: Studio, run_id: str | None, seen: dict | None) -> list:
         (one.id, one.status.state, one.status.step, len(one.samples()), ago(made_at(one))) for one in every
     ]
     pictures = (run_id, [step for step, _ in samples])
-    buttons = 0 if studio.read_only else 2
+    buttons = 0 if studio.read_only else 4
 
     card = onward = charts = scrub = now = strip = rows = gr.skip()
     keys: list = [gr.skip()] * buttons
@@ -61,6 +61,8 @@ def look(studio: Studio, run_id: str | None, seen: dict | None) -> list:
                 gr.Button(
                     visible=own and status.state in ("stopped", "failed", "interrupted") and not run.damage
                 ),
+                gr.Button(visible=own and status.state in ENDED),
+                gr.Row(visible=False),
             ]
     if seen.get("pictures") != pictures:
         steps = [step for step, _ in samples]

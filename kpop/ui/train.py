@@ -13,7 +13,7 @@ from . import run_view
 from .boundary import plainly
 from .concepts import ConceptsStep, names_of
 from .page import QUIET, SOFT, Page, heading
-from .run_picker import choices
+from .run_picker import choices, first_choice, subject
 from .settings import build_settings, config_from
 from .studio import Studio, visitor
 
@@ -35,6 +35,10 @@ class TrainStep:
     card: gr.HTML
     stop: gr.Button | None
     resume: gr.Button | None
+    delete: gr.Button | None
+    really: gr.Row | None
+    delete_yes: gr.Button | None
+    delete_no: gr.Button | None
     onward: gr.Button
     charts: gr.HTML
     scrub: gr.Slider
@@ -46,7 +50,7 @@ class TrainStep:
     @property
     def view(self) -> list:
         """What one look at the run folder fills, in the order of `look`."""
-        buttons = [self.stop, self.resume] if self.stop else []
+        buttons = [self.stop, self.resume, self.delete, self.really] if self.stop else []
         return [
             self.card,
             *buttons,
@@ -63,6 +67,7 @@ class TrainStep:
 def build_train(studio: Studio) -> TrainStep:
     """Lay the step out; without the buttons on a read-only app."""
     recipe = start = paper_note = paper = stop = resume = None
+    delete = really = delete_yes = delete_no = None
     fields: list = []
     heading(2, "Train", "The run goes on in the background. You may close this page and come back.")
     if not studio.read_only:
@@ -87,6 +92,13 @@ def build_train(studio: Studio) -> TrainStep:
         onward = gr.Button(
             "Compare the pictures →", visible=False, elem_id="to-compare", scale=0, min_width=220
         )
+        if not studio.read_only:
+            delete = gr.Button("Delete this run", visible=False, elem_id="delete-run", scale=0, min_width=160)
+    if not studio.read_only:
+        with gr.Row(visible=False, elem_classes="tight", elem_id="really-delete") as really:
+            gr.HTML("<p>Its pictures, weights and key go for good.</p>")
+            delete_yes = gr.Button("Delete it, key included", variant="stop", elem_id="delete-yes", scale=0)
+            delete_no = gr.Button("Keep it", elem_id="delete-no", scale=0)
     now = gr.HTML(elem_id="sample-now")
     scrub = gr.Slider(
         0,
@@ -111,6 +123,10 @@ def build_train(studio: Studio) -> TrainStep:
         card,
         stop,
         resume,
+        delete,
+        really,
+        delete_yes,
+        delete_no,
         onward,
         charts,
         scrub,
@@ -189,6 +205,18 @@ def wire_train(page: Page, step: TrainStep, words: ConceptsStep, load) -> None:
         gr.Info(jobs.resume(studio.run(run_id)), title="Resumed")
         return look_again(run_id)
 
+    @plainly
+    def remove(run_id, request: gr.Request):
+        owned(studio, run_id, request)
+        run = studio.run(run_id)
+        jobs.delete(run)
+        gr.Info(f"{subject(run)}: deleted, key included.", title="Deleted")
+        left = studio.all_runs()
+        return gr.Dropdown(choices=choices(left), value=first_choice(left)), gr.Row(visible=False)
+
+    step.delete.click(lambda: gr.Row(visible=True), None, step.really, **QUIET)
+    step.delete_no.click(lambda: gr.Row(visible=False), None, step.really, **QUIET)
+    step.delete_yes.click(remove, page.picker, [page.picker, step.really], api_visibility="private")
     step.stop.click(stop, page.picker, step.view, api_visibility="private")
     step.resume.click(resume, page.picker, step.view, api_visibility="private")
 
