@@ -5,20 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
 from . import jobs, runs
 from .cli import concept_list, erase_config, generation_config, seed_list
+from .command_output import output_folder, progress_bar, save_png, stop_on_interrupt
 from .config import concept_name, names
-from .disk import disk_error
 from .errors import InputError, KpopError
 from .runs import Run
 
@@ -49,7 +47,7 @@ def train(args: argparse.Namespace) -> int:
     print(f"{run.id}: {', '.join(map(concept_name, run.config.concepts))}", file=sys.stderr)
     status = 1
     try:
-        with _stop_on_interrupt(run) as interrupted, _bar("step", run.config.steps) as show:
+        with stop_on_interrupt(run) as interrupted, progress_bar("step", run.config.steps) as show:
             status = _train(run, args.device, pipe, show)
         status = 130 if interrupted else status
     finally:
@@ -80,58 +78,21 @@ def _train(run: Run, device: str, pipe, show: Callable) -> int:
     return 0
 
 
-@contextmanager
-def _stop_on_interrupt(run: Run) -> Iterator[list]:
-    interrupted: list[int] = []
-
-    def ask(number, _):
-        interrupted.append(number)
-        # Nothing is learned yet while it starts; and who presses twice does not want to wait.
-        if len(interrupted) > 1 or run.status.state == "starting":
-            raise KeyboardInterrupt
-        run.request_stop()
-        print("\nSaving after this step. Press Ctrl-C again to end at once.", file=sys.stderr)
-
-    before = signal.signal(signal.SIGINT, ask)
-    try:
-        yield interrupted
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def _bar(unit: str, total: int | None = None) -> Iterator[Callable[..., None]]:
-    """A progress bar on stderr: show(done, of, words)."""
-    from tqdm import tqdm
-
-    with tqdm(
-        total=total, unit=unit, file=sys.stderr, dynamic_ncols=True, mininterval=0.5, leave=True
-    ) as bar:
-
-        def show(done: int, total: int, words: str = "") -> None:
-            bar.total = total
-            if words:
-                bar.set_postfix_str(words, refresh=False)
-            bar.update(done - bar.n)
-
-        yield show
-
-
 def generate(args: argparse.Namespace) -> None:
     """PNG files, one a prompt and seed; their paths on stdout."""
     config, seeds, key = generation_config(args), seed_list(args.seeds), _key(args.key)
     run = _run(args) if args.run else None
     if run is None and args.variant != "original" and args.key in ("own", "none"):
         raise InputError(f"Name the run whose {args.variant} pictures you want with --run.")
-    out = _folder(args.out)
+    out = output_folder(args.out)
     pipe = _pipe(args, run)
     from .generation import generate as draw
 
-    with jobs.device_lock(_runs_dir(args)), _bar("step") as show:
+    with jobs.device_lock(_runs_dir(args)), progress_bar("step") as show:
         images = draw(pipe, args.prompts, seeds, args.variant, run=run, key=key, config=config, on_step=show)
     pairs = [(prompt, seed) for prompt in args.prompts for seed in seeds]
     for number, ((prompt, seed), image) in enumerate(zip(pairs, images, strict=True)):
-        print(_save(image, out / f"{number:04d}-{runs.slug(prompt)}-{args.variant}-seed{seed}.png"))
+        print(save_png(image, out / f"{number:04d}-{runs.slug(prompt)}-{args.variant}-seed{seed}.png"))
 
 
 def compare(args: argparse.Namespace) -> None:
@@ -141,19 +102,19 @@ def compare(args: argparse.Namespace) -> None:
     config, seeds, run, key = generation_config(args), seed_list(args.seeds), _run(args), _key(args.key)
     out = Path(args.out)
     out = out if out.suffix.lower() == ".png" else out / "compare.png"
-    _folder(out.parent)
+    output_folder(out.parent)
     pipe = _pipe(args, run)
     from .contact_sheet import contact_sheet
     from .generation import compare as draw
 
-    with jobs.device_lock(_runs_dir(args)), _bar("step") as show:
+    with jobs.device_lock(_runs_dir(args)), progress_bar("step") as show:
         rows = draw(pipe, args.prompts, seeds, run, key=key, config=config, on_step=show)
     sheet = contact_sheet(rows, [f"{prompt}, seed {seed}" for prompt in args.prompts for seed in seeds])
     sheet.info["kpop"] = json.dumps({
         "run": run.id, "prompts": args.prompts, "seeds": seeds, "variants": list(rows),
         "config": config.resolved(run.config.model).to_dict(),
     }, ensure_ascii=False)  # fmt: skip
-    print(_save(sheet, out))
+    print(save_png(sheet, out))
 
 
 def attribute(args: argparse.Namespace) -> None:
@@ -165,14 +126,14 @@ def attribute(args: argparse.Namespace) -> None:
     if unknown:
         raise InputError(f"Unknown variant {unknown[0]!r}. Choose from: {', '.join(every)}.")
     words = _split(args.words) if args.words else None
-    out = _folder(args.out)
+    out = output_folder(args.out)
     pipe = _pipe(args, run)
     from .attribution import attribute as look
     from .attribution_figure import attribution_figure, save_arrays, save_figure
 
     found = []
     for variant in variants:
-        with jobs.device_lock(_runs_dir(args)), _bar("step") as show:
+        with jobs.device_lock(_runs_dir(args)), progress_bar("step") as show:
             maps = look(
                 pipe,
                 args.prompt,
@@ -200,7 +161,7 @@ def attribute(args: argparse.Namespace) -> None:
 def evaluate(args: argparse.Namespace) -> None:
     """Predictions, metrics, report and plot in --out; a table and the paths on stdout."""
     config, seeds, run = generation_config(args), seed_list(args.seeds), _run(args)
-    out = _folder(args.out or f"evaluation-{run.id}")
+    out = output_folder(args.out or f"evaluation-{run.id}")
     every = (*run.config.concepts, *(run.config.retain or ()))
     words = _split(args.words) if args.words else [concept_name(concept) for concept in every]
     from .evaluation import detectors, protocol, report
@@ -225,7 +186,7 @@ def evaluate(args: argparse.Namespace) -> None:
         with jobs.device_lock(_runs_dir(args)):
             return draw(pipe, [prompt], some, run, key=_key(args.key), config=config)
 
-    with _bar("picture") as show:
+    with progress_bar("picture") as show:
         found = protocol.evaluate(
             pictures, judge, run.config, words, seeds, out, settings, args.template, config.batch_size, show
         )
@@ -353,32 +314,3 @@ def _split(text: str) -> list[str]:
     if not found:
         raise InputError("Give at least one word, such as --words church,castle.")
     return found
-
-
-def _folder(path: str | Path) -> Path:
-    folder = Path(path).expanduser()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise PermissionError(13, "Permission denied")
-    except OSError as error:
-        raise disk_error(error, folder) from error
-    return folder
-
-
-def _save(image, path: Path) -> Path:
-    """A PNG with what made it in its text chunk "kpop", whole or not at all."""
-    from PIL.PngImagePlugin import PngInfo
-
-    about = PngInfo()
-    for name, value in image.info.items():
-        if isinstance(name, str) and isinstance(value, str):
-            about.add_itxt(name, value)
-    waiting = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        image.save(waiting, format="PNG", pnginfo=about)
-        os.replace(waiting, path)
-    except OSError as error:
-        waiting.unlink(missing_ok=True)
-        raise disk_error(error, path.parent) from error
-    return path

@@ -1,0 +1,86 @@
+"""What a command shows while it works and leaves behind: progress, Ctrl-C, folders, PNG files."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .disk import disk_error
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from .runs import Run
+
+
+@contextmanager
+def progress_bar(unit: str, total: int | None = None) -> Iterator[Callable[..., None]]:
+    """A progress bar on stderr: show(done, of, words)."""
+    from tqdm import tqdm
+
+    with tqdm(
+        total=total, unit=unit, file=sys.stderr, dynamic_ncols=True, mininterval=0.5, leave=True
+    ) as bar:
+
+        def show(done: int, total: int, words: str = "") -> None:
+            bar.total = total
+            if words:
+                bar.set_postfix_str(words, refresh=False)
+            bar.update(done - bar.n)
+
+        yield show
+
+
+@contextmanager
+def stop_on_interrupt(run: Run) -> Iterator[list]:
+    """Ctrl-C asks the run to save and stop, twice raises KeyboardInterrupt; yields the list of them."""
+    interrupted: list[int] = []
+
+    def ask(number, _):
+        interrupted.append(number)
+        # Nothing is learned yet while it starts; and who presses twice does not want to wait.
+        if len(interrupted) > 1 or run.status.state == "starting":
+            raise KeyboardInterrupt
+        run.request_stop()
+        print("\nSaving after this step. Press Ctrl-C again to end at once.", file=sys.stderr)
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def output_folder(path: str | Path) -> Path:
+    """The folder, made where it is missing. Raises RunError when it cannot be written."""
+    folder = Path(path).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(13, "Permission denied")
+    except OSError as error:
+        raise disk_error(error, folder) from error
+    return folder
+
+
+def save_png(image: Image, path: Path) -> Path:
+    """A PNG with the texts of image.info as text chunks, whole or not at all. Raises RunError."""
+    from PIL.PngImagePlugin import PngInfo
+
+    about = PngInfo()
+    for name, value in image.info.items():
+        if isinstance(name, str) and isinstance(value, str):
+            about.add_itxt(name, value)
+    waiting = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        image.save(waiting, format="PNG", pnginfo=about)
+        os.replace(waiting, path)
+    except OSError as error:
+        waiting.unlink(missing_ok=True)
+        raise disk_error(error, path.parent) from error
+    return path
