@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
-import json
 import os
 import re
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
 from . import models
 from .config import GenerationConfig, concept_name, names
-from .errors import InputError, ModelError, RunError
-from .hidden_prompt import HiddenPrompt, Recorder, attention_prompt, combine
+from .drawing import OnStep, Row, count_steps, draw
+from .errors import InputError, RunError
+from .hidden_prompt import HiddenPrompt, Recorder, combine
 from .weights import WeightDelta
 
 if TYPE_CHECKING:
@@ -28,19 +22,7 @@ if TYPE_CHECKING:
     from .runs import Run
 
 VARIANTS = ("original", "sanitized", "recovered")
-MOST_PICTURES = 100_000
 Key = str | Path | Sequence[str] | None
-OnStep = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One picture to draw. key: the hidden prompt it sees, or None."""
-
-    prompt: str
-    seed: int
-    variant: str
-    key: HiddenPrompt | None
 
 
 def generate(
@@ -92,7 +74,7 @@ def compare(
     deltas = {variant: _delta(pipe, variant, run, key) for variant in variants}
     pairs = [(prompt, seed) for prompt in prompts for seed in seeds]
     groups = [[v for v in deltas if v == "original"], [v for v in deltas if v != "original"]]
-    total = sum(_steps(len(pairs) * len(group), config) for group in groups)
+    total = sum(count_steps(len(pairs) * len(group), config) for group in groups)
     found: dict[str, list[Image]] = {variant: [] for variant in variants}
     done = 0
     for group in filter(None, groups):
@@ -105,33 +87,8 @@ def compare(
         images = draw(pipe, rows, deltas[group[0]], run, config, step, None)
         for row, image in zip(rows, images, strict=True):
             found[row.variant].append(image)
-        done += _steps(len(rows), config)
+        done += count_steps(len(rows), config)
     return found
-
-
-def start_noise(pipe: StableDiffusionPipeline, seeds: Sequence[int], height: int, width: int) -> Tensor:
-    """N(0, I) latents [len(seeds), C, height, width], each from its own generator on the CPU."""
-    shape = (1, pipe.unet.config.in_channels, height, width)
-    return torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
-
-
-def make_scheduler(pipe: StableDiffusionPipeline, name: str, steps: int):
-    """A fresh scheduler of that name over the model's noise levels, set to `steps`. Raises InputError."""
-    import diffusers
-
-    kinds = {
-        "model": type(pipe.scheduler),
-        "ddim": diffusers.DDIMScheduler,
-        "dpm": diffusers.DPMSolverMultistepScheduler,
-        "euler": diffusers.EulerDiscreteScheduler,
-        "pndm": diffusers.PNDMScheduler,
-    }
-    more = {"skip_prk_steps": True} if name == "pndm" else {}
-    if steps > pipe.scheduler.config.num_train_timesteps:
-        raise InputError(f"steps must be at most {pipe.scheduler.config.num_train_timesteps} for this model.")
-    scheduler = kinds[name].from_config(pipe.scheduler.config, **more)
-    scheduler.set_timesteps(steps, device=pipe.unet.device)
-    return scheduler
 
 
 # What is asked for
@@ -232,133 +189,3 @@ def _key(prompt: str, run: Run | None, key: Key, pipe: StableDiffusionPipeline) 
 
 def _says(prompt: str, word: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(word.lower())}(?!\w)", prompt.lower()) is not None
-
-
-# Drawing
-
-
-def _steps(rows: int, config: GenerationConfig) -> int:
-    return -(-rows // config.batch_size) * config.steps if rows else 0
-
-
-@torch.no_grad()
-def draw(
-    pipe: StableDiffusionPipeline,
-    rows: list[Row],
-    delta: WeightDelta | None,
-    run: Run | None,
-    config: GenerationConfig,
-    on_step: OnStep | None,
-    recorder: Recorder | None,
-) -> list[Image]:
-    """Draw every row, batch by batch; rows of one batch share their key's shape or have none."""
-    if len(rows) > MOST_PICTURES:
-        raise InputError(f"{len(rows)} pictures at once are too many; ask for at most {MOST_PICTURES}.")
-    images: list[Image | None] = [None] * len(rows)
-    batches = _batches(rows, config.batch_size)
-    total = sum(config.steps for _ in batches)
-    with delta.applied(pipe.unet) if delta is not None else nullcontext():
-        for number, batch in enumerate(batches):
-            part = [rows[i] for i in batch]
-            step = (
-                None
-                if on_step is None
-                else lambda i, number=number: on_step(number * config.steps + i, total)
-            )
-            for i, image in zip(batch, _draw_batch(pipe, part, config, step, recorder), strict=True):
-                images[i] = image
-    source, digest = _public_name(models.model_name(pipe)), models.model_hash(pipe)
-    for row, image in zip(rows, images, strict=True):
-        image.info["kpop"] = json.dumps(
-            {
-                "prompt": row.prompt,
-                "seed": row.seed,
-                "variant": row.variant,
-                "model": source,
-                "model_hash": digest,
-                "run": run.id if run else None,
-                "concepts": [concept_name(c) for c in run.config.concepts] if run else [],
-                "config": config.to_dict(),
-            },
-            ensure_ascii=False,
-        )
-    return images
-
-
-def _batches(rows: list[Row], size: int) -> list[list[int]]:
-    """Indices in order, cut at `size` and where a second key would join a batch."""
-    found: list[list[int]] = []
-    held: HiddenPrompt | None = None
-    for i, row in enumerate(rows):
-        clash = row.key is not None and held is not None and not _same(row.key, held)
-        if not found or len(found[-1]) == size or clash:
-            found.append([])
-            held = None
-        found[-1].append(i)
-        held = row.key or held
-    return found
-
-
-def _same(one: HiddenPrompt, other: HiddenPrompt) -> bool:
-    return one is other or (
-        one.concept == other.concept and one.key.shape == other.key.shape and torch.equal(one.key, other.key)
-    )
-
-
-def _draw_batch(
-    pipe: StableDiffusionPipeline,
-    rows: list[Row],
-    config: GenerationConfig,
-    on_step: Callable[[int], None] | None,
-    recorder: Recorder | None,
-) -> list[Image]:
-    unet, device, dtype = pipe.unet, pipe.unet.device, pipe.unet.dtype
-    factor = pipe.vae_scale_factor
-    height, width = (
-        size // factor if size else unet.config.sample_size for size in (config.height, config.width)
-    )
-    scheduler = make_scheduler(pipe, config.scheduler, config.steps)
-    noise = [torch.Generator().manual_seed(row.seed) for row in rows]
-    shape = (1, unet.config.in_channels, height, width)
-    latents = torch.cat([torch.randn(shape, generator=generator) for generator in noise]).to(
-        device, torch.float32
-    )
-    latents = latents * scheduler.init_noise_sigma
-    guided = config.guidance_scale > 1
-    text = models.encode(pipe, [row.prompt for row in rows]).to(device, dtype)
-    if guided:
-        text = torch.cat(
-            [models.encode(pipe, [config.negative_prompt]).to(device, dtype).expand_as(text), text]
-        )
-    key = next((row.key for row in rows if row.key is not None), None)
-    sees = torch.tensor([row.key is not None for row in rows])
-    if guided:
-        without = sees if config.prompt_branch == "both" else torch.zeros_like(sees)
-        sees = torch.cat([without, sees])
-    more = {"generator": noise} if "generator" in inspect.signature(scheduler.step).parameters else {}
-    prompt = key.to(device, dtype).tensors if key is not None else None
-    sites, mechanism = (key.sites, key.mechanism) if key is not None else ("down-mid-up", "concat")
-    with attention_prompt(unet, prompt, sites, mechanism, sees.to(device), recorder):
-        for i, t in enumerate(scheduler.timesteps):
-            z = torch.cat([latents, latents]) if guided else latents
-            z = scheduler.scale_model_input(z, t).to(dtype)
-            eps = unet(z, t, encoder_hidden_states=text, return_dict=False)[0].float()
-            if guided:
-                plain, told = eps.chunk(2)
-                eps = plain + config.guidance_scale * (told - plain)
-            latents = scheduler.step(eps, t, latents, return_dict=False, **more)[0]
-            if on_step is not None:
-                on_step(min(i + 1, config.steps))
-    if not bool(torch.isfinite(latents).all()):
-        raise ModelError(
-            "The pictures came out as no numbers in this precision; load the model with dtype fp32."
-        )
-    pictures = pipe.vae.decode(
-        latents.to(pipe.vae.dtype) / pipe.vae.config.scaling_factor, return_dict=False
-    )[0]
-    return pipe.image_processor.postprocess(pictures.float(), output_type="pil")
-
-
-def _public_name(model: str) -> str:
-    """The model's name without anything of a path."""
-    return model if model in models.MODELS else Path(model).name if os.path.isdir(model) else model

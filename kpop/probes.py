@@ -17,7 +17,7 @@ from . import models
 from .batches import phrase, retained_texts
 from .config import EraseConfig, GenerationConfig, concept_name, names
 from .disk import disk_error
-from .generation import Row, draw
+from .drawing import Row, draw
 from .hidden_prompt import HiddenPrompt, find_cross_attention, site_names
 from .precision import precision_context
 from .weights import WeightDelta

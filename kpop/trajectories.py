@@ -64,7 +64,7 @@ def noise_levels(pipe: StableDiffusionPipeline) -> Tensor:
 
 def ddim(pipe: StableDiffusionPipeline, steps: int):
     """A deterministic DDIM scheduler over the model's own noise levels."""
-    from .generation import make_scheduler
+    from .drawing import make_scheduler
 
     return make_scheduler(pipe, "ddim", steps)
 

@@ -64,7 +64,7 @@ def test_a_damaged_or_unwritable_cache_is_computed_again(tiny_pipe, tmp_path):
 
 
 def test_no_picture_shares_its_start_noise_with_a_trajectory(tiny_pipe):
-    from kpop.generation import start_noise
+    from kpop.drawing import start_noise
 
     found = Bank(tiny_pipe, SAMPLER, "digest", None).get("church", 8).z[0]
     pictures = start_noise(tiny_pipe, range(64), 8, 8)
