@@ -21,8 +21,8 @@ import psutil
 from .config import EraseConfig
 from .disk import disk_error, locked
 from .errors import KpopError, RunError
-from .run_status import RunStatus, host_name, process_fields
-from .runs import ENDED, Run, create_run, list_runs
+from .run_status import ENDED, RunStatus, host_name, process_fields
+from .runs import Run, create_run, list_runs
 from .turns import device_lock, training_gate
 
 __all__ = [

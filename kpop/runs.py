@@ -12,31 +12,26 @@ import re
 import secrets
 import shutil
 import tempfile
-import threading
 import time
 import unicodedata
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .disk import LOCK_TIMEOUT, brief, disk_error, finite, locked, write_json, write_text
+from . import run_records
+from .disk import brief, disk_error, locked, write_json
 from .errors import InputError, KpopError, RunError
-from .run_status import ACTIVE, ENDED, STATES, RunStatus, host_name, process_fields
+from .run_status import STATES, RunStatus, host_name, process_fields
 
 if TYPE_CHECKING:
     from .config import EraseConfig
 
-__all__ = ["ACTIVE", "ENDED", "STATES", "Run", "RunStatus", "create_run", "default_runs_dir", "disk_error",
-           "heartbeat", "list_runs", "open_run", "slug"]  # fmt: skip
-
 ID = re.compile(r"[a-z0-9][a-z0-9-]{0,79}")
 MADE_ID = re.compile(r"\d{8}-\d{6}-[a-z0-9-]+-[0-9a-f]{4}")
 EXAMPLE = Path(__file__).resolve().parent.parent / "assets" / "example-run"
-HEARTBEAT_EVERY = 5.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -187,66 +182,23 @@ class Run:
 
     def append_metrics(self, row: dict) -> None:
         """Add one line to metrics.jsonl. Raises RunError when the disk refuses."""
-        try:
-            with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
-                file.write(json.dumps(finite(row), ensure_ascii=False) + "\n")
-        except OSError as error:
-            raise disk_error(error, self.path) from error
+        run_records.append_metrics(self.path, row)
 
     def metrics(self, max_points: int | None = 500) -> list[dict]:
         """Rows of metrics.jsonl, thinned evenly to max_points; torn or foreign lines are left out."""
-        rows = [row for _, row in self._metric_lines()]
-        if max_points is None or len(rows) <= max_points:
-            return rows
-        if max_points < 2:
-            return rows[-max_points:] if max_points > 0 else []
-        last = len(rows) - 1
-        return [rows[round(i * last / (max_points - 1))] for i in range(max_points)]
-
-    def _metric_lines(self) -> Iterator[tuple[str, dict]]:
-        try:
-            text = (self.path / "metrics.jsonl").read_text("utf-8", errors="replace")
-        except OSError:
-            return
-        for line in text.split("\n"):
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(row, dict) and isinstance(row.get("step"), int | float):
-                yield line, row
+        return run_records.read_metrics(self.path, max_points)
 
     def truncate_metrics(self, step: int) -> None:
         """Drop rows after `step` (the checkpoint's) and torn lines, so that a resumed run repeats none."""
-        if (self.path / "metrics.jsonl").exists():
-            kept = [line + "\n" for line, row in self._metric_lines() if row["step"] <= step]
-            write_text(self.path / "metrics.jsonl", "".join(kept))
+        run_records.truncate_metrics(self.path, step)
 
     def samples(self) -> list[tuple[int, dict[str, Path]]]:
         """(step, name -> PNG path) by rising step; names: original, sanitized, recovered, kept."""
-        found = []
-        try:
-            folders = list((self.path / "samples").iterdir())
-        except OSError:
-            return []
-        for folder in folders:
-            match = re.fullmatch(r"step_(\d+)", folder.name)
-            if match and folder.is_dir():
-                pictures = {path.stem: path for path in sorted(folder.glob("*.png")) if path.name[0] != "."}
-                if pictures:
-                    found.append((int(match[1]), pictures))
-        return sorted(found, key=lambda item: item[0])
+        return run_records.find_samples(self.path)
 
     def log_tail(self, n: int = 20) -> str:
         """The last n lines of log.txt; of a progress bar only its newest state; "" where there is no log."""
-        try:
-            with open(self.path / "log.txt", "rb") as file:
-                file.seek(max(0, os.fstat(file.fileno()).st_size - 64_000))
-                text = file.read().decode("utf-8", "replace")
-        except OSError:
-            return ""
-        lines = [line.rstrip("\r").rsplit("\r", 1)[-1].rstrip() for line in text.split("\n")]
-        return "\n".join([line for line in lines if line][-n:])
+        return run_records.log_tail(self.path, n)
 
     def request_stop(self) -> None:
         """Ask whoever trains this run to save and stop before its next step."""
@@ -348,27 +300,6 @@ def _is_run(path: Path) -> bool:
         return False
     files = (path / "config.json").is_file() or (path / "status.json").is_file()
     return files or bool(MADE_ID.fullmatch(path.name))
-
-
-@contextmanager
-def heartbeat(run: Run) -> Iterator[None]:
-    """Refresh the run's heartbeat from a thread while the body works (loading a model takes long)."""
-    over = threading.Event()
-
-    def beat():
-        while not over.wait(HEARTBEAT_EVERY):
-            try:
-                run.update_status(heartbeat=time.time())
-            except RunError:
-                continue  # a full disk is the trainer's to report; it may be freed before the next beat
-
-    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join(timeout=LOCK_TIMEOUT)
 
 
 def slug(concept: str | Sequence[str]) -> str:

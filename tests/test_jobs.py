@@ -12,6 +12,7 @@ import pytest
 from kpop import jobs, runs
 from kpop.config import EraseConfig
 from kpop.errors import RunError
+from kpop.run_status import ENDED
 from kpop.runs import create_run, open_run
 
 # A worker that trains nothing: it writes status as a trainer does, and stops when asked unless it is deaf.
@@ -348,7 +349,7 @@ def test_the_worker_leaves_a_final_state(tmp_path, monkeypatch, concept, state, 
     monkeypatch.setattr(jobs, "worker_command", real_worker)
     run = jobs.submit(EraseConfig(concepts=(concept,), steps=3), tmp_path)
     waits = create_run(run.config, tmp_path)
-    until(lambda: run.status.state in runs.ENDED)
+    until(lambda: run.status.state in ENDED)
     assert run.status.state == state
     assert (words is None and run.status.error is None) or run.status.error.startswith(words)
     assert ("Traceback" in run.log_tail(50)) == (state == "failed")

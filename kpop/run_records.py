@@ -1,0 +1,80 @@
+"""What a run leaves in its folder as it trains: metrics.jsonl, the pictures of samples/, log.txt."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from .disk import disk_error, finite, write_text
+
+
+def append_metrics(folder: Path, row: dict) -> None:
+    """Add one line to metrics.jsonl. Raises RunError when the disk refuses."""
+    try:
+        with open(folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(finite(row), ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise disk_error(error, folder) from error
+
+
+def read_metrics(folder: Path, max_points: int | None) -> list[dict]:
+    """Rows of metrics.jsonl, thinned evenly to max_points; torn or foreign lines are left out."""
+    rows = [row for _, row in _metric_lines(folder)]
+    if max_points is None or len(rows) <= max_points:
+        return rows
+    if max_points < 2:
+        return rows[-max_points:] if max_points > 0 else []
+    last = len(rows) - 1
+    return [rows[round(i * last / (max_points - 1))] for i in range(max_points)]
+
+
+def truncate_metrics(folder: Path, step: int) -> None:
+    """Drop rows after `step` and torn lines. Raises RunError."""
+    if (folder / "metrics.jsonl").exists():
+        kept = [line + "\n" for line, row in _metric_lines(folder) if row["step"] <= step]
+        write_text(folder / "metrics.jsonl", "".join(kept))
+
+
+def _metric_lines(folder: Path) -> Iterator[tuple[str, dict]]:
+    try:
+        text = (folder / "metrics.jsonl").read_text("utf-8", errors="replace")
+    except OSError:
+        return
+    for line in text.split("\n"):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int | float):
+            yield line, row
+
+
+def find_samples(folder: Path) -> list[tuple[int, dict[str, Path]]]:
+    """(step, name -> PNG path) by rising step."""
+    found = []
+    try:
+        folders = list((folder / "samples").iterdir())
+    except OSError:
+        return []
+    for place in folders:
+        match = re.fullmatch(r"step_(\d+)", place.name)
+        if match and place.is_dir():
+            pictures = {path.stem: path for path in sorted(place.glob("*.png")) if path.name[0] != "."}
+            if pictures:
+                found.append((int(match[1]), pictures))
+    return sorted(found, key=lambda item: item[0])
+
+
+def log_tail(folder: Path, n: int) -> str:
+    """The last n lines of log.txt; of a progress bar only its newest state; "" where there is no log."""
+    try:
+        with open(folder / "log.txt", "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 64_000))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+    lines = [line.rstrip("\r").rsplit("\r", 1)[-1].rstrip() for line in text.split("\n")]
+    return "\n".join([line for line in lines if line][-n:])
