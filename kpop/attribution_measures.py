@@ -1,4 +1,4 @@
-"""Numbers and one sentence about attention maps: focus, dispersion, agreement, and where the mass went."""
+"""Numbers about attention maps: focus, pull, dispersion, agreement, and the object they are measured on."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .errors import InputError
-
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from .attribution import Attribution
 
 MASK_DISTANCE = 24  # of 255: how far a pixel leaves the background before it counts as the object
-LOST = 0.5  # a head lost a word when less than half of what tied it to the word is left
+OBJECT_AREA = 0.02, 0.9  # of the picture: less is a speck, more is a background that was not plain
 
 
 def dispersion(maps: torch.Tensor) -> torch.Tensor:
@@ -41,6 +39,18 @@ def focus(maps: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return (maps * mask).sum((-2, -1)) / maps.sum((-2, -1)).clamp_min(1e-30)
 
 
+def pull(maps: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+    """How much more attention a point inside `place` gets than one outside: (in - out) / (in + out).
+
+    [..., H, W] and bool of a shape that broadcasts to it, to [...]: 0 is chance whatever the area, 1 is all
+    inside, -1 is none. Focus is plainer to read but its chance level is the area.
+    """
+    place = place.expand_as(maps)
+    inside = (maps * place).sum((-2, -1)) / place.sum((-2, -1)).clamp_min(1)
+    outside = (maps * ~place).sum((-2, -1)) / (~place).sum((-2, -1)).clamp_min(1)
+    return (inside - outside) / (inside + outside).clamp_min(1e-30)
+
+
 def object_mask(image: Image, size: tuple[int, int], distance: float = MASK_DISTANCE) -> torch.Tensor:
     """bool [H, W]: where a picture leaves the plane fitted to its border, for pictures on a plain background.
 
@@ -61,6 +71,12 @@ def object_mask(image: Image, size: tuple[int, int], distance: float = MASK_DIST
         border = kept if kept.sum() >= 3 else border
     mask = torch.from_numpy(away > distance).float()[None, None]
     return F.interpolate(mask, size=size, mode="area" if height >= size[0] else "nearest")[0, 0] >= 0.5
+
+
+def find_object(image: Image, size: tuple[int, int]) -> torch.Tensor | None:
+    """The object_mask of a picture, or None where it shows no object on a plain background."""
+    mask = object_mask(image, size)
+    return mask if OBJECT_AREA[0] < float(mask.float().mean()) < OBJECT_AREA[1] else None
 
 
 @dataclass(frozen=True)
@@ -101,79 +117,3 @@ def sharpest_layer(maps: Attribution, word: str, mask: torch.Tensor | None = Non
         heads = maps.select(layer=layer)[word].heads
         scores[layer] = float(focus(heads, mask).mean() if mask is not None else -dispersion(heads).mean())
     return max(scores, key=scores.get)
-
-
-def lost_heads(
-    first: Attribution, then: Attribution, word: str, mask: torch.Tensor | None = None
-) -> torch.Tensor:
-    """bool [heads]: heads that no longer look at `word` as they did in `first`.
-
-    A head has left when its attention to the word fell below half, or when less than half of its tie to the
-    place is left: its focus above chance in `mask` (the object in `first`), or without a mask the correlation
-    of the two maps.
-    """
-    before, after = first[word].heads, then[word].heads
-    faded = then.budget(word)["word"] < LOST * first.budget(word)["word"]
-    if mask is None:
-        return faded | (correlation(before, after) < LOST)
-    chance = mask.float().mean()
-    tie, left = focus(before, mask) - chance, focus(after, mask) - chance
-    return faded | ((tie > 0) & (left < LOST * tie))
-
-
-def summary(
-    original: Attribution,
-    sanitized: Attribution,
-    recovered: Attribution | None,
-    word: str,
-    mask: torch.Tensor | None = None,
-) -> str:
-    """One or two sentences on what the heads did with `word`, from `lost_heads` and attention budgets."""
-    if original.seed != sanitized.seed or original.prompt != sanitized.prompt:
-        raise InputError("Compare maps of one prompt and one seed.")
-    lost = lost_heads(original, sanitized, word, mask)
-    count, heads = int(lost.sum()), len(lost)
-    if count == 0:
-        sentence = f"No head left the {word}: all {heads} still look where they did."
-    else:
-        sentence = f"{count} of {heads} heads left the {word}; {_where(original, sanitized, word, lost)}."
-    if recovered is None:
-        return sentence
-    back = lost & ~lost_heads(original, recovered, word, mask)
-    hidden = _percent(_hidden_share(recovered))
-    if count and hidden:
-        sentence += f" With the key {int(back.sum())} of them look at it again, and {hidden} of the attention"
-        sentence += " where the key enters goes to the key."
-    elif count:
-        sentence += f" In the recovered picture {int(back.sum())} look at it again; nothing went to a key."
-    return sentence
-
-
-def _where(original: Attribution, sanitized: Attribution, word: str, lost: torch.Tensor) -> str:
-    before, after = original.budget(word), sanitized.budget(word)
-    moved = {part: float((after[part] - before[part])[lost].mean()) for part in before}
-    fall = -moved.pop("word")
-    target = max(moved, key=moved.get)
-    names = {
-        "start": "the start token",
-        "other_words": "the other words",
-        "padding": "the end of the prompt",
-        "hidden_prompt": "the key",
-    }
-    share = float(before["word"][lost].mean())
-    if fall < 0.1 * share or moved[target] <= 0:
-        return "they look elsewhere in the picture, as strongly as before"
-    part = "most of their mass" if moved[target] >= fall / 2 else "part of their mass"
-    return f"{part} moved to {names[target]} ({_percent(share)} to {_percent(share - fall)} on the word)"
-
-
-def _hidden_share(maps: Attribution) -> float:
-    layers = maps.hidden_prompt_layers
-    if not layers:
-        return 0.0
-    shares = maps.hidden_prompt_share()
-    return float(torch.cat([shares[layer] for layer in layers]).mean())
-
-
-def _percent(share: float) -> str:
-    return "" if share <= 0 else "under 1 %" if share < 0.01 else f"{100 * share:.0f} %"

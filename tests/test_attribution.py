@@ -14,12 +14,12 @@ from kpop.attribution_figure import attribution_figure, save_arrays, save_figure
 from kpop.attribution_measures import (
     correlation,
     dispersion,
+    find_object,
     focus,
     head_table,
-    lost_heads,
     object_mask,
+    pull,
     sharpest_layer,
-    summary,
 )
 from kpop.hidden_prompt import HiddenPrompt
 
@@ -201,17 +201,21 @@ def test_measures_on_literal_maps():
     mask = torch.zeros(4, 4, dtype=torch.bool)
     mask[1] = True
     assert focus(torch.stack([point, even]), mask).tolist() == pytest.approx([1, 0.25])
+    twice = even + mask  # 2 inside, 1 outside
+    pulls = pull(torch.stack([point, even, twice, 0 * even, half]), mask)
+    assert pulls.tolist() == pytest.approx([1, 0, 1 / 3, 0, 0])
+    assert pull(half, ~(half > 0)).item() == -1
 
 
 def test_object_mask_finds_the_object_on_a_shaded_background():
     down, across = np.mgrid[100:140:64j, 100:140:64j]
     image = Image.fromarray(np.stack([down, across, 0 * down + 90], -1).astype(np.uint8))
-    assert object_mask(image, (64, 64)).sum() == 0
+    assert object_mask(image, (64, 64)).sum() == 0 and find_object(image, (64, 64)) is None
     ImageDraw.Draw(image).rectangle((20, 12, 39, 63), fill=(200, 40, 40))  # touches the lower border
     mask = object_mask(image, (64, 64))
     expected = torch.zeros(64, 64, dtype=torch.bool)
     expected[12:, 20:40] = True
-    assert torch.equal(mask, expected)
+    assert torch.equal(mask, expected) and torch.equal(find_object(image, (64, 64)), expected)
     assert object_mask(image.resize((512, 512), Image.Resampling.NEAREST), (64, 64)).sum() == expected.sum()
 
 
@@ -223,16 +227,6 @@ def _with_word(maps, variant, scale):
         layer[:, :3, 2] -= lost
         layer[:, :3, 0] += lost
     return replace(maps, variant=variant, sums=sums)
-
-
-def test_the_sentence_is_computed(plain):
-    sanitized = _with_word(plain, "sanitized", 0.1)
-    assert lost_heads(plain, sanitized, "church").tolist() == [True, True, True, False]
-    said = summary(plain, sanitized, plain, "church")
-    assert said.startswith("3 of 4 heads left the church; most of their mass moved to the start token (")
-    assert said.endswith("In the recovered picture 3 look at it again; nothing went to a key.")
-    same = summary(plain, plain, None, "church")
-    assert same == "No head left the church: all 4 still look where they did."
 
 
 def test_table_and_sharpest_layer(plain):

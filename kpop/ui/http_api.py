@@ -14,7 +14,8 @@ from typing import Any
 import gradio as gr
 
 from .. import jobs, models
-from ..attribution_measures import head_table, summary
+from ..attribution_measures import head_table
+from ..attribution_summary import summary
 from ..config import EraseConfig, names
 from ..errors import RunError
 from .boundary import plainly

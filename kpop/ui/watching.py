@@ -11,7 +11,8 @@ from pathlib import Path
 from .. import attribution, models
 from ..attribution import BANDS, Attribution, layer_title
 from ..attribution_figure import VIEWS, attribution_figure, save_arrays, save_figure, to_image
-from ..attribution_measures import object_mask, summary
+from ..attribution_measures import find_object
+from ..attribution_summary import summary
 from ..errors import InputError
 from .pictures import VARIANTS, data_uri
 from .run_picker import concept_names
@@ -53,9 +54,7 @@ def watch(
             found.append(attribution.attribute(pipe, prompt, seed, variant, on_step=count, **own))
     # The mask needs a plain background: what the embedded model draws, not Stable Diffusion.
     plain = models.family(run.config.model) == "emoji"
-    mask = object_mask(found[0].image, found[0].size) if plain else None
-    if mask is not None and not 0.02 < float(mask.float().mean()) < 0.9:
-        mask = None
+    mask = find_object(found[0].image, found[0].size) if plain else None
     return Watched(run.id, prompt, seed, tuple(found), mask)
 
 
