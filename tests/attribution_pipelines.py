@@ -1,9 +1,16 @@
-"""Small random StableDiffusionPipelines, built without any file from outside."""
+"""Small random StableDiffusionPipelines and literal attention maps, without any file from outside."""
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from kpop.attribution import BANDS, Attribution
+from kpop.prompt_words import read_prompt
+
+LAYERS = (
+    "down_blocks.0.attentions.0.transformer_blocks.0.attn2",
+    "up_blocks.1.attentions.0.transformer_blocks.0.attn2",
+)
 WORDS = ("a", "church", "on", "blue", "background", "castle", "s", "th", "er", "'s")
 
 
@@ -68,3 +75,18 @@ def random_pipeline(seed: int = 0, sd_shaped: bool = False) -> StableDiffusionPi
         part.requires_grad_(False).eval()
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def literal_maps(variant: str, layers, key: float, image) -> Attribution:
+    """An Attribution whose layers hold these maps of "church": for each of LAYERS a list, a map a head.
+
+    key: share of attention on p. What word and p leave is split 2 to 3 between start and end of the prompt.
+    """
+    sums = {}
+    for name, heads in zip(LAYERS, layers, strict=False):
+        word = torch.stack(heads) * (1 - key)
+        p = torch.full_like(word, key)
+        rest = 1 - word - p
+        sums[name] = torch.stack([0.4 * rest, word, 0.6 * rest, p], 1).expand(BANDS, -1, -1, -1, -1)
+    text, size = read_prompt(tokenizer(), "church"), tuple(layers[0][0].shape)
+    return Attribution("church", 0, variant, image, ("church",), tuple(sums), size, (1,) * BANDS, text, sums)

@@ -2,17 +2,14 @@
 
 import pytest
 import torch
-from attribution_pipelines import tokenizer
+from attribution_pipelines import literal_maps
 from PIL import Image, ImageDraw
 
 from kpop import InputError
-from kpop.attribution import BANDS, Attribution
+from kpop.attribution import Attribution
 from kpop.attribution_measures import find_object
 from kpop.attribution_summary import looking_heads, lost_heads, staying_heads, summary
-from kpop.prompt_words import read_prompt
 
-DOWN = "down_blocks.0.attentions.0.transformer_blocks.0.attn2"
-UP = "up_blocks.1.attentions.0.transformer_blocks.0.attn2"
 BLANK = Image.new("RGB", (64, 64), (120, 160, 200))
 CHURCH = BLANK.copy()
 ImageDraw.Draw(CHURCH).rectangle((16, 16, 47, 47), fill=(200, 40, 40))
@@ -27,20 +24,8 @@ COMB = torch.where(INSIDE & (torch.arange(8) % 2 == 0), 0.3, 0.05)  # every othe
 
 
 def watched(variant, *layers, key=0.0, image=None):
-    """An Attribution whose layers hold these maps of "church", a list a layer with a map a head.
-
-    What the word and the key leave goes to the start token by two fifths and to the end of the prompt.
-    """
-    sums = {}
-    for name, heads in zip((DOWN, UP), layers, strict=False):
-        word = torch.stack(heads) * (1 - key)
-        p = torch.full_like(word, key)
-        rest = 1 - word - p
-        sums[name] = torch.stack([0.4 * rest, word, 0.6 * rest, p], 1).expand(BANDS, -1, -1, -1, -1)
-    image = image or (BLANK if variant == "sanitized" else CHURCH)
-    words = read_prompt(tokenizer(), "church")
-    names = tuple(sums)
-    return Attribution("church", 0, variant, image, ("church",), names, SIZE, (1,) * BANDS, words, sums)
+    """Literal maps of "church": of a church in all pictures but the sanitized one."""
+    return literal_maps(variant, layers, key, image or (BLANK if variant == "sanitized" else CHURCH))
 
 
 def test_the_pictures_of_these_tests():

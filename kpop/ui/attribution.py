@@ -14,7 +14,16 @@ from .pictures import notice
 from .run_picker import has_result, subject
 from .sheets import first_prompt
 from .studio import Studio, seeds_from
-from .watching import Watched, band_choices, first_word, layer_choices, maps_html, save_maps, watch
+from .watching import (
+    Watched,
+    band_choices,
+    first_layer,
+    first_word,
+    layer_choices,
+    maps_html,
+    save_maps,
+    watch,
+)
 
 VIEWS = [("over the picture", "overlay"), ("maps alone", "heat"), ("what changed", "difference")]
 FILES = ("PNG", "SVG", "NPZ")
@@ -120,11 +129,12 @@ def wire_attribution(page: Page, step: AttributionStep, compare: CompareStep, ta
             studio, run, prompt, seeds_from(seed, 1)[0], key, lambda i, n: progress((i, n), desc="watching")
         )
         word = first_word(found, run)
+        layer = first_layer(found, word)
         return [
             gr.Row(visible=True),
             gr.Radio(choices=list(found.words) or [word], value=word),
-            gr.Dropdown(choices=layer_choices(found), value="all"),
-            maps_html(found, word, "all", band, view, theme),
+            gr.Dropdown(choices=layer_choices(found), value=layer),
+            maps_html(found, word, layer, band, view, theme),
             gr.Row(visible=True),
             found,
         ]

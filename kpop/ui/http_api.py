@@ -25,7 +25,7 @@ from .run_picker import concept_names
 from .sheets import draw_sheet
 from .studio import Studio, seeds_from, visitor
 from .train import owned
-from .watching import first_word, save_maps, selected, watch
+from .watching import first_layer, first_word, save_maps, selected, watch
 
 
 def told(run) -> dict[str, Any]:
@@ -168,6 +168,7 @@ def _picture_endpoints(studio: Studio) -> None:
             "word": word,
             "words": list(watched.words),
             "layers": list(shown[0].layers),
+            "sharpest_layer": first_layer(watched, word),
             "sentence": summary(*shown, word, mask=watched.mask),
             "heads": [dataclasses.asdict(row) for row in head_table(shown, word, watched.mask)],
         }

@@ -11,8 +11,8 @@ from pathlib import Path
 from .. import attribution, models
 from ..attribution import BANDS, Attribution, layer_title
 from ..attribution_figure import VIEWS, attribution_figure, save_arrays, save_figure, to_image
-from ..attribution_measures import find_object
-from ..attribution_summary import summary
+from ..attribution_measures import find_object, sharpest_layer
+from ..attribution_summary import LOOKS, summary
 from ..errors import InputError
 from .pictures import VARIANTS, data_uri
 from .run_picker import concept_names
@@ -66,13 +66,18 @@ def first_word(watched: Watched, run) -> str:
     return (named or list(watched.words)[-1:] or [watched.prompt])[0]
 
 
+def first_layer(watched: Watched, word: str) -> str:
+    """The layer the page opens on: where the original's heads look at the object most sharply."""
+    return sharpest_layer(watched.variants[0], word, watched.mask)
+
+
 def layer_choices(watched: Watched) -> list[tuple[str, str]]:
-    """(label, value): all, the three groups, each layer."""
+    """(label, value): all, the groups of several layers, each layer."""
     layers = watched.variants[0].layers
-    groups = [group for group in GROUPS if any(attribution.layer_group(layer) == group for layer in layers)]
+    kinds = [attribution.layer_group(layer) for layer in layers]
     return [
         ("all layers", "all"),
-        *((group, group) for group in groups),
+        *((f"all {group}", group) for group in GROUPS if kinds.count(group) > 1),
         *((layer_title(layer), layer) for layer in layers),
     ]
 
@@ -95,16 +100,35 @@ def selected(watched: Watched, layer: str, band: str) -> list[Attribution]:
 
 
 def maps_html(watched: Watched, word: str, layer: str, band: str, view: str, theme: str) -> str:
-    """The figure as a picture, and one computed sentence above it."""
+    """The figure as a picture; above it computed sentences and what they rest on."""
     shown = selected(watched, layer, band)
     figure = attribution_figure(shown, word, view=checked_view(view), mask=watched.mask, theme=theme)
     said = summary(*shown, word, mask=watched.mask)
+    layers = about_layers(watched, word, layer)
     alt = f"Attention of each head to “{word}”, rows original, sanitized, recovered, and the key's share"
     return (
-        f'<p class="told">{escape(said)}</p><div class="maps" tabindex="0" role="region" '
-        f'aria-label="Maps, scroll sideways"><img src="{data_uri(to_image(figure))}" '
-        f'alt="{escape(alt, quote=True)}"></div>'
+        f'<p class="told">{escape(said)}</p><p class="fine layers">{escape(layers)}</p>'
+        '<div class="maps" tabindex="0" role="region" aria-label="Maps, scroll sideways">'
+        f'<img src="{data_uri(to_image(figure))}" alt="{escape(alt, quote=True)}"></div>'
     )
+
+
+def about_layers(watched: Watched, word: str, layer: str) -> str:
+    """Which layer is shown and why, or what a view of several cannot tell; and what looking means."""
+    shown = watched.variants[0].select(layer=layer or "all").layers
+    sharpest = first_layer(watched, word)
+    title, best, place = layer_title(shown[0]), layer_title(sharpest), "the object"
+    most = "the original's heads focus on the object most"
+    if watched.mask is None:
+        most, place = "the original's maps are sharpest", "one place"
+    if len(shown) > 1:
+        said = f"{len(shown)} layers averaged: head numbers match only within a layer. In {best} {most}."
+    else:
+        said = (
+            f"Layer {title}, where {most}." if shown[0] == sharpest else f"Layer {title}; in {best} {most}."
+        )
+    rule = f"a head looks at {place} if a point there gets at least {LOOKS} times the attention of others"
+    return f"{said} Counted: {rule}."
 
 
 def checked_view(view: str) -> str:

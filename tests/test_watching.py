@@ -1,0 +1,52 @@
+"""What step 4 says of layers, and on which it opens, on literal maps."""
+
+import torch
+from attribution_pipelines import LAYERS, literal_maps
+from PIL import Image, ImageDraw
+
+from kpop.attribution_measures import find_object
+from kpop.ui.watching import Watched, about_layers, first_layer, layer_choices, maps_html
+
+CHURCH = Image.new("RGB", (64, 64), (120, 160, 200))
+ImageDraw.Draw(CHURCH).rectangle((16, 16, 47, 47), fill=(200, 40, 40))
+INSIDE = find_object(CHURCH, (8, 8))
+EVEN, AT_IT = torch.full((8, 8), 0.1), torch.where(INSIDE, 0.2, 0.05)
+DOWN, UP = LAYERS
+RULE = (
+    " Counted: a head looks at the object if a point there gets at least 1.5 times the attention of others."
+)
+
+
+def kept(mask=INSIDE):
+    """One head a layer; only the one on the way up looks at the church."""
+    variants = ("original", "sanitized", "recovered")
+    maps = tuple(literal_maps(variant, ([EVEN], [AT_IT]), 0, CHURCH) for variant in variants)
+    return Watched("run", "church", 0, maps, mask)
+
+
+def test_it_opens_on_the_layer_that_looks_at_the_object_most():
+    assert first_layer(kept(), "church") == UP == first_layer(kept(mask=None), "church")
+    assert layer_choices(kept()) == [("all layers", "all"), ("down 0.0", DOWN), ("up 1.0", UP)]
+
+
+def test_the_layer_is_named_and_several_come_with_a_warning():
+    assert about_layers(kept(), "church", UP) == (
+        "Layer up 1.0, where the original's heads focus on the object most." + RULE
+    )
+    assert about_layers(kept(), "church", DOWN) == (
+        "Layer down 0.0; in up 1.0 the original's heads focus on the object most." + RULE
+    )
+    assert about_layers(kept(), "church", "all") == (
+        "2 layers averaged: head numbers match only within a layer. "
+        "In up 1.0 the original's heads focus on the object most." + RULE
+    )
+    assert about_layers(kept(mask=None), "church", "up").startswith(
+        "Layer up 1.0, where the original's maps are sharpest. Counted: a head looks at one place if"
+    )
+
+
+def test_the_page_says_what_the_shown_layer_holds():
+    page = maps_html(kept(), "church", "up", "all", "overlay", "light")
+    assert "1 of 1 heads looks at the object. In the sanitized picture it still does." in page
+    assert "Layer up 1.0, where" in page and "data:image/png" in page
+    assert "none of 1 heads looks" in maps_html(kept(), "church", DOWN, "0", "heat", "dark")
