@@ -41,6 +41,7 @@ REAL = {  # inclusive ranges; None: no upper end
     "lambda_": (0, 1000),
     "retain_weight": (0, 1000),
     "key_retain_weight": (0, 1000),
+    "rate_decay": (0, 1),
     "negative_guidance": (0, 100),
     "rollout_guidance": (0, 100),
     "rho": (0, None),
@@ -59,6 +60,7 @@ class EraseConfig:
     key_retain_weight: keeps the siblings as they are when p is present; ours, 0 in the paper.
     prompt_tokens_factor: k, so that p has k * 77 tokens. lambda_: weight of L2 in Eq. 7 ("lambda" in JSON).
     negative_guidance: 0 aims L1 at eps(z, c_n) (the paper), 1 at eps(z, c_n) - (eps(z, c_e) - eps(z, c_n)).
+    rate_decay: last share of the steps in which both learning rates fall to nothing; ours, 0 in the paper.
     rho, rho_p: radii (L2) of Eq. 7 and Eq. 5 that one step of theta' and of p may not leave; None: no bound.
     templates: phrasings a concept is put into, "{}" stands for the word. latents: "bank" of the frozen
     model's rollouts, or "fresh" rollouts with the current theta' at each step (the paper's).
@@ -87,6 +89,7 @@ class EraseConfig:
     lambda_: float | None = None
     retain_weight: float | None = None
     key_retain_weight: float | None = None
+    rate_decay: float | None = None
     negative_guidance: float | None = None
     loss_space: str | None = None
     rho: float | None = None
@@ -128,7 +131,7 @@ class EraseConfig:
 
     def _check_together(self) -> None:
         if not self.concepts and self.preset in (None, "paper"):
-            raise InputError('Name at least one concept to erase, such as concepts=("church",).')
+            raise InputError("Name at least one concept to erase, such as church.")
         erased = [word.lower() for concept in self.concepts for word in names(concept)]
         twice = sorted({word for word in erased if erased.count(word) > 1})
         if twice:

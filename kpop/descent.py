@@ -38,6 +38,17 @@ class TrainedPrompt:
         return made
 
 
+def rate_left(step: int, steps: int, decay: float) -> float:
+    """Share of the learning rate at `step` (1..steps): 1, then falling to 0 over the last `decay` of them."""
+    return 1.0 if decay == 0 else min(1.0, (1 - (step - 1) / steps) / decay)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """The learning rate of the next step; each step sets it anew, so a resumed run needs no memory of it."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
 def descend(
     optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], loss: Tensor, radius: float | None
 ) -> None:

@@ -66,6 +66,7 @@ _COMMON = {
     "separate_kv": False,
     "retain_weight": 1.0,
     "key_retain_weight": 1.0,
+    "rate_decay": 0.5,
     "negative_guidance": 0.0,
     "loss_space": "eps",
     "trainable": "xattn",

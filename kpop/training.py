@@ -18,7 +18,7 @@ from . import models
 from .batches import BankBatches, FreshBatches, Rows, keyed
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import EraseConfig, concept_name, names
-from .descent import TrainedPrompt, descend
+from .descent import TrainedPrompt, descend, rate_left, set_rate
 from .errors import InputError, RunError
 from .hidden_prompt import HiddenPrompt, attention_prompt
 from .methods import load_method
@@ -283,6 +283,9 @@ class _Training:
         cfg = self.cfg
         batch = batches.draw(step)
         prompt = self.prompts[batch.concept_index % len(self.prompts)]
+        left = rate_left(step, cfg.steps, cfg.rate_decay)
+        set_rate(prompt.optimizer, cfg.prompt_learning_rate * left)
+        set_rate(self.optimizer, cfg.learning_rate * left)
         loss, named = self.method.transfer(self._student, batch, prompt.pair, cfg)
         descend(prompt.optimizer, prompt.tensors, loss, cfg.rho_p)
         losses = {name: value.detach() for name, value in named.items()}

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from kpop import InputError, ModelError, RunError, checkpoint, generate, tensor_files, train
+from kpop.descent import rate_left
 from kpop.hidden_prompt import HiddenPrompt
 
 
@@ -286,3 +287,11 @@ def test_a_stable_diffusion_shaped_model_trains_and_draws(sd_folder, tmp_path):
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
     assert done.stdout.split("\n")[0] == "done 0.5 (512, 512)", done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    ("step", "decay", "left"),
+    [(1, 0.0, 1.0), (200, 0.0, 1.0), (1, 0.5, 1.0), (101, 0.5, 1.0), (151, 0.5, 0.5), (200, 0.5, 0.01)],
+)
+def test_learning_rates_fall_linearly_at_the_end(step, decay, left):
+    assert rate_left(step, 200, decay) == pytest.approx(left)

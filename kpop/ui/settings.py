@@ -29,6 +29,7 @@ SETTINGS = (
     Setting("steps", "Steps", "more steps forget more surely", whole=True),
     Setting("lambda_", "Strength of bringing back", "lambda: weight of L2 against L1"),
     Setting("retain_weight", "Hold on the siblings", "weight of the retain rows"),
+    Setting("rate_decay", "Slow down at the end", "last share of the steps; 0 is the paper's"),
     Setting("key_retain_weight", "Hold on the siblings with the key", "beyond the paper; 0 is the paper's"),
     Setting("negative_guidance", "Push away", "negative guidance eta; 0 aims at the neutral text"),
     Setting("learning_rate", "Learning rate", "of the weights, theta'"),
