@@ -20,20 +20,27 @@ if TYPE_CHECKING:
 
 @contextmanager
 def progress_bar(unit: str, total: int | None = None) -> Iterator[Callable[..., None]]:
-    """A progress bar on stderr: show(done, of, words)."""
+    """A progress bar on stderr: show(done, of, words). Without a total it appears with the first step."""
     from tqdm import tqdm
 
-    with tqdm(
-        total=total, unit=unit, file=sys.stderr, dynamic_ncols=True, mininterval=0.5, leave=True
-    ) as bar:
+    bar = None
 
-        def show(done: int, total: int, words: str = "") -> None:
-            bar.total = total
-            if words:
-                bar.set_postfix_str(words, refresh=False)
-            bar.update(done - bar.n)
+    def show(done: int, of: int, words: str = "") -> None:
+        nonlocal bar
+        if bar is None:
+            bar = tqdm(total=of, unit=unit, file=sys.stderr, dynamic_ncols=True, mininterval=0.5, leave=True)
+        bar.total = of
+        if words:
+            bar.set_postfix_str(words, refresh=False)
+        bar.update(done - bar.n)
 
+    try:
+        if total:
+            show(0, total)
         yield show
+    finally:
+        if bar is not None:
+            bar.close()
 
 
 @contextmanager

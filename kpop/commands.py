@@ -32,6 +32,8 @@ def _run(args: argparse.Namespace) -> Run:
 def train(args: argparse.Namespace) -> int:
     """Train in this process. Ctrl-C saves and stops after the step, twice ends at once; both exit 130."""
     cfg = erase_config(args).resolved()
+    if cfg.base_run is not None:
+        runs.open_run(cfg.base_run, _runs_dir(args))
     from . import models
 
     dtype = "fp32" if cfg.precision == "fp32" else "auto"
@@ -100,7 +102,7 @@ def compare(args: argparse.Namespace) -> None:
     if not args.run:
         raise InputError("Name the run to compare with --run.")
     config, seeds, run, key = generation_config(args), seed_list(args.seeds), _run(args), _key(args.key)
-    out = Path(args.out)
+    out = Path(args.out).expanduser()
     out = out if out.suffix.lower() == ".png" else out / "compare.png"
     output_folder(out.parent)
     pipe = _pipe(args, run)

@@ -27,7 +27,7 @@ def check_text(pipe: StableDiffusionPipeline, text: str) -> None:
     """Raises InputError when the text does not fit the text encoder or holds a word the model never saw."""
     if not isinstance(text, str):
         raise InputError(f"A prompt must be a text, not {type(text).__name__}.")
-    length = len(pipe.tokenizer(text[:10_000], truncation=False)["input_ids"])
+    length = len(pipe.tokenizer(text[:10_000], truncation=False, verbose=False)["input_ids"])
     most = pipe.tokenizer.model_max_length
     if length > most or len(text) > 10_000:
         raise InputError(

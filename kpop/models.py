@@ -173,7 +173,10 @@ def _check_folder(folder: Path, model: str) -> None:
     """Raises ModelError unless the folder holds a StableDiffusionPipeline with safetensors weights."""
     index = folder / "model_index.json"
     if not index.is_file():
-        raise ModelError(f"{_short(model)} is not a diffusers model: it has no model_index.json.")
+        raise ModelError(
+            f"{_short(model)} is not a diffusers model: it has no model_index.json. "
+            "Give a folder that diffusers saved, with safetensors weights."
+        )
     kind = read_json(index).get("_class_name")
     if kind != "StableDiffusionPipeline":
         raise ModelError(f"{_short(model)} is a {kind}; only StableDiffusionPipeline models can be used.")
@@ -190,9 +193,15 @@ def _check_folder(folder: Path, model: str) -> None:
             raise ModelError(
                 f"{_short(model)} is incomplete: {part}/ has no weights (*.safetensors); fetch it again."
             )
-    for part in ("tokenizer", "scheduler"):
-        if not (folder / part).is_dir():
-            raise ModelError(f"{_short(model)} is incomplete: {part}/ is missing; fetch it again.")
+    for name in ("tokenizer/tokenizer_config.json", "scheduler/scheduler_config.json"):
+        if not (folder / name).is_file():
+            raise ModelError(f"{_short(model)} is incomplete: {name} is missing; fetch it again.")
+    found = {path.name for path in (folder / "tokenizer").iterdir()}
+    if "tokenizer.json" not in found and not {"vocab.json", "merges.txt"} <= found:
+        raise ModelError(
+            f"{_short(model)} is incomplete: tokenizer/ has neither tokenizer.json nor vocab.json with "
+            "merges.txt; fetch it again."
+        )
 
 
 def model_name(pipe: StableDiffusionPipeline) -> str:
