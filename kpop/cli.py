@@ -96,11 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
 
     train = _command(commands, "train", "train a run here and now; the last line is its folder")
-    for field in fields(EraseConfig):
-        _erase_flag(train, field.name)
-    train.add_argument(
-        "--set", action="append", default=[], metavar="FIELD=VALUE", help="any field, value as JSON"
-    )
+    _erase_flags(train)
     _device(train)
 
     generate = _command(commands, "generate", "draw pictures of prompts and seeds as PNG files")
@@ -154,6 +150,11 @@ def build_parser() -> argparse.ArgumentParser:
         if name == "resume":
             _device(action, None)
 
+    example = _command(commands, "example", "train a run to ship: its key public, its first pictures drawn")
+    _erase_flags(example)
+    example.add_argument("--out", required=True, help="folder, such as assets/example-run")
+    _device(example)
+
     presets = _command(commands, "presets", "ready-made concept lists").add_subparsers(
         metavar="ACTION", required=True, parser_class=_Parser
     )
@@ -179,6 +180,14 @@ def _command(commands, name: str, about: str, function: str | None = None) -> ar
     return parser
 
 
+def _erase_flags(parser: argparse.ArgumentParser) -> None:
+    for field in fields(EraseConfig):
+        _erase_flag(parser, field.name)
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="any field, value as JSON"
+    )
+
+
 def _erase_flag(parser: argparse.ArgumentParser, name: str) -> None:
     more: dict[str, Any] = {"dest": f"erase_{name}", "default": argparse.SUPPRESS, "help": ABOUT.get(name)}
     if name in (*LISTS, "templates"):
@@ -197,7 +206,7 @@ def _erase_flag(parser: argparse.ArgumentParser, name: str) -> None:
 
 
 def erase_config(args: argparse.Namespace) -> EraseConfig:
-    """The EraseConfig of `train`'s flags and --set pairs. Raises InputError."""
+    """The EraseConfig of the flags of _erase_flags. Raises InputError."""
     values = {
         key.removeprefix("erase_"): value for key, value in vars(args).items() if key.startswith("erase_")
     }

@@ -274,6 +274,16 @@ def runs_delete(args: argparse.Namespace) -> None:
     print(f"{run.id}: deleted")
 
 
+def example(args: argparse.Namespace) -> None:
+    """A run to ship: trained, stripped, with its first pictures; its path on stdout."""
+    from .example import make_example
+
+    cfg = erase_config(args).resolved()
+    with progress_bar("step", cfg.steps) as show:
+        run = make_example(cfg, args.out, args.device, lambda event: show(event.step, event.steps))
+    print(run.path)
+
+
 def presets_list(args: argparse.Namespace) -> None:
     """A line a preset."""
     from .presets import list_presets

@@ -18,10 +18,15 @@ LOCK_TIMEOUT = 20.0  # seconds; what is done under a lock takes milliseconds
 
 def write_text(path: Path, text: str) -> None:
     """Replace a file in one go: readers see the old or the new text; a full disk costs nothing. RunError."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """write_text of bytes."""
     waiting = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
-        with open(waiting, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(waiting, "wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(waiting, path)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import gradio as gr
 
 from ..errors import RunError
+from ..kept import first_prompt
 from .boundary import plainly
 from .compare import CompareStep
 from .page import GPU, SOFT, Page, heading
 from .pictures import notice
 from .run_picker import has_result, subject
-from .sheets import first_prompt
 from .studio import Studio, seeds_from
 from .watching import (
     Watched,
@@ -21,6 +21,7 @@ from .watching import (
     first_word,
     layer_choices,
     maps_html,
+    maps_kept,
     save_maps,
     watch,
 )
@@ -123,11 +124,7 @@ def wire_attribution(page: Page, step: AttributionStep, compare: CompareStep, ta
         text = "Press “Watch the heads”." if ready else "When it is done, or stopped and kept, look here."
         return [first_prompt(run), *empty(title, text)]
 
-    def drawn(run_id, prompt, seed, key, band, view, theme, progress) -> list:
-        run = studio.run(run_id)
-        found = watch(
-            studio, run, prompt, seeds_from(seed, 1)[0], key, lambda i, n: progress((i, n), desc="watching")
-        )
+    def shown_of(run, found: Watched, band, view, theme) -> list:
         word = first_word(found, run)
         layer = first_layer(found, word)
         return [
@@ -139,9 +136,16 @@ def wire_attribution(page: Page, step: AttributionStep, compare: CompareStep, ta
             found,
         ]
 
+    def drawn(run, prompt, seed, key, progress) -> Watched:
+        def count(step, steps):
+            progress((step, steps), desc="watching")
+
+        return watch(studio, run, prompt, seeds_from(seed, 1)[0], key, count)
+
     @plainly
     def draw(run_id, prompt, seed, key, band, view, theme, progress=gr.Progress()):  # noqa: B008
-        return drawn(run_id, prompt, seed, key, band, view, theme, progress)
+        run = studio.run(run_id)
+        return shown_of(run, drawn(run, prompt, seed, key, progress), band, view, theme)
 
     @plainly
     def tab_opened(
@@ -158,9 +162,13 @@ def wire_attribution(page: Page, step: AttributionStep, compare: CompareStep, ta
         if not run_id or (isinstance(watched, Watched) and watched.run_id == run_id):
             return [gr.skip()] * len(shown)
         run = studio.run(run_id)
-        if not has_result(run) or not studio.quick(run.config.model):
+        if not has_result(run):
             return [gr.skip()] * len(shown)
-        return drawn(run_id, prompt or first_prompt(run), seed, key, band, view, theme, progress)
+        prompt = prompt or first_prompt(run)
+        found = maps_kept(studio, run, prompt, seeds_from(seed, 1)[0], key)
+        if found is None and studio.quick(run.config.model):
+            found = drawn(run, prompt, seed, key, progress)
+        return shown_of(run, found, band, view, theme) if found else [gr.skip()] * len(shown)
 
     @plainly
     def again(watched, word, layer, band, view, theme):

@@ -7,24 +7,14 @@ from dataclasses import dataclass
 import gradio as gr
 
 from ..errors import RunError
+from ..kept import FIRST_SEEDS, OWN, VARIANTS, Sheet, first_prompt, phrase
 from .boundary import plainly
 from .concepts import names_of
 from .page import GPU, QUIET, SOFT, Page, heading
-from .pictures import VARIANTS, blank, enlarge, notice, sheet
+from .pictures import blank, enlarge, notice, sheet
 from .run_picker import concept_names, has_result, subject
-from .sheets import (
-    FIRST_SEEDS,
-    OWN,
-    Sheet,
-    checked,
-    draw_sheet,
-    first_prompt,
-    key_choices,
-    key_value,
-    saved_sheet,
-    sheet_html,
-)
-from .studio import Studio, phrase, seeds_from
+from .sheets import checked, draw_sheet, key_choices, key_value, saved_sheet, sheet_html
+from .studio import Studio, seeds_from
 
 GRID, SLIDER = "All pictures", "Slide between two"
 PAIRS = {

@@ -11,10 +11,11 @@ import gradio as gr
 from .. import models
 from ..config import EraseConfig, concept_name, names
 from ..errors import InputError
+from ..kept import phrase
 from .boundary import plainly
 from .page import QUIET, SKETCH, SOFT, Page, heading
 from .pictures import blank, framed, notice, wall
-from .studio import Studio, phrase
+from .studio import Studio
 
 MOST_WORDS = 20
 STRIP = 5

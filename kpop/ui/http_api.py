@@ -18,9 +18,10 @@ from ..attribution_measures import head_table
 from ..attribution_summary import summary
 from ..config import EraseConfig, names
 from ..errors import RunError
+from ..kept import VARIANTS
 from .boundary import plainly
 from .page import GPU
-from .pictures import VARIANTS, enlarge
+from .pictures import enlarge
 from .run_picker import concept_names
 from .sheets import draw_sheet
 from .studio import Studio, seeds_from, visitor

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Sequence
 from html import escape
 
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
-VARIANTS = ("original", "sanitized", "recovered")
+from ..kept import png_bytes
+
 TITLES = {"original": "Original", "sanitized": "Sanitized", "recovered": "Recovered", "kept": "Kept"}
 NOTES = {
     "original": "the model as it was",
@@ -37,17 +36,6 @@ def frames(strip: Image.Image) -> list[Image.Image]:
     if strip.width <= side or strip.width % side:
         return [strip]
     return [strip.crop((left, 0, left + side, side)) for left in range(0, strip.width, side)]
-
-
-def png_bytes(image: Image.Image) -> bytes:
-    """PNG file of the picture with the text of its .info as PNG text chunks."""
-    text = PngInfo()
-    for key, value in image.info.items():
-        if isinstance(key, str) and isinstance(value, str):
-            text.add_itxt(key, value)
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", pnginfo=text)
-    return buffer.getvalue()
 
 
 def data_uri(image: Image.Image, side: int = 256) -> str:

@@ -8,11 +8,12 @@ from statistics import median
 import gradio as gr
 
 from .. import jobs
+from ..kept import opened, phrase
 from ..run_status import ACTIVE, ENDED
 from .charts import Line, line_chart, smoothed
 from .pictures import NOTES, TITLES, blank, data_uri, framed, frames, notice
 from .run_picker import STATES, ago, concept_names, has_result, made_at, span, subject
-from .studio import Studio, opened, phrase
+from .studio import Studio
 
 ROWS = ("original", "sanitized", "recovered", "kept")
 STRIP_COLUMNS = 8

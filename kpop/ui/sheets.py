@@ -2,38 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
-
-from PIL import Image
 
 from .. import generation, models
 from ..config import names
 from ..errors import InputError
-from .pictures import VARIANTS, framed, sheet
+from ..kept import OWN, VARIANTS, Sheet, folder_of, read_sheet, write_sheet
+from .pictures import framed, sheet
 from .run_picker import concept_names, has_result
-from .studio import Studio, cache_dir, keep, opened, phrase
+from .studio import Studio, cache_dir
 
-OWN, NONE = "own", "none"
-FIRST_SEEDS = (0, 1, 2, 3)
-
-
-@dataclass(frozen=True, eq=False)
-class Sheet:
-    """images[variant] and words[variant] have one entry a seed; words are "" without a judge."""
-
-    run_id: str
-    prompt: str
-    seeds: tuple[int, ...]
-    key: str
-    images: dict[str, list[Image.Image]] = field(repr=False)
-    words: dict[str, list[str]]
+NONE = "none"
 
 
 def key_choices(run) -> list[tuple[str, str]]:
@@ -81,64 +63,21 @@ def draw_sheet(
         images = generation.compare(pipe, [prompt], list(seeds), run, key=chosen, **more)
         words = {variant: studio.named(images[variant], run.config.model) for variant in images}
     drawn = Sheet(run.id, prompt, tuple(seeds), key or OWN, images, words)
-    save_sheet(drawn, run)
+    write_sheet(drawn, _folder(run, drawn.prompt, drawn.seeds, drawn.key))
     return drawn
-
-
-def first_prompt(run) -> str:
-    """What a run is asked first: its first concept."""
-    return phrase(concept_names(run)[0])
-
-
-def save_sheet(drawn: Sheet, run, folder: Path | None = None) -> None:
-    """Keep a sheet's pictures and words; a folder that cannot be written is no reason to fail."""
-    folder = folder or _folder(run, drawn.prompt, drawn.seeds, drawn.key)
-    for variant, images in drawn.images.items():
-        for seed, image in zip(drawn.seeds, images, strict=True):
-            keep(image, folder / f"{variant}_{seed}.png")
-    waiting = folder / f".words.{os.getpid()}"
-    try:
-        waiting.write_text(json.dumps(drawn.words), encoding="utf-8")
-        os.replace(waiting, folder / "words.json")
-    except OSError:
-        return
 
 
 def saved_sheet(run, prompt: str, seeds: Sequence[int], key: str = OWN) -> Sheet | None:
     """The sheet kept from an earlier drawing, from the run folder or the cache; None where there is none."""
-    for folder in (_folder(run, prompt, seeds, key), run.path / "compare" / _name(run, prompt, seeds, key)):
-        try:
-            words = json.loads((folder / "words.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        images = {
-            variant: [opened(folder / f"{variant}_{seed}.png") for seed in seeds] for variant in VARIANTS
-        }
-        if all(image is not None for row in images.values() for image in row) and isinstance(words, dict):
-            told = {
-                variant: [str(word) for word in words.get(variant, [""] * len(seeds))] for variant in VARIANTS
-            }
-            return Sheet(run.id, prompt, tuple(seeds), key, images, told)
-    return None
-
-
-def _name(run, prompt: str, seeds: Sequence[int], key: str) -> str:
-    # The step is part of the name: a resumed run has other weights, so its old sheets no longer count.
-    told = json.dumps([prompt, list(seeds), key, run.status.step])
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
+    folders = dict.fromkeys((_folder(run, prompt, seeds, key), folder_of(run, prompt, seeds, key)))
+    found = (read_sheet(folder, run, prompt, seeds, key) for folder in folders)
+    return next((drawn for drawn in found if drawn), None)
 
 
 def _folder(run, prompt: str, seeds: Sequence[int], key: str) -> Path:
     """In the run folder; for the shipped example, which is not written to, in the cache."""
-    place = cache_dir() / "compare" / run.id if run.is_example else run.path / "compare"
-    return place / _name(run, prompt, seeds, key)
-
-
-def save_first_sheet(studio: Studio, run) -> Sheet:
-    """Draw a run's first sheet into its own folder: how the shipped example gets its pictures."""
-    drawn = draw_sheet(studio, run, first_prompt(run), FIRST_SEEDS, OWN)
-    save_sheet(drawn, run, run.path / "compare" / _name(run, drawn.prompt, drawn.seeds, drawn.key))
-    return drawn
+    place = cache_dir() / "compare" / run.id if run.is_example else None
+    return folder_of(run, prompt, seeds, key, place)
 
 
 def sheet_html(studio: Studio, drawn: Sheet, run) -> str:

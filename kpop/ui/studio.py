@@ -18,7 +18,7 @@ from PIL import Image
 
 from .. import generation, jobs, models, presets, runs
 from ..errors import InputError, KpopError, RunError
-from .pictures import png_bytes
+from ..kept import keep, opened
 
 LONGEST_WAIT = 600.0  # seconds
 QUICK_LATENT = 32  # a U-Net of at most this many latent pixels a side draws in a second or two on a CPU
@@ -130,7 +130,7 @@ class Studio:
 
     def drawn(self, prompt: str, seeds: Sequence[int]) -> list[Image.Image | None]:
         """The base model's pictures of a prompt found in the cache; None where one was never drawn."""
-        return [_opened(self._drawing(prompt, seed)) for seed in seeds]
+        return [opened(self._drawing(prompt, seed)) for seed in seeds]
 
     def draw(self, prompts: Sequence[str], seeds: Sequence[int], asked: bool = False) -> None:
         """Put the base model's pictures of the prompts into the cache, in one batch, where missing."""
@@ -160,42 +160,6 @@ def cache_dir() -> Path:
     except OSError:
         return Path(tempfile.gettempdir()) / "kpop-studio-cache"
     return folder if os.access(folder, os.W_OK) else Path(tempfile.gettempdir()) / "kpop-studio-cache"
-
-
-def keep(image: Image.Image, path: Path) -> None:
-    """Write a PNG atomically; a cache that cannot be written is no reason to fail."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        waiting = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-        waiting.write_bytes(png_bytes(image))
-        os.replace(waiting, path)
-    except OSError:
-        return
-
-
-def _opened(path: Path) -> Image.Image | None:
-    try:
-        with Image.open(path) as image:
-            image.load()
-            info = {key: value for key, value in image.info.items() if isinstance(value, str)}
-            picture = image.convert("RGB")
-    except (OSError, ValueError, SyntaxError):
-        return None
-    picture.info = info
-    return picture
-
-
-def opened(path: Path) -> Image.Image | None:
-    """A picture from disk with its text metadata, or None when it is missing or broken."""
-    return _opened(path)
-
-
-def phrase(word: str) -> str:
-    """A word as a prompt: "a church", "an umbrella"; longer texts as they are."""
-    word = " ".join(word.split())
-    if not word or len(word.split()) > 3 or word.split()[0].lower() in ("a", "an", "the"):
-        return word
-    return f"{'an' if word[0].lower() in 'aeiou' else 'a'} {word}"
 
 
 def visitor(request: gr.Request | None) -> str:

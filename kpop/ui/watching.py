@@ -14,9 +14,10 @@ from ..attribution_figure import VIEWS, attribution_figure, save_arrays, save_fi
 from ..attribution_measures import find_object, sharpest_layer
 from ..attribution_summary import LOOKS, summary
 from ..errors import InputError
-from .pictures import VARIANTS, data_uri
+from ..kept import OWN, VARIANTS, kept_maps
+from .pictures import data_uri
 from .run_picker import concept_names
-from .sheets import OWN, checked, key_value
+from .sheets import checked, key_value
 from .studio import Studio
 
 GROUPS = ("down", "middle", "up")
@@ -24,13 +25,17 @@ GROUPS = ("down", "middle", "up")
 
 @dataclass(frozen=True, eq=False)
 class Watched:
-    """One prompt and seed; variants: in VARIANTS' order; mask: the object in the original, or None."""
+    """One prompt and seed; variants: in VARIANTS' order; mask: the object in the original, or None.
+
+    rounded: read from the run folder, not drawn now.
+    """
 
     run_id: str
     prompt: str
     seed: int
     variants: tuple[Attribution, ...]
     mask: object | None
+    rounded: bool = False
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -52,10 +57,22 @@ def watch(
 
             own = {} if variant == "original" else {"run": run, "key": chosen}
             found.append(attribution.attribute(pipe, prompt, seed, variant, on_step=count, **own))
+    return _watched(run, found)
+
+
+def maps_kept(studio: Studio, run, prompt: str, seed: int, key: str | None) -> Watched | None:
+    """What the run folder keeps of a question, without drawing, or None."""
+    tokenizer = studio.pipe(studio.allowed_model(run.config.model)).tokenizer
+    found = kept_maps(run, prompt, seed, key or OWN, tokenizer)
+    return _watched(run, found, rounded=True) if found else None
+
+
+def _watched(run, variants: list[Attribution], rounded: bool = False) -> Watched:
+    first = variants[0]
     # The mask needs a plain background: what the embedded model draws, not Stable Diffusion.
     plain = models.family(run.config.model) == "emoji"
-    mask = find_object(found[0].image, found[0].size) if plain else None
-    return Watched(run.id, prompt, seed, tuple(found), mask)
+    mask = find_object(first.image, first.size) if plain else None
+    return Watched(run.id, first.prompt, first.seed, tuple(variants), mask, rounded)
 
 
 def first_word(watched: Watched, run) -> str:
@@ -128,7 +145,8 @@ def about_layers(watched: Watched, word: str, layer: str) -> str:
             f"Layer {title}, where {most}." if shown[0] == sharpest else f"Layer {title}; in {best} {most}."
         )
     rule = f"a head looks at {place} if a point there gets at least {LOOKS} times the attention of others"
-    return f"{said} Counted: {rule}."
+    kept = " Kept with the run, rounded; “Watch the heads” draws it exactly." if watched.rounded else ""
+    return f"{said} Counted: {rule}.{kept}"
 
 
 def checked_view(view: str) -> str:
