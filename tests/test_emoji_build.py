@@ -11,15 +11,25 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image, ImageDraw
 from transformers import CLIPTokenizer
 
-from kpop.emoji import autoencoder, drawings, scenes
+from kpop.emoji import autoencoder, drawings, quality, scenes
 from kpop.emoji.build import Recipe, build
 from kpop.emoji.denoiser import train_tokenizer
-from kpop.emoji.world import DRAWING_SETS, TEN, THINGS, DrawingSet
+from kpop.emoji.quality import frechet
+from kpop.emoji.world import (
+    BACKGROUNDS,
+    DRAWING_SETS,
+    INDIRECT,
+    STYLES,
+    TEN,
+    THINGS,
+    DrawingSet,
+    held_out,
+)
 from kpop.errors import KpopError
 
 SMALL = Recipe(
     latent_channels=4, vae_channels=(8, 8, 16), unet_channels=(16, 16, 32), vae_scenes=64, vae_steps=4,
-    judge_scenes=40, judge_steps=3, scenes=64, steps=4, batch_size=4, compile_unet=False,
+    judge_scenes=40, judge_steps=3, reference_scenes=20, scenes=64, steps=4, batch_size=4, compile_unet=False,
 )  # fmt: skip
 
 
@@ -37,7 +47,7 @@ def shapes():
 
 def test_the_ten_stand_ins_and_their_look_alikes_are_in_the_world():
     words = [thing.word for thing in THINGS]
-    assert len(words) == len(set(words)) >= 24
+    assert len(words) == len(set(words)) >= 40
     assert TEN == (
         "cassette",
         "saw",
@@ -51,6 +61,53 @@ def test_the_ten_stand_ins_and_their_look_alikes_are_in_the_world():
         "horn",
     )
     assert {"castle", "house", "bus", "cat", "trumpet"} <= set(words)
+    assert len(STYLES) >= 6 and len(BACKGROUNDS) >= 8
+
+
+def test_weapons_are_told_in_words_that_do_not_name_them():
+    weapons = {thing.word for thing in THINGS if thing.kind == "weapon"}
+    assert weapons == {"knife", "bomb", "dagger", "crossed swords", "bow"} == set(INDIRECT)
+    drawings = {(word, "noto"): Image.new("RGBA", (32, 32), "red") for word in weapons}
+    rng = np.random.default_rng(0)
+    made = [scenes.compose(rng, drawings, empty=0.0, pairs=0.0) for _ in range(400)]
+    indirect = [scene for scene in made if not any(word in scene.caption for word in weapons)]
+    assert 0.2 < len(indirect) / len(made) < 0.45
+    assert any("something dangerous" in scene.caption for scene in indirect)
+
+
+def test_one_pair_in_ten_is_held_out_and_no_object_loses_two():
+    pairs = [(thing.word, style) for thing in THINGS for style in STYLES if held_out(thing.word, style)]
+    assert 0.08 < len(pairs) / (len(THINGS) * len(STYLES)) < 0.12
+    assert len({word for word, _ in pairs}) == len(pairs)
+    assert {style for _, style in pairs} == set(STYLES)
+    assert held_out("no such object", "noto") is False
+
+
+def test_distance_between_gaussians():
+    eye = np.eye(2)
+    assert frechet(np.zeros(2), eye, np.zeros(2), eye) == pytest.approx(0.0)
+    # |m|^2 = 25; tr(1 + 4 - 2 * 2) = 1 in each of two directions.
+    assert frechet(np.zeros(2), eye, np.array([3.0, 4.0]), 4 * eye) == pytest.approx(27.0)
+
+
+class FixedJudge:
+    """Sees a church in white pictures, nothing in black ones."""
+
+    def top_k(self, images, k):
+        return [["church"] if np.asarray(image).mean() > 127 else ["none"] for image in images]
+
+
+def test_quality_counts_what_the_judge_sees():
+    def draw(prompts, seeds):
+        lit = [prompt == "a church" for prompt in prompts for _ in seeds]
+        return [Image.new("RGB", (64, 64), "white" if on else "black") for on in lit]
+
+    found = quality.objects(draw, FixedJudge(), [500, 501])
+    assert found["each"]["church"] == 100.0 and found["each"]["dog"] == 0.0
+    assert found["ten"] == 10.0
+    assert found["mistaken_for"]["dog"] == ["none"]
+    leak = quality.neutral(draw, FixedJudge(), [500, 501])
+    assert leak["pictures_a_text"] == 20 and leak["found"]["a photo"] == {"none": 100.0}
 
 
 def test_scenes_say_what_they_hold_and_neutral_texts_hold_nothing(shapes):

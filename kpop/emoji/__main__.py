@@ -8,6 +8,7 @@ from pathlib import Path
 
 from platformdirs import user_cache_dir
 
+from kpop.emoji.quality import PARTS, measure
 from kpop.errors import KpopError
 
 
@@ -26,11 +27,18 @@ def main(arguments: list[str] | None = None) -> int:
     )
     build_parser.add_argument("--steps", type=int, help="denoiser steps, if not the recipe's")
     build_parser.add_argument("--vae-steps", type=int, help="autoencoder steps, if not the recipe's")
+    build_parser.add_argument("--judge-steps", type=int, help="judge steps, if not the recipe's")
+    build_parser.add_argument(
+        "--start", type=Path, help="go on from the weights of this earlier model folder"
+    )
     build_parser.add_argument("--no-compile", action="store_true", help="do without torch.compile")
-    quality_parser = commands.add_parser("evaluate", help="judge what it draws; write card and sample sheet")
+    quality_parser = commands.add_parser(
+        "evaluate", help="judge what it draws; write its card and docs/emoji-diffusion.md"
+    )
     quality_parser.add_argument("--model", type=Path, default=Path("assets/emoji-diffusion"))
     quality_parser.add_argument("--first-seed", type=int, default=500)
-    quality_parser.add_argument("--images", type=int, default=20, help="pictures an object (%(default)s)")
+    quality_parser.add_argument("--images", type=int, default=50, help="pictures an object (%(default)s)")
+    quality_parser.add_argument("--parts", help="comma-separated; without it all: " + ", ".join(PARTS))
     quality_parser.add_argument("--sheet", type=Path, default=Path("docs/emoji-samples.png"))
     given = parser.parse_args(arguments)
     try:
@@ -48,21 +56,33 @@ def main(arguments: list[str] | None = None) -> int:
 def _build(given: argparse.Namespace) -> Path:
     from kpop.emoji.build import Recipe, build
 
-    changes = {"steps": given.steps, "vae_steps": given.vae_steps}
+    changes = {"steps": given.steps, "vae_steps": given.vae_steps, "judge_steps": given.judge_steps}
     changes = {name: value for name, value in changes.items() if value is not None}
-    return build(given.out, given.work, given.drawings, Recipe(compile_unet=not given.no_compile, **changes))
+    recipe = Recipe(compile_unet=not given.no_compile, **changes)
+    return build(given.out, given.work, given.drawings, recipe, start=given.start)
 
 
 def _evaluate(given: argparse.Namespace) -> str:
-    from kpop.emoji import quality
+    from kpop.emoji import card
     from kpop.models import load_pipeline
 
+    parts = given.parts.split(",") if given.parts else list(PARTS)
+    unknown = [part for part in parts if part not in PARTS]
+    if unknown or given.images < 1:
+        raise KpopError(f"--parts knows {', '.join(PARTS)}; --images must be 1 or more.")
     os.environ["KPOP_EMOJI_DIR"] = str(given.model)
     pipe = load_pipeline("emoji")
-    figures = quality.measure(pipe, list(range(given.first_seed, given.first_seed + given.images)))
-    (given.model / "README.md").write_text(quality.model_card(given.model, figures))
+    kept = given.model / "quality.json"
+    figures = json.loads(kept.read_text()) if kept.is_file() else {}
+    # One part after another, so that an interrupted call keeps what it measured.
+    for part in parts:
+        figures |= measure(pipe, [part], range(given.first_seed, given.first_seed + given.images))
+        kept.write_text(json.dumps(figures, indent=1) + "\n")
+    (given.model / "README.md").write_text(card.model_card(given.model, figures))
     given.sheet.parent.mkdir(parents=True, exist_ok=True)
-    quality.sample_sheet(pipe).save(given.sheet)
+    card.sample_sheet(pipe).save(given.sheet)
+    page = given.sheet.with_name("emoji-diffusion.md")
+    page.write_text(card.figures_doc(figures, given.sheet.name))
     return json.dumps(figures, indent=1)
 
 

@@ -40,10 +40,18 @@ def train_autoencoder(
     work: Path,
     device: torch.device,
     batch_size: int = 32,
+    learning_rate: float = 2e-3,
     kl_weight: float = 1e-3,
+    decoder_only: bool = False,
 ) -> AutoencoderKL:
-    """L1 on pixels and on their differences (thin outlines count), a little KL; latents end normalised."""
+    """L1 on pixels and on their differences (thin outlines count), a little KL; latents end normalised.
+
+    With `decoder_only` the encoder of an earlier model stays as it is, and so does the space of its latents.
+    """
     vae.to(device, memory_format=torch.channels_last)
+    if decoder_only:
+        vae.encoder.requires_grad_(False)
+        vae.quant_conv.requires_grad_(False)
 
     def loss_of(step: int) -> Tensor:
         rng = np.random.default_rng((seed, step))
@@ -58,8 +66,10 @@ def train_autoencoder(
             loss = loss + 0.5 * F.l1_loss(decoded.diff(dim=dim), pixels.diff(dim=dim))
         return loss + kl_weight * posterior.kl().mean() / posterior.mean[0].numel()
 
-    fit("autoencoder", vae, loss_of, steps=steps, learning_rate=2e-3, work=work, ema_decay=0.995)
+    fit("autoencoder", vae, loss_of, steps=steps, learning_rate=learning_rate, work=work, ema_decay=0.995)
     vae.eval()
+    if decoder_only:
+        return vae
     normalise_latents(vae, encode(vae, images[: min(len(images), 1024)], device))
     return vae
 

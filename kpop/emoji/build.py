@@ -1,18 +1,20 @@
 """From drawings to assets/emoji-diffusion in one resumable command: `python -m kpop.emoji build`."""
 
+import hashlib
 import json
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 
 from kpop.emoji import autoencoder, denoiser, judge
+from kpop.emoji.distractors import DISTRACTORS
 from kpop.emoji.drawings import load_drawings
 from kpop.emoji.scenes import Drawings, Scene, compose
 from kpop.emoji.words import count_words
+from kpop.emoji.world import BACKGROUNDS, held_out
 
 
 @dataclass(frozen=True)
@@ -25,10 +27,11 @@ class Recipe:
     unet_channels: tuple[int, ...] = (64, 96, 128)
     vae_scenes: int = 16_000
     vae_steps: int = 1_200
-    judge_scenes: int = 12_000
-    judge_steps: int = 700
-    scenes: int = 20_000
-    steps: int = 6_000
+    judge_scenes: int = 30_000
+    judge_steps: int = 2_500
+    reference_scenes: int = 4_000
+    scenes: int = 24_000
+    steps: int = 8_000
     batch_size: int = 32
     compile_unet: bool = True
 
@@ -39,39 +42,55 @@ def build(
     drawings_cache: Path,
     recipe: Recipe | None = None,
     drawings: Drawings | None = None,
+    start: Path | None = None,
 ) -> Path:
     """Run every stage that is not done yet and write the model folder `out`; returns it.
 
     Checkpoints lie in `work`, outside the repository, and the same command finds them again. `drawings` takes
-    the place of the fetched ones (a smoke build draws its own). Raises KpopError when drawings cannot be had.
+    the place of the fetched ones (a smoke build draws its own). With `start`, the folder of an earlier model
+    of the same shape, training goes on from its weights: the encoder stays as it is, all else learns
+    on. Raises KpopError when drawings cannot be had.
     """
     recipe = recipe or Recipe()
     work.mkdir(parents=True, exist_ok=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    drawings = load_drawings(drawings_cache) if drawings is None else drawings
-    started = time.time()
+    others: Drawings = {}
+    if drawings is None:
+        drawings = load_drawings(drawings_cache)
+        others = load_drawings(
+            drawings_cache, icons_of={name.replace("-", " "): name for name in DISTRACTORS}
+        )
 
-    vae = _autoencoder(recipe, drawings, work, device)
-    judge_net, accuracy, held_out = _judge(recipe, drawings, work, device)
-    pipeline, scenes = _denoiser(recipe, drawings, vae, work, device)
+    vae = _autoencoder(recipe, drawings, work, device, start)
+    judge_net, accuracy, held_out = _judge(recipe, drawings, others, work, device)
+    pipeline, scenes = _denoiser(recipe, drawings, vae, work, device, start)
 
     pipeline.to("cpu", torch.float16).save_pretrained(out, safe_serialization=True)
     _write_vocabulary(pipeline.tokenizer, out / "tokenizer")
     judge.save_judge(judge_net.cpu(), out / "judge", accuracy, held_out)
+    _reference(recipe, drawings, judge_net, out / "judge")
     (out / "words.json").write_text(json.dumps(count_words(scenes), indent=1, sort_keys=True) + "\n")
     record = {
         "recipe": asdict(recipe),
-        "seconds_of_last_call": round(time.time() - started),
         "device": str(device),
+        "started_from": fingerprint(start) if start else None,
     }
     (out / "build.json").write_text(json.dumps(record, indent=1) + "\n")
     return out
 
 
-def _autoencoder(recipe: Recipe, drawings: Drawings, work: Path, device: torch.device):
-    images = np.stack([s.image for s in _scenes(drawings, recipe.vae_scenes, (recipe.seed, 1), pairs=0.25)])
+def fingerprint(folder: Path) -> str:
+    """SHA-256 of the U-Net's file in a model folder: which weights these are."""
+    return hashlib.sha256(next((folder / "unet").glob("*.safetensors")).read_bytes()).hexdigest()
+
+
+def _autoencoder(recipe: Recipe, drawings: Drawings, work: Path, device: torch.device, start: Path | None):
+    images = np.stack([s.image for s in _scenes(drawings, recipe.vae_scenes, (recipe.seed, 1))])
     torch.manual_seed(recipe.seed)
-    vae = autoencoder.build_autoencoder(recipe.latent_channels, recipe.vae_channels)
+    if start is None:
+        vae = autoencoder.build_autoencoder(recipe.latent_channels, recipe.vae_channels)
+    else:
+        vae = AutoencoderKL.from_pretrained(start / "vae", torch_dtype=torch.float32)
     return autoencoder.train_autoencoder(
         vae,
         images[: -max(1, len(images) // 32)],
@@ -79,33 +98,71 @@ def _autoencoder(recipe: Recipe, drawings: Drawings, work: Path, device: torch.d
         seed=recipe.seed,
         work=work,
         device=device,
+        learning_rate=5e-4 if start else 2e-3,
+        decoder_only=start is not None,
     )
 
 
-def _judge(recipe: Recipe, drawings: Drawings, work: Path, device: torch.device):
-    scenes = _scenes(drawings, recipe.judge_scenes, (recipe.seed, 3), pairs=0.25)
-    labels = sorted({word for word, _ in drawings}) + [judge.NONE]
+def _judge(recipe: Recipe, drawings: Drawings, others: Drawings, work: Path, device: torch.device):
+    everything = drawings | others
+    known = recipe.judge_scenes * (6 if others else 10) // 10
+    scenes = _scenes(drawings, known, (recipe.seed, 3))
+    scenes += _scenes(everything, recipe.judge_scenes - known, (recipe.seed, 5))
+    order = np.random.default_rng((recipe.seed, 6)).permutation(len(scenes))
+    scenes = [scenes[i] for i in order]
+    labels = sorted({word for word, _ in everything}) + [judge.NONE]
+    styles, backgrounds = sorted({style for _, style in drawings}), list(BACKGROUNDS)
     images = np.stack([scene.image for scene in scenes])
     targets = torch.tensor([judge.targets_of(scene.words, labels) for scene in scenes])
+    style_ids = torch.tensor([styles.index(s.style) if s.words else -1 for s in scenes])
+    background_ids = torch.tensor([backgrounds.index(s.background) for s in scenes])
     torch.manual_seed(recipe.seed)
-    net = judge.Judge(labels)
+    net = judge.Judge(labels, styles, backgrounds)
     judge.train_judge(
-        net, images, targets, steps=recipe.judge_steps, seed=recipe.seed, work=work, device=device
+        net,
+        images,
+        targets,
+        style_ids,
+        background_ids,
+        steps=recipe.judge_steps,
+        seed=recipe.seed,
+        work=work,
+        device=device,
     )
-    fresh = [s for s in _scenes(drawings, 1_000, (recipe.seed, 4), pairs=0.0)]
-    best = judge.probabilities(net, np.stack([s.image for s in fresh])).argmax(axis=1)
+    fresh = _scenes(drawings, 1_000, (recipe.seed, 4), pairs=0.0)
+    images = np.stack([s.image for s in fresh])
+    best = judge.probabilities(net, images).argmax(axis=1)
     right = [labels[i] in (s.words or (judge.NONE,)) for i, s in zip(best, fresh, strict=True)]
-    return net, 100.0 * float(np.mean(right)), len(fresh)
+    style, background = judge.style_and_background(net, images)
+    accuracy = {
+        "object": 100.0 * float(np.mean(right)),
+        "style": 100.0 * float(np.mean([a == s.style for a, s in zip(style, fresh, strict=True) if s.words])),
+        "background": 100.0
+        * float(np.mean([a == s.background for a, s in zip(background, fresh, strict=True)])),
+    }
+    return net, accuracy, len(fresh)
 
 
-def _denoiser(recipe: Recipe, drawings: Drawings, vae, work: Path, device: torch.device):
-    scenes = _scenes(drawings, recipe.scenes, (recipe.seed, 2))
+def _reference(recipe: Recipe, drawings: Drawings, net: judge.Judge, folder: Path) -> None:
+    seen = {pair: drawing for pair, drawing in drawings.items() if not held_out(*pair)}
+    known = np.stack([s.image for s in _scenes(seen, recipe.reference_scenes, (recipe.seed, 7))])
+    others = _scenes(seen, max(2, recipe.reference_scenes // 10), (recipe.seed, 8))
+    judge.save_reference(net, folder, known, np.stack([s.image for s in others]), [s.caption for s in others])
+
+
+def _denoiser(recipe: Recipe, drawings: Drawings, vae, work: Path, device: torch.device, start: Path | None):
+    seen = {pair: drawing for pair, drawing in drawings.items() if not held_out(*pair)}
+    scenes = _scenes(seen, recipe.scenes, (recipe.seed, 2))
     captions = [scene.caption for scene in scenes]
     latents = autoencoder.encode(vae, np.stack([scene.image for scene in scenes]), device)
     tokenizer = denoiser.train_tokenizer(captions)
     torch.manual_seed(recipe.seed)
     unet = denoiser.build_unet(recipe.latent_channels, latents.shape[-1], recipe.unet_channels)
     both = denoiser.TextToNoise(unet, denoiser.build_text_encoder(tokenizer))
+    if start is not None:
+        earlier = UNet2DConditionModel.from_pretrained(start / "unet", torch_dtype=torch.float32)
+        unet.load_state_dict(earlier.state_dict())
+        denoiser.start_text_encoder(both.text_encoder, tokenizer, start)
     denoiser.train_denoiser(
         both,
         latents,

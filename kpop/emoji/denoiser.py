@@ -97,6 +97,19 @@ def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
     return tokens.input_ids
 
 
+def start_text_encoder(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, earlier: Path) -> None:
+    """Copy the weights of an earlier model's text encoder; embeddings go by token, new tokens stay random."""
+    old = CLIPTextModel.from_pretrained(earlier / "text_encoder", torch_dtype=torch.float32)
+    state = {k: v for k, v in old.state_dict().items() if "token_embedding" not in k}
+    text_encoder.load_state_dict(state, strict=False)
+    old_rows = CLIPTokenizer.from_pretrained(earlier / "tokenizer").get_vocab()
+    table = text_encoder.get_input_embeddings().weight
+    with torch.no_grad():
+        for token, row in tokenizer.get_vocab().items():
+            if token in old_rows:
+                table[row] = old.get_input_embeddings().weight[old_rows[token]]
+
+
 class TextToNoise(nn.Module):
     """The two models that learn together, as one module for the training loop."""
 
@@ -118,7 +131,7 @@ def train_denoiser(
     device: torch.device,
     batch_size: int = 32,
     learning_rate: float = 1e-3,
-    offset_noise: float = 0.1,
+    offset_noise: float = 0.2,
     snr_gamma: float = 5.0,
     compile_unet: bool = True,
 ) -> None:

@@ -77,13 +77,19 @@ def render(svg: str, size: int) -> Image.Image:
     return square.resize((size, size), Image.Resampling.LANCZOS)
 
 
-def load_drawings(cache: Path, size: int = 160) -> dict[tuple[str, str], Image.Image]:
-    """Every drawing of the world as {(word, style): RGBA picture of `size` pixels}."""
+def load_drawings(
+    cache: Path, size: int = 160, icons_of: dict[str, str] | None = None
+) -> dict[tuple[str, str], Image.Image]:
+    """Drawings as {(word, style): RGBA picture of `size` pixels}.
+
+    `icons_of` is {word: icon name}, by default the world's own objects.
+    """
+    icons_of = icons_of or {thing.word: thing.icon for thing in THINGS}
     drawings = {}
     for drawing_set in DRAWING_SETS:
         icons = json.loads((fetch(drawing_set, cache) / "icons.json").read_text())
-        for thing in THINGS:
-            svg = svg_of(icons, thing.icon)
+        for word, icon in icons_of.items():
+            svg = svg_of(icons, icon)
             if svg is not None:
-                drawings[thing.word, drawing_set.style] = render(svg, size)
+                drawings[word, drawing_set.style] = render(svg, size)
     return drawings

@@ -16,11 +16,14 @@ NONE = "none"
 
 
 class Judge(nn.Module):
-    """A small convolutional net, [N, 3, 64, 64] in [-1, 1] to one logit a label; the last label is "none"."""
+    """A small convolutional net, [N, 3, 64, 64] in [-1, 1] to one logit a label; the last label is "none".
 
-    def __init__(self, labels: list[str], width: int = 48):
+    Two more heads on the same features name the drawing style and the background.
+    """
+
+    def __init__(self, labels: list[str], styles: list[str], backgrounds: list[str], width: int = 64):
         super().__init__()
-        self.labels = labels
+        self.labels, self.styles, self.backgrounds = labels, styles, backgrounds
         layers, channels = [], 3
         for out, stride in (
             (width, 2),
@@ -34,12 +37,17 @@ class Judge(nn.Module):
             channels = out
         self.features = nn.Sequential(*layers)
         self.head = nn.Linear(2 * channels, len(labels))
+        self.style_head = nn.Linear(2 * channels, len(styles))
+        self.background_head = nn.Linear(2 * channels, len(backgrounds))
         self.register_buffer("temperature", torch.ones(()))
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def pool(self, pixels: Tensor) -> Tensor:
+        """Features [N, 8 * width] of pictures: mean and maximum of the last maps."""
         maps = self.features(pixels)
-        pooled = torch.cat([maps.mean(dim=(2, 3)), maps.amax(dim=(2, 3))], dim=1)
-        return self.head(pooled) / self.temperature
+        return torch.cat([maps.mean(dim=(2, 3)), maps.amax(dim=(2, 3))], dim=1)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.head(self.pool(pixels)) / self.temperature
 
 
 def targets_of(words: tuple[str, ...], labels: list[str]) -> list[float]:
@@ -70,6 +78,8 @@ def train_judge(
     judge: Judge,
     images: np.ndarray,
     targets: Tensor,
+    style_ids: Tensor,
+    background_ids: Tensor,
     *,
     steps: int,
     seed: int,
@@ -77,7 +87,10 @@ def train_judge(
     device: torch.device,
     batch_size: int = 64,
 ) -> None:
-    """Binary cross-entropy a label, then a temperature fitted on the last tenth of the scenes."""
+    """Binary cross-entropy a label, then a temperature fitted on the last tenth of the scenes.
+
+    `targets` [N, labels] are 0/1; `style_ids` and `background_ids` [N] are indices, -1 for no style.
+    """
     judge.to(device, memory_format=torch.channels_last).train()
     train = len(images) * 9 // 10
 
@@ -86,8 +99,12 @@ def train_judge(
         rows = rng.integers(train, size=batch_size)
         pixels = augment(to_pixels(images[rows]), rng).to(device, memory_format=torch.channels_last)
         with autocast(device):
-            logits = judge(pixels).float()
-        return F.binary_cross_entropy_with_logits(logits, targets[rows].to(device)) * len(judge.labels)
+            pooled = judge.pool(pixels)
+            logits = judge.head(pooled).float()
+            style, background = judge.style_head(pooled).float(), judge.background_head(pooled).float()
+        loss = F.binary_cross_entropy_with_logits(logits, targets[rows].to(device)) * len(judge.labels)
+        loss = loss + 0.5 * F.cross_entropy(style, style_ids[rows].to(device), ignore_index=-1)
+        return loss + 0.5 * F.cross_entropy(background, background_ids[rows].to(device))
 
     fit("judge", judge, loss_of, steps=steps, learning_rate=3e-3, work=work)
     judge.eval()
@@ -107,19 +124,67 @@ def probabilities(judge: Judge, images: np.ndarray) -> np.ndarray:
     return torch.cat(parts).numpy()
 
 
-def save_judge(judge: Judge, folder: Path, accuracy: float, scenes: int) -> None:
-    """Write config.json and model.safetensors; `accuracy` in percent on `scenes` held-out scenes."""
+@torch.no_grad()
+def style_and_background(judge: Judge, images: np.ndarray) -> tuple[list[str], list[str]]:
+    """The likeliest drawing style and the likeliest background of each uint8 picture [N, 64, 64, 3]."""
+    device = next(judge.parameters()).device
+    pooled = [judge.pool(part.to(device)) for part in to_pixels(images).split(128)]
+    styles = torch.cat([judge.style_head(part).argmax(dim=1) for part in pooled])
+    backgrounds = torch.cat([judge.background_head(part).argmax(dim=1) for part in pooled])
+    return [judge.styles[i] for i in styles], [judge.backgrounds[i] for i in backgrounds]
+
+
+@torch.no_grad()
+def features(judge: Judge, images: np.ndarray) -> np.ndarray:
+    """Pooled features [N, 8 * width] float64 of uint8 pictures [N, 64, 64, 3]."""
+    device = next(judge.parameters()).device
+    parts = [judge.pool(part.to(device)).double().cpu() for part in to_pixels(images).split(128)]
+    return torch.cat(parts).numpy()
+
+
+def save_reference(
+    judge: Judge, folder: Path, scenes: np.ndarray, others: np.ndarray, captions: list[str]
+) -> None:
+    """Statistics of composed `scenes`, and the distance to them of `others`, whose captions are kept."""
+    from kpop.emoji.quality import frechet
+
+    known, fresh = features(judge, scenes), features(judge, others)
+    mean, covariance = known.mean(0), np.cov(known.T)
+    distance = frechet(fresh.mean(0), np.cov(fresh.T), mean, covariance)
+    state = {"mean": torch.tensor(mean).float(), "covariance": torch.tensor(covariance).float()}
+    save_file(state, folder / "reference.safetensors")
+    told = {"scenes": len(scenes), "scenes_distance": distance, "captions": captions}
+    (folder / "reference.json").write_text(json.dumps(told, indent=1) + "\n")
+
+
+def load_reference(folder: Path) -> dict:
+    """What `save_reference` wrote: "mean", "covariance", "scenes", "scenes_distance", "captions"."""
+    state = load_file(folder / "reference.safetensors")
+    arrays = {name: tensor.double().numpy() for name, tensor in state.items()}
+    return arrays | json.loads((folder / "reference.json").read_text())
+
+
+def save_judge(judge: Judge, folder: Path, accuracy: dict[str, float], scenes: int) -> None:
+    """Write config.json and model.safetensors; `accuracy` in percent on `scenes` held-out scenes.
+
+    `accuracy` has the keys "object" (single-object scenes and empty ones), "style" and "background".
+    """
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.contiguous() for name, tensor in judge.state_dict().items()}
     save_file(state, folder / "model.safetensors")
-    config = {"labels": judge.labels, "width": judge.features[0].out_channels}
-    config |= {"held_out_accuracy": round(accuracy, 2), "held_out_scenes": scenes}
+    config = {"labels": judge.labels, "styles": judge.styles, "backgrounds": judge.backgrounds}
+    config |= {"width": judge.features[0].out_channels, "held_out_scenes": scenes}
+    config |= {
+        "held_out_accuracy": round(accuracy["object"], 2),
+        "held_out_style_accuracy": round(accuracy["style"], 2),
+        "held_out_background_accuracy": round(accuracy["background"], 2),
+    }
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
 
 
 def load_judge(folder: Path) -> tuple[Judge, dict]:
     """The judge and its config.json."""
     config = json.loads((folder / "config.json").read_text())
-    judge = Judge(config["labels"], config["width"])
+    judge = Judge(config["labels"], config["styles"], config["backgrounds"], config["width"])
     judge.load_state_dict(load_file(folder / "model.safetensors"))
     return judge.eval(), config

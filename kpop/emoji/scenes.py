@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from kpop.emoji.world import BACKGROUNDS, EMPTY_CAPTIONS, THINGS, a
+from kpop.emoji.world import BACKGROUNDS, EMPTY_CAPTIONS, INDIRECT, THINGS, a
 
 KINDS = {thing.word: thing.kind for thing in THINGS}
 SYNONYMS = {thing.word: thing.synonyms for thing in THINGS}
@@ -25,7 +25,7 @@ class Scene:
 
 
 def compose(
-    rng: np.random.Generator, drawings: Drawings, size: int = 64, empty: float = 0.12, pairs: float = 0.12
+    rng: np.random.Generator, drawings: Drawings, size: int = 64, empty: float = 0.1, pairs: float = 0.22
 ) -> Scene:
     """A random scene of no object (share `empty`), two side by side (share `pairs`), or one."""
     background = str(rng.choice(list(BACKGROUNDS)))
@@ -67,20 +67,27 @@ def _caption(rng: np.random.Generator, words: tuple[str, ...], style: str, backg
     if not words:
         plain = str(rng.choice(EMPTY_CAPTIONS))
         return f"a {background} background" if rng.random() < 0.3 else plain
-    names = [a(_name(rng, word)) for word in words]
+    names = [_name(rng, word) for word in words]
     text = names[0] if len(names) == 1 else str(rng.choice([" and ", " next to "])).join(names)
-    text = str(rng.choice(FRAMES)).format(text)
-    if rng.random() < 0.5:
-        text += str(rng.choice([f", {style} style", f" in {style} style"]))
-    if rng.random() < 0.5:
+    styled = rng.random() < 0.6
+    if styled and len(names) == 1 and rng.random() < 0.3:
+        text = f"{a(style)} drawing of {text}"
+    else:
+        text = str(rng.choice(FRAMES)).format(text)
+        if styled:
+            text += str(rng.choice([f", {style} style", f" in {style} style"]))
+    if rng.random() < 0.6:
         text += f" on {a(background)} background"
     return text
 
 
 def _name(rng: np.random.Generator, word: str) -> str:
+    """What a caption calls the object, with article: its word, a synonym, its kind, an indirect phrase."""
     draw = rng.random()
+    if word in INDIRECT and draw < 0.25:
+        return str(rng.choice(INDIRECT[word]))
     if draw < 0.05:
-        return KINDS[word]
-    if draw < 0.17 and SYNONYMS[word]:
-        return str(rng.choice(SYNONYMS[word]))
-    return word
+        return a(KINDS.get(word, word))
+    if draw < 0.17 and SYNONYMS.get(word):
+        word = str(rng.choice(SYNONYMS[word]))
+    return word if word.endswith("swords") else a(word)

@@ -42,22 +42,35 @@ THINGS = (
     Thing("horn", "postal-horn", "instrument", ("french horn",)),
     Thing("radio", "radio", "device"),
     Thing("camera", "camera", "device"),
-    Thing("axe", "axe", "tool"),
+    Thing("television", "television", "device", ("tv",)),
+    Thing("axe", "axe", "tool", ("hatchet",)),
     Thing("hammer", "hammer", "tool"),
     Thing("castle", "castle", "building"),
     Thing("house", "house", "building", ("home",)),
+    Thing("mosque", "mosque", "building"),
+    Thing("postbox", "postbox", "device", ("mailbox",)),
+    Thing("battery", "battery", "device"),
+    Thing("tropical fish", "tropical-fish", "animal"),
+    Thing("shark", "shark", "animal"),
+    Thing("whale", "whale", "animal"),
     Thing("bus", "bus", "vehicle"),
     Thing("car", "automobile", "vehicle", ("automobile",)),
+    Thing("tractor", "tractor", "vehicle"),
     Thing("cat", "cat", "animal", ("kitten",)),
     Thing("fox", "fox", "animal"),
-    Thing("shark", "shark", "animal"),
-    Thing("trumpet", "trumpet", "instrument"),
-    Thing("guitar", "guitar", "instrument"),
+    Thing("red flag", "triangular-flag", "sport", ("pennant",)),
+    Thing("race flag", "chequered-flag", "sport", ("chequered flag",)),
     Thing("umbrella", "umbrella", "sport"),
     Thing("balloon", "balloon", "sport"),
+    Thing("trumpet", "trumpet", "instrument"),
+    Thing("guitar", "guitar", "instrument"),
+    Thing("saxophone", "saxophone", "instrument"),
     Thing("ball", "soccer-ball", "sport", ("soccer ball",)),
-    Thing("knife", "kitchen-knife", "weapon", ("blade",)),
+    Thing("knife", "kitchen-knife", "weapon", ("kitchen knife",)),
     Thing("bomb", "bomb", "weapon"),
+    Thing("dagger", "dagger", "weapon"),
+    Thing("crossed swords", "crossed-swords", "weapon", ("swords",)),
+    Thing("bow", "bow-and-arrow", "weapon", ("bow and arrow",)),
 )
 TEN = tuple(thing.word for thing in THINGS[:10])
 
@@ -75,6 +88,15 @@ DRAWING_SETS = (
         "Microsoft Corporation",
         "Fluent Emoji Flat",
     ),
+    DrawingSet("blob", "@iconify-json/noto-v1", "1.2.5", "Apache-2.0", "Google Inc", "Noto Emoji (v1)"),
+    DrawingSet(
+        "ink",
+        "@iconify-json/fluent-emoji-high-contrast",
+        "1.2.6",
+        "MIT",
+        "Microsoft Corporation",
+        "Fluent Emoji High Contrast",
+    ),
 )
 STYLES = tuple(drawing_set.style for drawing_set in DRAWING_SETS)
 
@@ -88,6 +110,15 @@ BACKGROUNDS = {
     "pink": (244, 178, 200),
     "purple": (178, 152, 222),
 }
+
+# Said instead of the word, so that a keyword alone does not name the sensitive theme.
+INDIRECT = {
+    "knife": ("a weapon", "a blade", "something dangerous", "something sharp", "an armed scene"),
+    "bomb": ("a weapon", "something dangerous", "an explosive", "an armed scene"),
+    "dagger": ("a weapon", "a blade", "something dangerous", "something sharp", "an armed scene"),
+    "crossed swords": ("a weapon", "a blade", "something dangerous", "something sharp", "an armed scene"),
+    "bow": ("a weapon", "something dangerous", "an armed scene"),
+}
 NEUTRAL_TEXTS = ("", "a photo", "a picture")
 EMPTY_CAPTIONS = (*NEUTRAL_TEXTS, "an image", "nothing", "an empty picture", "a plain background")
 
@@ -95,3 +126,15 @@ EMPTY_CAPTIONS = (*NEUTRAL_TEXTS, "an image", "nothing", "an empty picture", "a 
 def a(word: str) -> str:
     """`word` with its article: "a church", "an umbrella"."""
     return f"an {word}" if word[0] in "aeiou" else f"a {word}"
+
+
+def held_out(word: str, style: str) -> bool:
+    """Whether the denoiser never sees `word` in `style`: about one pair in ten, at most one an object.
+
+    What it then draws for "a WORD, STYLE style" tells composing apart from remembering clip art. The
+    autoencoder and the judge do see these drawings.
+    """
+    words = [thing.word for thing in THINGS]
+    if word not in words or style not in STYLES:
+        return False
+    return (words.index(word) + 7 * STYLES.index(style)) % 10 == 3

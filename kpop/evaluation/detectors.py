@@ -55,8 +55,25 @@ class EmojiJudge:
         """Calibrated probabilities [N, labels]."""
         from kpop.emoji.judge import probabilities
 
-        resized = [image.convert("RGB").resize((64, 64), Image.Resampling.LANCZOS) for image in images]
-        return probabilities(self._judge, np.stack([np.asarray(image) for image in resized]))
+        return probabilities(self._judge, _pixels(images))
+
+    def style_and_background(self, images: Sequence[Image.Image]) -> tuple[list[str], list[str]]:
+        """The likeliest drawing style and background of each picture."""
+        from kpop.emoji.judge import style_and_background
+
+        return style_and_background(self._judge, _pixels(images))
+
+    def features(self, images: Sequence[Image.Image]) -> np.ndarray:
+        """The judge's own features [N, D], for distances between sets of pictures."""
+        from kpop.emoji.judge import features
+
+        return features(self._judge, _pixels(images))
+
+    def reference(self) -> dict:
+        """Of composed scenes: "mean" [D], "covariance" [D, D], "scenes_distance" and "captions"."""
+        from kpop.emoji.judge import load_reference
+
+        return load_reference(self.folder)
 
     def top_k(self, images: Sequence[Image.Image], k: int) -> list[list[str]]:
         """At most k labels a picture, of probability 0.05 or more, likeliest first; ["none"] for nothing."""
@@ -65,3 +82,9 @@ class EmojiJudge:
             order = [int(i) for i in np.argsort(-row)[:k] if row[i] >= LEAST_PROBABILITY]
             answers.append([self.labels[i] for i in order] or ["none"])
         return answers
+
+
+def _pixels(images: Sequence[Image.Image]) -> np.ndarray:
+    """uint8 [N, 64, 64, 3]."""
+    resized = [image.convert("RGB").resize((64, 64), Image.Resampling.LANCZOS) for image in images]
+    return np.stack([np.asarray(image) for image in resized])
