@@ -126,7 +126,7 @@ def _cell(axis, map_: np.ndarray, norm, colour_map, picture: Image.Image | None)
 def _hidden_prompt_row(line, variant: Attribution, heads: int, colours: dict[str, str]) -> None:
     mass = variant.hidden_prompt_mass
     mass = torch.cat([mass, mass.mean(0, keepdim=True)])
-    top = max(float(mass.max()), 1e-6)
+    top = min(max(float(mass.max()), 1e-6), 1.0)  # bicubic overshoots
     _label(line[0], "key's share\nwhere it enters", colours["recovered"])
     line[0].text(0.5, 0.5, f"0 to\n{_percent(top)}", transform=line[0].transAxes, fontsize=8,
                  color=colours["soft"], ha="center", va="center")  # fmt: skip

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .attribution import Attribution
 
 MASK_DISTANCE = 24  # of 255: how far a pixel leaves the background before it counts as the object
+FINE = 8  # points a side of a layer's own map: on fewer an object is a blot wherever it is
 OBJECT_AREA = 0.02, 0.9  # of the picture: less is a speck, more is a background that was not plain
 
 
@@ -110,10 +111,7 @@ def head_table(
     return table
 
 
-def sharpest_layer(maps: Attribution, word: str, mask: torch.Tensor | None = None) -> str:
-    """The layer whose heads look at the word most sharply: largest focus, without a mask least dispersion."""
-    scores = {}
-    for layer in maps.layers:
-        heads = maps.select(layer=layer)[word].heads
-        scores[layer] = float(focus(heads, mask).mean() if mask is not None else -dispersion(heads).mean())
-    return max(scores, key=scores.get)
+def fine_layers(maps: Attribution) -> list[str]:
+    """The selected layers whose own maps have FINE points a side or more; all where none has."""
+    fine = [layer for layer in maps.layers if min(maps.sums[layer].shape[-2:]) >= FINE]
+    return fine or list(maps.layers)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .attribution_measures import correlation, find_object, pull
+from .attribution_measures import correlation, dispersion, find_object, fine_layers, focus, pull
 from .errors import InputError
 
 if TYPE_CHECKING:
@@ -60,6 +60,22 @@ def lost_heads(
 ) -> torch.Tensor:
     """bool [n]: the looking heads of `first` that in `then` do so no more."""
     return looking_heads(first, word, mask) & ~staying_heads(first, then, word, mask)
+
+
+def sharpest_layer(maps: Attribution, word: str, mask: torch.Tensor | None = None) -> str:
+    """The fine layer with the most heads that look at the object in `mask`; of equals the largest focus.
+
+    The focus is that of all heads together, so one that hardly reads the word hardly counts. Without a mask:
+    the layer of the least mean dispersion.
+    """
+    scores = {}
+    for layer in fine_layers(maps):
+        part = maps.select(layer=layer)
+        if mask is None:
+            scores[layer] = -float(dispersion(part[word].heads).mean())
+        else:
+            scores[layer] = int(looking_heads(part, word, mask).sum()), float(focus(part[word].all, mask))
+    return max(scores, key=scores.get)
 
 
 def summary(

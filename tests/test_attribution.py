@@ -19,8 +19,8 @@ from kpop.attribution_measures import (
     head_table,
     object_mask,
     pull,
-    sharpest_layer,
 )
+from kpop.attribution_summary import sharpest_layer
 from kpop.hidden_prompt import HiddenPrompt
 
 PROMPT = "a Church on a blue background"

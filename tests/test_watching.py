@@ -4,7 +4,7 @@ import torch
 from attribution_pipelines import LAYERS, literal_maps
 from PIL import Image, ImageDraw
 
-from kpop.attribution_measures import find_object
+from kpop.attribution_measures import find_object, fine_layers
 from kpop.ui.watching import Watched, about_layers, first_layer, layer_choices, maps_html
 
 CHURCH = Image.new("RGB", (64, 64), (120, 160, 200))
@@ -29,16 +29,40 @@ def test_it_opens_on_the_layer_that_looks_at_the_object_most():
     assert layer_choices(kept()) == [("all layers", "all"), ("down 0.0", DOWN), ("up 1.0", UP)]
 
 
+def test_a_layer_too_coarse_to_show_an_object_is_not_opened():
+    coarse = torch.zeros(4, 4)
+    coarse[1:3, 1:3] = 0.2
+    whole = kept()
+    for maps in whole.variants:  # as it sharpens: the coarse layer has the larger focus
+        maps.sums[UP] = literal_maps("original", ([coarse],), 0, CHURCH).sums[DOWN]
+    assert first_layer(whole, "church") == DOWN
+    said = about_layers(whole, "church", DOWN)
+    assert "heads look at the object most, of the layers with 8 x 8 points or more." in said
+    assert fine_layers(whole.variants[0].select(layer=UP)) == [UP]
+
+
+def test_more_heads_that_look_go_before_more_attention():
+    layers = [0.3 * AT_IT, 0.3 * AT_IT, EVEN], [AT_IT, EVEN, EVEN]
+    maps = literal_maps("original", layers, 0, CHURCH)
+    assert first_layer(Watched("run", "church", 0, (maps,) * 3, INSIDE), "church") == DOWN
+
+
+def test_a_head_that_hardly_reads_the_word_hardly_counts():
+    layers = [0.01 * AT_IT, 0.1 * AT_IT + 0.02, EVEN], [AT_IT, AT_IT, EVEN]  # two of three look in either
+    variants = [literal_maps(name, layers, 0, CHURCH) for name in ("original", "sanitized", "recovered")]
+    assert first_layer(Watched("run", "church", 0, tuple(variants), INSIDE), "church") == UP
+
+
 def test_the_layer_is_named_and_several_come_with_a_warning():
     assert about_layers(kept(), "church", UP) == (
-        "Layer up 1.0, where the original's heads focus on the object most." + RULE
+        "Layer up 1.0, where the original's heads look at the object most." + RULE
     )
     assert about_layers(kept(), "church", DOWN) == (
-        "Layer down 0.0; in up 1.0 the original's heads focus on the object most." + RULE
+        "Layer down 0.0; in up 1.0 the original's heads look at the object most." + RULE
     )
     assert about_layers(kept(), "church", "all") == (
         "2 layers averaged: head numbers match only within a layer. "
-        "In up 1.0 the original's heads focus on the object most." + RULE
+        "In up 1.0 the original's heads look at the object most." + RULE
     )
     assert about_layers(kept(mask=None), "church", "up").startswith(
         "Layer up 1.0, where the original's maps are sharpest. Counted: a head looks at one place if"

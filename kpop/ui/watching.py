@@ -11,8 +11,8 @@ from pathlib import Path
 from .. import attribution, models
 from ..attribution import BANDS, Attribution, layer_title
 from ..attribution_figure import VIEWS, attribution_figure, save_arrays, save_figure, to_image
-from ..attribution_measures import find_object, sharpest_layer
-from ..attribution_summary import LOOKS, summary
+from ..attribution_measures import FINE, find_object, fine_layers
+from ..attribution_summary import LOOKS, sharpest_layer, summary
 from ..errors import InputError
 from ..kept import OWN, VARIANTS, kept_maps
 from .pictures import data_uri
@@ -84,7 +84,7 @@ def first_word(watched: Watched, run) -> str:
 
 
 def first_layer(watched: Watched, word: str) -> str:
-    """The layer the page opens on: where the original's heads look at the object most sharply."""
+    """The layer the page opens on: where the original's heads look at the object most."""
     return sharpest_layer(watched.variants[0], word, watched.mask)
 
 
@@ -135,9 +135,11 @@ def about_layers(watched: Watched, word: str, layer: str) -> str:
     shown = watched.variants[0].select(layer=layer or "all").layers
     sharpest = first_layer(watched, word)
     title, best, place = layer_title(shown[0]), layer_title(sharpest), "the object"
-    most = "the original's heads focus on the object most"
+    most = "the original's heads look at the object most"
     if watched.mask is None:
         most, place = "the original's maps are sharpest", "one place"
+    if len(fine_layers(watched.variants[0])) < len(watched.variants[0].layers):
+        most += f", of the layers with {FINE} x {FINE} points or more"
     if len(shown) > 1:
         said = f"{len(shown)} layers averaged: head numbers match only within a layer. In {best} {most}."
     else:
