@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .disk import disk_error
+from .disk import disk_error, write_bytes
+from .kept import png_bytes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -77,17 +78,5 @@ def output_folder(path: str | Path) -> Path:
 
 def save_png(image: Image, path: Path) -> Path:
     """A PNG with the texts of image.info as text chunks, whole or not at all. Raises RunError."""
-    from PIL.PngImagePlugin import PngInfo
-
-    about = PngInfo()
-    for name, value in image.info.items():
-        if isinstance(name, str) and isinstance(value, str):
-            about.add_itxt(name, value)
-    waiting = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        image.save(waiting, format="PNG", pnginfo=about)
-        os.replace(waiting, path)
-    except OSError as error:
-        waiting.unlink(missing_ok=True)
-        raise disk_error(error, path.parent) from error
+    write_bytes(path, png_bytes(image))
     return path

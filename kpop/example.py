@@ -121,8 +121,8 @@ def _named(images: list, model: str) -> list[str]:
     try:
         judge = detectors.load(model)
     except KpopError:
-        return [""] * len(images)
-    return [labels[0] if labels else "none" for labels in judge.top_k(images, 1)]
+        judge = None
+    return detectors.first_words(judge, images)
 
 
 def _put(made: Path, out: Path, old: Path) -> None:

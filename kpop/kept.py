@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from .config import concept_name
+from .disk import write_bytes, write_text
 from .errors import RunError
 
 if TYPE_CHECKING:
@@ -68,10 +67,8 @@ def keep(image: Image.Image, path: Path) -> None:
     """Write a PNG atomically; a cache that cannot be written is no reason to fail."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        waiting = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-        waiting.write_bytes(png_bytes(image))
-        os.replace(waiting, path)
-    except OSError:
+        write_bytes(path, png_bytes(image))
+    except (OSError, RunError):
         return
 
 
@@ -98,11 +95,9 @@ def write_sheet(drawn: Sheet, folder: Path) -> None:
     for variant, images in drawn.images.items():
         for seed, image in zip(drawn.seeds, images, strict=True):
             keep(image, folder / f"{variant}_{seed}.png")
-    waiting = folder / f".words.{os.getpid()}"
     try:
-        waiting.write_text(json.dumps(drawn.words), encoding="utf-8")
-        os.replace(waiting, folder / "words.json")
-    except OSError:
+        write_text(folder / "words.json", json.dumps(drawn.words))
+    except RunError:
         return
 
 
@@ -122,7 +117,6 @@ def read_sheet(folder: Path, run: Run, prompt: str, seeds: Sequence[int], key: s
 def keep_maps(variants: Sequence[Attribution], run: Run, key: str = OWN) -> bool:
     """Keep maps of all variants in the run folder, rounded; False where they would be too large."""
     from .attribution_file import pack_maps
-    from .disk import write_bytes
 
     if sum(sums.numel() for maps in variants for sums in maps.sums.values()) > 8 * MOST_MAPS:
         return False

@@ -94,6 +94,11 @@ def _read(path: Path) -> Preset:
     unknown = sorted(set(map(str, values)) - set(KEYS))
     if unknown:
         raise InputError(f"The preset {path.name} holds {unknown[0]!r}; known are: {', '.join(KEYS)}.")
+    prompts = values.get("prompts") or ()
+    if not isinstance(prompts, list | tuple) or not all(isinstance(prompt, str) for prompt in prompts):
+        raise InputError(
+            f"The preset {path.name}: prompts must be a list of texts; quote those with a colon."
+        )
     settings = {
         ("lambda_" if key == "lambda" else key): value
         for key, value in (values.get("settings") or {}).items()
@@ -112,7 +117,7 @@ def _read(path: Path) -> Preset:
         concepts=checked.concepts,
         neutral=checked.neutral or "",
         retain=checked.retain or (),
-        prompts=tuple(map(str, values.get("prompts") or ())),
+        prompts=tuple(prompts),
         settings={key: getattr(checked, key) for key in settings},
         sensitive=bool(values.get("sensitive", False)),
         model=values.get("model"),

@@ -1,5 +1,6 @@
 """The embedded model's build, from drawings the test draws itself to a folder that diffusers loads."""
 
+import hashlib
 import io
 import json
 import tarfile
@@ -9,10 +10,11 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image, ImageDraw
+from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
 from kpop.emoji import autoencoder, drawings, quality, scenes
-from kpop.emoji.build import Recipe, build
+from kpop.emoji.build import UNET_FILE, Recipe, build
 from kpop.emoji.denoiser import train_tokenizer
 from kpop.emoji.quality import frechet
 from kpop.emoji.world import (
@@ -160,6 +162,17 @@ def test_smoke_build_writes_a_folder_that_diffusers_draws_with(shapes, tmp_path)
     before = (out / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
     build(out, tmp_path / "work", tmp_path / "none", SMALL, shapes)
     assert (out / "unet" / "diffusion_pytorch_model.safetensors").read_bytes() == before
+
+
+def test_a_build_can_go_on_from_an_earlier_model(shapes, tmp_path):
+    first = build(tmp_path / "one", tmp_path / "work-1", tmp_path / "none", SMALL, shapes)
+    second = build(tmp_path / "two", tmp_path / "work-2", tmp_path / "none", SMALL, shapes, start=first)
+    one, two = (load_file(folder / "vae" / UNET_FILE) for folder in (first, second))
+    same = {name for name in one if torch.equal(one[name], two[name])}
+    assert {name for name in one if name.startswith(("encoder.", "quant_conv."))} <= same < set(one)
+    assert str(tmp_path) not in (second / "vae" / "config.json").read_text()
+    told = json.loads((second / "build.json").read_text())["started_from"]
+    assert told == hashlib.sha256((first / "unet" / UNET_FILE).read_bytes()).hexdigest()
 
 
 def test_icons_follow_aliases_and_unknown_names_are_none():

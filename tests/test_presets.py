@@ -34,6 +34,7 @@ def test_own_concepts_outrank_the_presets():
         ("- church\n", "must hold"),
         ("concepts: [church\n", "cannot be read"),
         ("concepts: [church]\nsettings: {steps: 0}\n", "steps must be from 1"),
+        ("concepts: [church]\nprompts:\n  - in the style of Ajin: Demi Human\n", "quote those with a colon"),
     ],
 )
 def test_a_bad_file_is_refused_in_words(tmp_path, text, told):

@@ -1,6 +1,5 @@
 """From drawings to assets/emoji-diffusion in one resumable command: `python -m kpop.emoji build`."""
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,11 +14,14 @@ from kpop.emoji.drawings import load_drawings
 from kpop.emoji.scenes import Drawings, Scene, compose
 from kpop.emoji.words import count_words
 from kpop.emoji.world import BACKGROUNDS, held_out
+from kpop.models import file_hash
+
+UNET_FILE = "diffusion_pytorch_model.safetensors"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Every number of a build; the defaults made the shipped model."""
+    """Every number of a build from nothing; those of the shipped model stand in its build.json."""
 
     seed: int = 0
     latent_channels: int = 8
@@ -48,8 +50,8 @@ def build(
 
     Checkpoints lie in `work`, outside the repository, and the same command finds them again. `drawings` takes
     the place of the fetched ones (a smoke build draws its own). With `start`, the folder of an earlier model
-    of the same shape, training goes on from its weights: the encoder stays as it is, all else learns
-    on. Raises KpopError when drawings cannot be had.
+    of the same shape, training goes on from its weights: the encoder stays as it is, all else learns on.
+    Raises KpopError when drawings cannot be had.
     """
     recipe = recipe or Recipe()
     work.mkdir(parents=True, exist_ok=True)
@@ -61,36 +63,32 @@ def build(
             drawings_cache, icons_of={name.replace("-", " "): name for name in DISTRACTORS}
         )
 
+    seen = {pair: drawing for pair, drawing in drawings.items() if not held_out(*pair)}
     vae = _autoencoder(recipe, drawings, work, device, start)
-    judge_net, accuracy, held_out = _judge(recipe, drawings, others, work, device)
-    pipeline, scenes = _denoiser(recipe, drawings, vae, work, device, start)
+    judge_net, accuracy, judged = _judge(recipe, drawings, others, work, device)
+    pipeline, scenes = _denoiser(recipe, seen, vae, work, device, start)
 
     pipeline.to("cpu", torch.float16).save_pretrained(out, safe_serialization=True)
     _write_vocabulary(pipeline.tokenizer, out / "tokenizer")
-    judge.save_judge(judge_net.cpu(), out / "judge", accuracy, held_out)
-    _reference(recipe, drawings, judge_net, out / "judge")
+    judge.save_judge(judge_net.cpu(), out / "judge", accuracy, judged)
+    _reference(recipe, seen, judge_net, out / "judge")
     (out / "words.json").write_text(json.dumps(count_words(scenes), indent=1, sort_keys=True) + "\n")
     record = {
         "recipe": asdict(recipe),
         "device": str(device),
-        "started_from": fingerprint(start) if start else None,
+        "started_from": file_hash(start / "unet" / UNET_FILE) if start else None,
     }
     (out / "build.json").write_text(json.dumps(record, indent=1) + "\n")
     return out
 
 
-def fingerprint(folder: Path) -> str:
-    """SHA-256 of the U-Net's file in a model folder: which weights these are."""
-    return hashlib.sha256(next((folder / "unet").glob("*.safetensors")).read_bytes()).hexdigest()
-
-
 def _autoencoder(recipe: Recipe, drawings: Drawings, work: Path, device: torch.device, start: Path | None):
     images = np.stack([s.image for s in _scenes(drawings, recipe.vae_scenes, (recipe.seed, 1))])
     torch.manual_seed(recipe.seed)
-    if start is None:
-        vae = autoencoder.build_autoencoder(recipe.latent_channels, recipe.vae_channels)
-    else:
-        vae = AutoencoderKL.from_pretrained(start / "vae", torch_dtype=torch.float32)
+    vae = autoencoder.build_autoencoder(recipe.latent_channels, recipe.vae_channels)
+    if start is not None:
+        earlier = AutoencoderKL.from_pretrained(start / "vae", torch_dtype=torch.float32)
+        vae.load_state_dict(earlier.state_dict())
     return autoencoder.train_autoencoder(
         vae,
         images[: -max(1, len(images) // 32)],
@@ -136,22 +134,20 @@ def _judge(recipe: Recipe, drawings: Drawings, others: Drawings, work: Path, dev
     style, background = judge.style_and_background(net, images)
     accuracy = {
         "object": 100.0 * float(np.mean(right)),
-        "style": 100.0 * float(np.mean([a == s.style for a, s in zip(style, fresh, strict=True) if s.words])),
+        "style": 100.0 * float(np.mean([s.style == b for s, b in zip(fresh, style, strict=True) if s.words])),
         "background": 100.0
-        * float(np.mean([a == s.background for a, s in zip(background, fresh, strict=True)])),
+        * float(np.mean([s.background == b for s, b in zip(fresh, background, strict=True)])),
     }
     return net, accuracy, len(fresh)
 
 
-def _reference(recipe: Recipe, drawings: Drawings, net: judge.Judge, folder: Path) -> None:
-    seen = {pair: drawing for pair, drawing in drawings.items() if not held_out(*pair)}
+def _reference(recipe: Recipe, seen: Drawings, net: judge.Judge, folder: Path) -> None:
     known = np.stack([s.image for s in _scenes(seen, recipe.reference_scenes, (recipe.seed, 7))])
     others = _scenes(seen, max(2, recipe.reference_scenes // 10), (recipe.seed, 8))
     judge.save_reference(net, folder, known, np.stack([s.image for s in others]), [s.caption for s in others])
 
 
-def _denoiser(recipe: Recipe, drawings: Drawings, vae, work: Path, device: torch.device, start: Path | None):
-    seen = {pair: drawing for pair, drawing in drawings.items() if not held_out(*pair)}
+def _denoiser(recipe: Recipe, seen: Drawings, vae, work: Path, device: torch.device, start: Path | None):
     scenes = _scenes(seen, recipe.scenes, (recipe.seed, 2))
     captions = [scene.caption for scene in scenes]
     latents = autoencoder.encode(vae, np.stack([scene.image for scene in scenes]), device)

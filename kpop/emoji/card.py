@@ -39,7 +39,15 @@ def figures_page(figures: dict[str, dict]) -> str:
     lines = []
     for part, found in figures.items():
         first, last = found["seeds"]
-        lines += [f"### {_TITLES[part]}", f"Seeds {first}-{last}.", "", *_ROWS[part](found), ""]
+        command = f"evaluate --parts {part} --first-seed {first} --images {last - first + 1}"
+        lines += [
+            f"### {_TITLES[part]}",
+            "",
+            f"    python -m kpop.emoji {command}",
+            "",
+            *_ROWS[part](found),
+            "",
+        ]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -48,8 +56,7 @@ def figures_doc(figures: dict[str, dict], sheet: str) -> str:
     accuracy = next(iter(figures.values()))["judge_accuracy"]
     return f"""# How well Emoji Diffusion draws
 
-    python -m kpop.emoji evaluate
-
+`python -m kpop.emoji evaluate` measures all parts; below are those that were measured, each with its command.
 25 DDIM steps, guidance 4, judged by the embedded judge, which is right on
 {accuracy:.1f} % of held-out composed scenes. Generated pictures are softer than
 scenes; a few percent are noise. What the model is, its data and licences:

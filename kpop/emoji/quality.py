@@ -116,7 +116,9 @@ def distance(draw: Draw, judge, seeds: Sequence[int]) -> dict:
     """
     reference = judge.reference()
     captions = reference["captions"]
-    images = [image for i, text in enumerate(captions) for image in draw([text], [seeds[0] + i])]
+    # Every seed serves its share of the captions, so that pictures are drawn in batches.
+    count = len(seeds)
+    images = [image for i, seed in enumerate(seeds) for image in draw(captions[i::count], [seed])]
     features = judge.features(images)
     return {
         "generated": frechet(

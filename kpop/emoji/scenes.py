@@ -90,4 +90,4 @@ def _name(rng: np.random.Generator, word: str) -> str:
         return a(KINDS.get(word, word))
     if draw < 0.17 and SYNONYMS.get(word):
         word = str(rng.choice(SYNONYMS[word]))
-    return word if word.endswith("swords") else a(word)
+    return a(word)

@@ -124,7 +124,9 @@ EMPTY_CAPTIONS = (*NEUTRAL_TEXTS, "an image", "nothing", "an empty picture", "a 
 
 
 def a(word: str) -> str:
-    """`word` with its article: "a church", "an umbrella"."""
+    """`word` with its article: "a church", "an umbrella"; "crossed swords" has none."""
+    if word.endswith("swords"):
+        return word
     return f"an {word}" if word[0] in "aeiou" else f"a {word}"
 
 

@@ -13,6 +13,13 @@ from kpop.errors import InputError, ModelError
 LEAST_PROBABILITY = 0.05
 
 
+def first_words(judge: "Detector | None", images: Sequence[Image.Image]) -> list[str]:
+    """The likeliest label of each picture; "" without a judge."""
+    if judge is None or not images:
+        return [""] * len(images)
+    return [labels[0] for labels in judge.top_k(images, 1)]
+
+
 class Detector(Protocol):
     """Names what it sees; `accuracy` (percent right on held-out pictures) is printed beside every figure."""
 

@@ -18,6 +18,7 @@ from PIL import Image
 
 from .. import generation, jobs, models, presets, runs
 from ..errors import InputError, KpopError, RunError
+from ..evaluation import detectors
 from ..kept import keep, opened
 
 LONGEST_WAIT = 600.0  # seconds
@@ -54,8 +55,6 @@ class Studio:
         with self._guard:
             if model not in self._judges:
                 try:
-                    from ..evaluation import detectors
-
                     self._judges[model] = detectors.load(model) if model == "emoji" else None
                 except KpopError:
                     self._judges[model] = None
@@ -63,10 +62,7 @@ class Studio:
 
     def named(self, images: Sequence[Image.Image], model: str | None = None) -> list[str]:
         """The judge's word for each picture; "" where there is no judge."""
-        judge = self.judge(model)
-        if judge is None or not images:
-            return [""] * len(images)
-        return [labels[0] if labels else "none" for labels in judge.top_k(list(images), 1)]
+        return detectors.first_words(self.judge(model), images)
 
     def quick(self, model: str | None = None) -> bool:
         """Whether pictures may be drawn without being asked for."""
