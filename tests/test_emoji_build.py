@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -173,6 +174,18 @@ def test_a_build_can_go_on_from_an_earlier_model(shapes, tmp_path):
     assert str(tmp_path) not in (second / "vae" / "config.json").read_text()
     told = json.loads((second / "build.json").read_text())["started_from"]
     assert told == hashlib.sha256((first / "unet" / UNET_FILE).read_bytes()).hexdigest()
+
+
+def test_stages_without_steps_are_taken_over_from_the_earlier_model(shapes, tmp_path):
+    first = build(tmp_path / "one", tmp_path / "work-1", tmp_path / "none", SMALL, shapes)
+    (first / "quality.json").write_text('{"objects": {"each": {"ball": 0.0, "house": 100.0}}}')
+    kept = replace(SMALL, vae_steps=0, judge_steps=0, seed=1)
+    second = build(tmp_path / "two", tmp_path / "work-2", tmp_path / "none", kept, shapes, start=first)
+    for name in ("vae/" + UNET_FILE, "judge/model.safetensors", "judge/reference.safetensors"):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+    assert (first / "unet" / UNET_FILE).read_bytes() != (second / "unet" / UNET_FILE).read_bytes()
+    told = json.loads((second / "words.json").read_text())
+    assert told["ball"]["count"] > 1.5 * told["house"]["count"]  # what was drawn badly comes more often
 
 
 def test_icons_follow_aliases_and_unknown_names_are_none():

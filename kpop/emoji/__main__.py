@@ -25,6 +25,9 @@ def main(arguments: list[str] | None = None) -> int:
     build_parser.add_argument(
         "--drawings", type=Path, default=cache / "drawings", help="icon packages (%(default)s)"
     )
+    build_parser.add_argument("--seed", type=int, help="of scenes and training (0)")
+    build_parser.add_argument("--scenes", type=int, help="denoiser scenes, if not the recipe's")
+    build_parser.add_argument("--pairs", type=float, help="share of scenes with two objects (0.22)")
     build_parser.add_argument("--steps", type=int, help="denoiser steps, if not the recipe's")
     build_parser.add_argument("--vae-steps", type=int, help="autoencoder steps, if not the recipe's")
     build_parser.add_argument("--judge-steps", type=int, help="judge steps, if not the recipe's")
@@ -56,8 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _build(given: argparse.Namespace) -> Path:
     from kpop.emoji.build import Recipe, build
 
-    changes = {"steps": given.steps, "vae_steps": given.vae_steps, "judge_steps": given.judge_steps}
-    changes = {name: value for name, value in changes.items() if value is not None}
+    names = ("seed", "scenes", "pairs", "steps", "vae_steps", "judge_steps")
+    changes = {name: getattr(given, name) for name in names if getattr(given, name) is not None}
     recipe = Recipe(compile_unet=not given.no_compile, **changes)
     return build(given.out, given.work, given.drawings, recipe, start=given.start)
 

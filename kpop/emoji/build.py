@@ -1,6 +1,7 @@
 """From drawings to assets/emoji-diffusion in one resumable command: `python -m kpop.emoji build`."""
 
 import json
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -33,6 +34,7 @@ class Recipe:
     judge_steps: int = 2_500
     reference_scenes: int = 4_000
     scenes: int = 24_000
+    pairs: float = 0.22
     steps: int = 8_000
     batch_size: int = 32
     compile_unet: bool = True
@@ -50,8 +52,9 @@ def build(
 
     Checkpoints lie in `work`, outside the repository, and the same command finds them again. `drawings` takes
     the place of the fetched ones (a smoke build draws its own). With `start`, the folder of an earlier model
-    of the same shape, training goes on from its weights: the encoder stays as it is, all else learns on.
-    Raises KpopError when drawings cannot be had.
+    of the same shape, training goes on from its weights: the encoder stays as it is, all else learns on, save
+    a stage whose steps are 0, which is taken over; objects that model was measured to draw badly come more
+    often. Raises KpopError when drawings cannot be had.
     """
     recipe = recipe or Recipe()
     work.mkdir(parents=True, exist_ok=True)
@@ -65,13 +68,18 @@ def build(
 
     seen = {pair: drawing for pair, drawing in drawings.items() if not held_out(*pair)}
     vae = _autoencoder(recipe, drawings, work, device, start)
-    judge_net, accuracy, judged = _judge(recipe, drawings, others, work, device)
+    keep_judge = start is not None and recipe.judge_steps == 0
+    if not keep_judge:
+        judge_net, accuracy, judged = _judge(recipe, drawings, others, work, device)
     pipeline, scenes = _denoiser(recipe, seen, vae, work, device, start)
 
     pipeline.to("cpu", torch.float16).save_pretrained(out, safe_serialization=True)
     _write_vocabulary(pipeline.tokenizer, out / "tokenizer")
-    judge.save_judge(judge_net.cpu(), out / "judge", accuracy, judged)
-    _reference(recipe, seen, judge_net, out / "judge")
+    if keep_judge:
+        shutil.copytree(start / "judge", out / "judge", dirs_exist_ok=True)
+    else:
+        judge.save_judge(judge_net.cpu(), out / "judge", accuracy, judged)
+        _reference(recipe, seen, judge_net, out / "judge")
     (out / "words.json").write_text(json.dumps(count_words(scenes), indent=1, sort_keys=True) + "\n")
     record = {
         "recipe": asdict(recipe),
@@ -83,12 +91,14 @@ def build(
 
 
 def _autoencoder(recipe: Recipe, drawings: Drawings, work: Path, device: torch.device, start: Path | None):
-    images = np.stack([s.image for s in _scenes(drawings, recipe.vae_scenes, (recipe.seed, 1))])
     torch.manual_seed(recipe.seed)
     vae = autoencoder.build_autoencoder(recipe.latent_channels, recipe.vae_channels)
     if start is not None:
         earlier = AutoencoderKL.from_pretrained(start / "vae", torch_dtype=torch.float32)
         vae.load_state_dict(earlier.state_dict())
+        if recipe.vae_steps == 0:
+            return vae.eval().to(device)
+    images = np.stack([s.image for s in _scenes(drawings, recipe.vae_scenes, (recipe.seed, 1))])
     return autoencoder.train_autoencoder(
         vae,
         images[: -max(1, len(images) // 32)],
@@ -148,7 +158,8 @@ def _reference(recipe: Recipe, seen: Drawings, net: judge.Judge, folder: Path) -
 
 
 def _denoiser(recipe: Recipe, seen: Drawings, vae, work: Path, device: torch.device, start: Path | None):
-    scenes = _scenes(seen, recipe.scenes, (recipe.seed, 2))
+    weights = _weak_first(start) if start else None
+    scenes = _scenes(seen, recipe.scenes, (recipe.seed, 2), pairs=recipe.pairs, weights=weights)
     captions = [scene.caption for scene in scenes]
     latents = autoencoder.encode(vae, np.stack([scene.image for scene in scenes]), device)
     tokenizer = denoiser.train_tokenizer(captions)
@@ -168,6 +179,7 @@ def _denoiser(recipe: Recipe, seen: Drawings, vae, work: Path, device: torch.dev
         seed=recipe.seed,
         work=work,
         device=device,
+        learning_rate=7e-4 if start else 1e-3,
         batch_size=recipe.batch_size,
         compile_unet=recipe.compile_unet,
     )
@@ -184,9 +196,16 @@ def _denoiser(recipe: Recipe, seen: Drawings, vae, work: Path, device: torch.dev
     return pipeline, scenes
 
 
-def _scenes(drawings: Drawings, count: int, seed: tuple[int, ...], **shares: float) -> list[Scene]:
+def _weak_first(start: Path) -> dict[str, float]:
+    """How often each object comes: 1 where the earlier model always draws it, 3 where it never does."""
+    measured = start / "quality.json"
+    each = json.loads(measured.read_text()).get("objects", {}).get("each", {}) if measured.is_file() else {}
+    return {word: 3 - right / 50 for word, right in each.items()}
+
+
+def _scenes(drawings: Drawings, count: int, seed: tuple[int, ...], **how) -> list[Scene]:
     rng = np.random.default_rng(seed)
-    return [compose(rng, drawings, **shares) for _ in range(count)]
+    return [compose(rng, drawings, **how) for _ in range(count)]
 
 
 def _write_vocabulary(tokenizer, folder: Path) -> None:

@@ -25,9 +25,17 @@ class Scene:
 
 
 def compose(
-    rng: np.random.Generator, drawings: Drawings, size: int = 64, empty: float = 0.1, pairs: float = 0.22
+    rng: np.random.Generator,
+    drawings: Drawings,
+    size: int = 64,
+    empty: float = 0.1,
+    pairs: float = 0.22,
+    weights: dict[str, float] | None = None,
 ) -> Scene:
-    """A random scene of no object (share `empty`), two side by side (share `pairs`), or one."""
+    """A random scene of no object (share `empty`), two side by side (share `pairs`), or one.
+
+    `weights` says how often an object comes next to others; one that it does not name has weight 1.
+    """
     background = str(rng.choice(list(BACKGROUNDS)))
     canvas = _gradient(rng, BACKGROUNDS[background], size)
     styles = sorted({style for _, style in drawings})
@@ -35,7 +43,9 @@ def compose(
     known = sorted(word for word, of in drawings if of == style)
     draw = rng.random()
     count = 0 if draw < empty else 2 if draw < empty + pairs else 1
-    words = tuple(str(word) for word in rng.choice(known, size=min(count, len(known)), replace=False))
+    often = np.array([(weights or {}).get(word, 1.0) for word in known])
+    chosen = rng.choice(known, size=min(count, len(known)), replace=False, p=often / often.sum())
+    words = tuple(str(word) for word in chosen)
     for place, word in enumerate(words):
         _paste(rng, canvas, drawings[word, style], place if len(words) == 2 else None)
     return Scene(np.asarray(canvas), _caption(rng, words, style, background), words, style, background)
