@@ -17,8 +17,8 @@ from torch import Tensor
 
 from . import models
 from .config import Concept, EraseConfig, names
-from .hidden_prompt import attention_prompt
 from .precision import precision_context
+from .prompt_attention import attention_prompt
 from .trajectories import Bank, Sampler, Trajectories, noise_levels, rollout
 
 if TYPE_CHECKING:
@@ -31,13 +31,16 @@ MOST_WEIGHT = 1000.0  # of a noisy x0-space row, where alpha-bar is nearly 0
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of one kind. z: [B, C, h, w]; t: [B]; text: states [B, 77, d_c]; target: like z; weight: [B]."""
+    """Rows of one kind. z: [B, C, h, w]; t: [B]; text: states C [B, 77, d_c]; target: like z; weight: [B];
+    prompts: the B texts of these states, for a p that the text encoder reads.
+    """
 
     z: Tensor
     t: Tensor
     text: Tensor
     target: Tensor
     weight: Tensor
+    prompts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,12 +60,9 @@ class Batch:
 def joined(parts: Iterable[Rows]) -> Rows:
     """Rows of several kinds, one after another."""
     parts = list(parts)
-    return Rows(
-        *(
-            torch.cat([getattr(part, name) for part in parts])
-            for name in ("z", "t", "text", "target", "weight")
-        )
-    )
+    kinds = ("z", "t", "text", "target", "weight")
+    tensors = (torch.cat([getattr(part, kind) for part in parts]) for kind in kinds)
+    return Rows(*tensors, prompts=tuple(text for part in parts for text in part.prompts))
 
 
 def phrase(template: str, word: str) -> str:
@@ -129,6 +129,7 @@ class _Batches:
             torch.stack([self.state(text) for text in texts]),
             torch.stack(target).to(self.device),
             self.weights(times).to(self.device),
+            texts,
         )
 
     def weights(self, t: Tensor) -> Tensor:

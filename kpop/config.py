@@ -13,9 +13,10 @@ from .errors import InputError
 SCHEMA = 1
 MOST_CHARACTERS = 200
 MOST_WORDS = 20
+MOST_LEARNED = 32  # words of mechanism "token": a prompt has to fit beside them
 CHOICES = {
     "method": ("kpop",),
-    "mechanism": ("concat", "additive"),
+    "mechanism": ("concat", "additive", "token", "amortized"),
     "sites": ("mid", "mid-up", "down-mid-up"),
     "prompt_sharing": ("per-concept", "shared"),
     "prompt_optimizer": ("adam", "sgd"),
@@ -58,7 +59,8 @@ class EraseConfig:
     concepts: words to erase; a tuple of synonyms is one concept with one key. neutral: c_n of Eq. 7.
     retain: siblings kept as they are (c_r), without p. retain_neutral: keep eps(z, c_n) too.
     key_retain_weight: keeps the siblings as they are when p is present; ours, 0 in the paper.
-    prompt_tokens_factor: k, so that p has k * 77 tokens. lambda_: weight of L2 in Eq. 7 ("lambda" in JSON).
+    mechanism: how p enters, see mechanisms.py. prompt_tokens_factor: k, so that p has k * 77 tokens, or is
+    k words (token). lambda_: weight of L2 in Eq. 7 ("lambda" in JSON).
     negative_guidance: 0 aims L1 at eps(z, c_n) (the paper), 1 at eps(z, c_n) - (eps(z, c_e) - eps(z, c_n)).
     rate_decay: last share of the steps in which both learning rates fall to nothing; ours, 0 in the paper.
     rho, rho_p: radii (L2) of Eq. 7 and Eq. 5 that one step of theta' and of p may not leave; None: no bound.
@@ -142,8 +144,14 @@ class EraseConfig:
             raise InputError(f"{both[0]!r} is both to be erased and to be retained; remove it from one list.")
         if self.neutral and self.neutral.lower() in erased:
             raise InputError(f"{self.neutral!r} is both to be erased and the neutral text; change one.")
-        if self.separate_kv and self.mechanism == "additive":
-            raise InputError('separate_kv needs mechanism "concat": an additive prompt is one tensor.')
+        if self.separate_kv and self.mechanism in ("additive", "token", "amortized"):
+            raise InputError(f'separate_kv needs mechanism "concat": {self.mechanism} has one tensor.')
+        if self.sites is not None and self.mechanism == "token":
+            raise InputError('mechanism "token" goes through the text encoder: leave sites out.')
+        if self.mechanism == "token" and (self.prompt_tokens_factor or 1) > MOST_LEARNED:
+            raise InputError(
+                f'mechanism "token" learns at most {MOST_LEARNED} words: lower prompt_tokens_factor.'
+            )
         if self.mechanism == "additive" and (self.prompt_tokens_factor or 1) != 1:
             raise InputError('mechanism "additive" adds p onto the text, so prompt_tokens_factor must be 1.')
 
@@ -165,8 +173,7 @@ class EraseConfig:
             found = {"neutral": preset.neutral, "retain": preset.retain, **preset.settings}
         erased = {word.lower() for concept in concepts for word in names(concept)}
         values = {**model_table.recommended(self.model, erased), **found}
-        if self.mechanism == "additive" and "prompt_tokens_factor" not in asked:
-            values["prompt_tokens_factor"] = 1
+        values |= model_table.of_mechanism(self.mechanism or values["mechanism"])
         if "retain" not in asked and values.get("retain"):
             values["retain"] = tuple(
                 c for c in values["retain"] if not erased.intersection(map(str.lower, names(c)))

@@ -14,28 +14,19 @@ from .weights import distance
 
 @dataclass
 class TrainedPrompt:
-    """p of one concept while it is trained. tensors: "p", or "p_k" and "p_v"."""
+    """p of one concept while it is trained. tensors: as HiddenPrompt.tensors."""
 
     start: HiddenPrompt
     tensors: dict[str, nn.Parameter]
     optimizer: torch.optim.Optimizer
 
-    @property
-    def pair(self) -> Tensor | tuple[Tensor, Tensor]:
-        found = tuple(self.tensors.values())
-        return found[0] if len(found) == 1 else (found[0], found[1])
+    def live(self) -> HiddenPrompt:
+        """p as it is now, its tensors those that descend."""
+        return self.start.holding(self.tensors)
 
     def frozen(self) -> HiddenPrompt:
-        key, *value = [tensor.detach() for tensor in self.tensors.values()]
-        made = HiddenPrompt(
-            self.start.concept,
-            key,
-            value[0] if value else key,
-            self.start.mechanism,
-            self.start.sites,
-            self.start.model_hash,
-        )
-        return made
+        """The same, without a gradient."""
+        return self.start.holding({name: tensor.detach() for name, tensor in self.tensors.items()})
 
 
 def rate_left(step: int, steps: int, decay: float) -> float:

@@ -17,7 +17,9 @@ from torch import Tensor
 from . import models
 from .config import GenerationConfig, concept_name
 from .errors import InputError, ModelError
-from .hidden_prompt import HiddenPrompt, Recorder, attention_prompt
+from .hidden_prompt import HiddenPrompt
+from .mechanisms import reading
+from .prompt_attention import Recorder
 from .weights import WeightDelta
 
 if TYPE_CHECKING:
@@ -130,7 +132,9 @@ def _batches(rows: list[Row], size: int) -> list[list[int]]:
 
 def _same(one: HiddenPrompt, other: HiddenPrompt) -> bool:
     return one is other or (
-        one.concept == other.concept and one.key.shape == other.key.shape and torch.equal(one.key, other.key)
+        one.concept == other.concept
+        and one.tensors.keys() == other.tensors.keys()
+        and all(torch.equal(tensor, other.tensors[name]) for name, tensor in one.tensors.items())
     )
 
 
@@ -154,20 +158,21 @@ def _draw_batch(
     )
     latents = latents * scheduler.init_noise_sigma
     guided = config.guidance_scale > 1
-    text = models.encode(pipe, [row.prompt for row in rows]).to(device, dtype)
+    prompts = [row.prompt for row in rows]
+    text = models.encode(pipe, prompts).to(device, dtype)
     if guided:
         text = torch.cat(
             [models.encode(pipe, [config.negative_prompt]).to(device, dtype).expand_as(text), text]
         )
+        prompts = [*[config.negative_prompt] * len(rows), *prompts]
     key = next((row.key for row in rows if row.key is not None), None)
     sees = torch.tensor([row.key is not None for row in rows])
     if guided:
         without = sees if config.prompt_branch == "both" else torch.zeros_like(sees)
         sees = torch.cat([without, sees])
     more = {"generator": noise} if "generator" in inspect.signature(scheduler.step).parameters else {}
-    prompt = key.to(device, dtype).tensors if key is not None else None
-    sites, mechanism = (key.sites, key.mechanism) if key is not None else ("down-mid-up", "concat")
-    with attention_prompt(unet, prompt, sites, mechanism, sees.to(device), recorder):
+    key = key.to(device, dtype) if key is not None else None
+    with reading(pipe, key, prompts, text, sees.to(device), recorder) as text:
         for i, t in enumerate(scheduler.timesteps):
             z = torch.cat([latents, latents]) if guided else latents
             z = scheduler.scale_model_input(z, t).to(dtype)

@@ -12,7 +12,8 @@ from . import models
 from .config import GenerationConfig, concept_name, names
 from .drawing import OnStep, Row, count_steps, draw
 from .errors import InputError, RunError
-from .hidden_prompt import HiddenPrompt, Recorder, combine
+from .hidden_prompt import HiddenPrompt, combine
+from .prompt_attention import Recorder
 from .weights import WeightDelta
 
 if TYPE_CHECKING:
@@ -182,8 +183,8 @@ def _key(prompt: str, run: Run | None, key: Key, pipe: StableDiffusionPipeline) 
                 f"The key {path.name} is not in run {run.id}. Give the path of the key file instead."
             )
     prompts = [HiddenPrompt.load(path) for path in paths]
-    if key == "own" and len(prompts) > 1 and prompts[0].mechanism == "additive":
-        return None  # additive keys exclude one another, and the prompt names none of them
+    if key == "own" and len(prompts) > 1 and prompts[0].mechanism in ("additive", "amortized"):
+        return None  # such keys exclude one another, and the prompt names none of them
     return combine(prompts) if prompts else None
 
 

@@ -1,53 +1,59 @@
-"""The hidden prompt p, where it enters the U-Net, and the one attention processor that reads it (Table 1)."""
+"""The hidden prompt p of a concept, its four mechanisms, and the key file that holds it."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from diffusers.models.attention_processor import Attention
-from torch import Tensor, nn
+from torch import Tensor
 
-from .errors import InputError, ModelError, RunError
+from .errors import InputError, RunError
+from .prompt_attention import SITES
 
-SITES = {"mid": ("mid",), "mid-up": ("mid", "up"), "down-mid-up": ("down", "mid", "up")}
 KEY_FORMAT = "kpop-key-1"
-SMALL = 256 * 1024  # entries of Q K^T of one head
-Recorder = Callable[[str, Tensor], None]
+MECHANISMS = ("concat", "additive", "token", "amortized")
+NETWORK = ("f_w1", "f_b1", "f_w2")  # of p = f(c)
+NETWORK_WIDTH = 128
 
 
 @dataclass(frozen=True)
 class HiddenPrompt:
     """p of one concept: what the key file holds.
 
-    key: [1, m_p, d_c] read by W_k; value: the same tensor unless `separate_kv`. m_p = k * 77 for mechanism
-    "concat", 77 for "additive". model_hash: base model it belongs to (models.model_hash).
+    key: what W_k reads; value: the same tensor unless `separate_kv`. Its shape by mechanism:
+    concat [1, k * 77, d_c], joined to the text's states (Table 1); additive [1, 77, d_c], added to them;
+    token [1, k, d_w], k learnable words that the text encoder reads after the prompt's own (the width of its
+    embeddings is d_w), with no sites; amortized [1, k * 77, d_c] and `network`: p = f(c), see
+    mechanisms.amortized. model_hash: base model it belongs to (models.model_hash).
     """
 
     concept: str
     key: Tensor
     value: Tensor
     mechanism: str = "concat"
-    sites: str = "mid"
+    sites: str | None = "mid"
     model_hash: str = ""
     about: dict[str, str] = field(default_factory=dict)
+    network: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
-    def tensors(self) -> Tensor | tuple[Tensor, Tensor]:
-        """What `attention_prompt` takes."""
-        return self.key if self.value is self.key else (self.key, self.value)
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor by its name in the key file: p, or p_k and p_v, and those of the network."""
+        own = {"p": self.key} if self.value is self.key else {"p_k": self.key, "p_v": self.value}
+        return {**own, **self.network}
+
+    def holding(self, tensors: Mapping[str, Tensor]) -> HiddenPrompt:
+        """The same prompt with other tensors, named as in `tensors`."""
+        key = tensors.get("p", tensors.get("p_k"))
+        network = {name: tensors[name] for name in NETWORK if name in tensors}
+        return replace(self, key=key, value=tensors.get("p_v", key), network=network)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> HiddenPrompt:
         """The same prompt on another device or in another precision."""
-        key = self.key.to(device, dtype)
-        return replace(self, key=key, value=key if self.value is self.key else self.value.to(device, dtype))
+        return self.holding({name: tensor.to(device, dtype) for name, tensor in self.tensors.items()})
 
     @classmethod
     def create(
@@ -59,71 +65,99 @@ class HiddenPrompt:
         std: float,
         generator: torch.Generator,
         mechanism: str = "concat",
-        sites: str = "mid",
+        sites: str | None = "mid",
         separate_kv: bool = False,
         model_hash: str = "",
     ) -> HiddenPrompt:
-        """A random start, N(0, std^2), float32 on the CPU; tokens: m_c (77), width: d_c, factor: k."""
-        shape = (1, tokens * (factor if mechanism == "concat" else 1), width)
-        key = torch.randn(shape, generator=generator) * std
-        value = torch.randn(shape, generator=generator) * std if separate_kv else key
-        return cls(concept, key, value, mechanism, sites, model_hash)
+        """A random start, N(0, std^2), float32 on the CPU.
+
+        tokens: m_c (77); width: d_c, for a token the width of the text encoder's embeddings; factor: k.
+        """
+        count = {"token": factor, "additive": tokens}.get(mechanism, tokens * factor)
+        key = torch.randn((1, count, width), generator=generator) * std
+        value = torch.randn((1, count, width), generator=generator) * std if separate_kv else key
+        network = {}
+        if mechanism == "amortized":  # f starts as a constant: its last layer says nothing yet
+            network = {
+                "f_w1": torch.randn((NETWORK_WIDTH, width), generator=generator),
+                "f_b1": torch.zeros(NETWORK_WIDTH),
+                "f_w2": torch.zeros(factor * width, NETWORK_WIDTH),
+            }
+        sites = None if mechanism == "token" else sites
+        return cls(concept, key, value, mechanism, sites, model_hash, network=network)
 
     def save(self, path: Path) -> None:
         """Write the key file (safetensors, mode 0600) atomically. Raises RunError."""
         from .tensor_files import write_tensors
 
-        tensors = {"p": self.key} if self.value is self.key else {"p_k": self.key, "p_v": self.value}
         about = {
             "format": KEY_FORMAT,
             "concept": self.concept,
             "mechanism": self.mechanism,
-            "sites": self.sites,
+            "sites": self.sites or "",
             "model_hash": self.model_hash,
             "about": json.dumps(self.about),
         }
-        write_tensors(path, {n: t.detach().float().cpu() for n, t in tensors.items()}, about, mode=0o600)
+        tensors = {name: tensor.detach().float().cpu() for name, tensor in self.tensors.items()}
+        write_tensors(path, tensors, about, mode=0o600)
 
     @classmethod
     def load(cls, path: Path) -> HiddenPrompt:
         """Read a key file, which may come from a stranger. Raises InputError when it is no usable key."""
         from .tensor_files import read_tensors
 
+        name = Path(path).name
         try:
             tensors, about = read_tensors(Path(path))
         except RunError as error:
-            raise InputError(f"{Path(path).name} is not a key file: {error}") from error
-        if about.get("format") != KEY_FORMAT or set(tensors) not in ({"p"}, {"p_k", "p_v"}):
-            raise InputError(f"{Path(path).name} is not a key file of this program.")
-        if about.get("mechanism") not in ("concat", "additive") or about.get("sites") not in SITES:
-            raise InputError(f"{Path(path).name} names a mechanism or sites that this version does not know.")
+            raise InputError(f"{name} is not a key file: {error}") from error
+        mechanism, sites = about.get("mechanism"), about.get("sites") or None
+        kinds = ({"p", *NETWORK},) if mechanism == "amortized" else ({"p"}, {"p_k", "p_v"})
+        if about.get("format") != KEY_FORMAT or (mechanism in MECHANISMS and set(tensors) not in kinds):
+            raise InputError(f"{name} is not a key file of this program.")
+        if mechanism not in MECHANISMS or (sites not in SITES and (mechanism, sites) != ("token", None)):
+            raise InputError(f"{name} names a mechanism or sites that this version does not know.")
         for tensor in tensors.values():
-            if tensor.ndim != 3 or tensor.shape[0] != 1 or tensor.numel() > 50_000_000:
-                raise InputError(
-                    f"{Path(path).name} holds a tensor of shape {list(tensor.shape)}, not [1, m, d]."
-                )
-            if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
-                raise InputError(f"{Path(path).name} is damaged: it holds values that are no numbers.")
-        key = tensors.get("p", tensors.get("p_k"))
-        value = key if "p" in tensors else tensors["p_v"]
-        if value.shape != key.shape:
-            raise InputError(f"{Path(path).name} is damaged: its two tensors differ in shape.")
+            if tensor.numel() > 50_000_000 or not tensor.is_floating_point():
+                raise InputError(f"{name} is damaged: a tensor of it is too large or holds no numbers.")
+            if not bool(torch.isfinite(tensor).all()):
+                raise InputError(f"{name} is damaged: it holds values that are no numbers.")
+        key, value = tensors.get("p", tensors.get("p_k")), tensors.get("p_v")
+        if key.ndim != 3 or key.shape[0] != 1:
+            raise InputError(f"{name} holds a tensor of shape {list(key.shape)}, not [1, m, d].")
+        if value is not None and value.shape != key.shape:
+            raise InputError(f"{name} is damaged: its two tensors differ in shape.")
+        if mechanism == "amortized" and not _fits(tensors):
+            raise InputError(f"{name} is damaged: its network does not fit its prompt.")
         try:
             more = {str(k): str(v) for k, v in json.loads(about.get("about", "{}")).items()}
         except (ValueError, AttributeError):
             more = {}
-        name = about.get("concept", "")[:200]
-        return cls(name, key, value, about["mechanism"], about["sites"], about.get("model_hash", ""), more)
+        made = cls(about.get("concept", "")[:200], key, key, mechanism, sites)
+        return replace(made.holding(tensors), model_hash=about.get("model_hash", ""), about=more)
+
+
+def _fits(tensors: Mapping[str, Tensor]) -> bool:
+    width, (w1, b1, w2) = tensors["p"].shape[-1], (tensors[name] for name in NETWORK)
+    shapes = w1.ndim == 2 and w2.ndim == 2 and w1.shape[1] == width and b1.shape == w1.shape[:1]
+    return shapes and w2.shape[1] == w1.shape[0] and w2.shape[0] in _multiples(tensors["p"])
+
+
+def _multiples(p: Tensor) -> set[int]:
+    """k * d_c for every k that divides p's tokens."""
+    return {k * p.shape[-1] for k in range(1, p.shape[1] + 1) if p.shape[1] % k == 0}
 
 
 def combine(prompts: list[HiddenPrompt]) -> HiddenPrompt:
-    """Several keys used at once: their tokens one after another (concat only). Raises InputError."""
+    """Several keys used at once: their tokens one after another (concat and token). Raises InputError."""
     first = prompts[0]
     if len(prompts) == 1:
         return first
-    if any(p.mechanism != "concat" or p.sites != first.sites for p in prompts):
+    kind = (first.mechanism, first.sites)
+    if first.mechanism not in ("concat", "token") or any((p.mechanism, p.sites) != kind for p in prompts):
         raise InputError(
-            "Only keys of mechanism concat and of the same sites can be used together; choose one key."
+            "Only keys of one mechanism, concat or token, and of the same sites can be used together; "
+            "choose one key."
         )
     if len({p.key.shape[-1] for p in prompts}) > 1:
         raise InputError("These keys belong to different models; choose keys of one run.")
@@ -131,207 +165,3 @@ def combine(prompts: list[HiddenPrompt]) -> HiddenPrompt:
     shared = all(p.value is p.key for p in prompts)
     value = key if shared else torch.cat([p.value for p in prompts], 1)
     return replace(first, concept=", ".join(p.concept for p in prompts), key=key, value=value)
-
-
-# Where p enters
-
-
-def find_attention(unet: nn.Module) -> dict[str, Attention]:
-    """Every attention module of the U-Net by its diffusers name."""
-    return {name: module for name, module in unet.named_modules() if isinstance(module, Attention)}
-
-
-def find_cross_attention(unet: nn.Module) -> dict[str, Attention]:
-    """Attention modules that read the text, found by walking the U-Net, not by their names.
-
-    Raises ModelError when the U-Net has none.
-    """
-    found = {name: module for name, module in find_attention(unet).items() if module.is_cross_attention}
-    if not found:
-        raise ModelError("This U-Net has no cross-attention, so there is no place for a hidden prompt.")
-    return found
-
-
-def site_names(unet: nn.Module, sites: str) -> set[str]:
-    """Names of the cross-attention modules that `sites` covers (Table 6). Raises InputError, ModelError."""
-    if sites not in SITES:
-        raise InputError(f"sites must be one of {', '.join(SITES)}, not {sites!r}.")
-    found = {name for name in find_cross_attention(unet) if _part(name) in SITES[sites]}
-    if not found:
-        raise ModelError(f'This U-Net has no cross-attention at "{sites}"; choose sites "down-mid-up".')
-    return found
-
-
-def _part(name: str) -> str:
-    return re.split(r"[._]", name, maxsplit=1)[0]  # down_blocks.0..., mid_block..., up_blocks.1...
-
-
-# The processor
-
-
-@dataclass
-class _Injection:
-    """What every processor of one `attention_prompt` block reads."""
-
-    key: Tensor | None
-    value: Tensor | None
-    sites: set[str]
-    mechanism: str
-    rows: Tensor | None
-    recorder: Recorder | None
-
-
-class PromptAttention:
-    """Attention over [C ; p] (concat) or C + p (additive); plain attention elsewhere and without p.
-
-    Same sums as diffusers' AttnProcessor2_0: K = W_k [C ; p], V = W_v [C ; p], one softmax over m_c + m_p.
-    """
-
-    def __init__(self, name: str, injection: _Injection) -> None:
-        self.name = name
-        self.injection = injection
-
-    def __call__(
-        self,
-        attn: Attention,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        temb: Tensor | None = None,
-        **_: object,
-    ) -> Tensor:
-        given, residual = self.injection, hidden_states
-        if attn.spatial_norm is not None:
-            hidden_states = attn.spatial_norm(hidden_states, temb)
-        shape = hidden_states.shape
-        if len(shape) == 4:
-            hidden_states = hidden_states.flatten(2).transpose(1, 2)
-        if attn.group_norm is not None:
-            hidden_states = attn.group_norm(hidden_states.transpose(1, 2)).transpose(1, 2)
-        text = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        if encoder_hidden_states is not None and attn.norm_cross is not None:
-            text = attn.norm_encoder_hidden_states(text)
-        injects = encoder_hidden_states is not None and given.key is not None and self.name in given.sites
-        if injects and given.rows is not None and not bool(given.rows.any()):
-            injects = False
-        query = attn.to_q(hidden_states)
-        if not injects:
-            key, value = attn.to_k(text), attn.to_v(text)
-        elif given.mechanism == "additive":
-            key, value = attn.to_k(self._added(text, given.key)), attn.to_v(self._added(text, given.value))
-        else:
-            # W_k [C ; p] = [W_k C ; W_k p]: p is projected once, not once a row
-            key, value = self._joined(attn.to_k, text, given.key), self._joined(attn.to_v, text, given.value)
-        query, key, value = (_split(x, attn.heads) for x in (query, key, value))
-        if attn.norm_q is not None:
-            query = attn.norm_q(query)
-        if attn.norm_k is not None:
-            key = attn.norm_k(key)
-        mask = self._mask(attn, attention_mask, text, query, key, injects)
-        recorder = given.recorder if encoder_hidden_states is not None else None
-        out = _attend(query, key, value, attn.scale, mask, partial(recorder, self.name) if recorder else None)
-        out = out.transpose(1, 2).flatten(2).to(query.dtype)
-        out = attn.to_out[1](attn.to_out[0](out))
-        if len(shape) == 4:
-            out = out.transpose(1, 2).reshape(shape)
-        if attn.residual_connection:
-            out = out + residual
-        return out / attn.rescale_output_factor
-
-    def _added(self, text: Tensor, prompt: Tensor) -> Tensor:
-        if prompt.shape[1] != text.shape[1]:
-            raise InputError(
-                f"An additive key of {prompt.shape[1]} tokens does not fit a text of {text.shape[1]}."
-            )
-        rows = self.injection.rows
-        added = text + prompt.to(text.dtype)
-        return added if rows is None else torch.where(rows.to(text.device)[:, None, None], added, text)
-
-    def _joined(self, project: nn.Module, text: Tensor, prompt: Tensor) -> Tensor:
-        more = project(prompt.to(text.dtype))
-        return torch.cat([project(text), more.expand(text.shape[0], -1, -1)], dim=1)
-
-    def _mask(
-        self, attn: Attention, given: Tensor | None, text: Tensor, query: Tensor, key: Tensor, injects: bool
-    ) -> Tensor | None:
-        """Additive mask [B, 1 or heads, 1 or Q, m_c + m_p]: the model's own, -inf on p in rows without p."""
-        batch, tokens, extra = text.shape[0], text.shape[1], key.shape[2] - text.shape[1]
-        mask = None
-        if given is not None:
-            mask = attn.prepare_attention_mask(given, tokens, batch).view(batch, attn.heads, -1, tokens)
-        rows = self.injection.rows
-        if not injects or extra == 0:
-            return mask
-        if rows is None and mask is None:
-            return None
-        hidden = torch.zeros(batch, 1, 1, extra, dtype=query.dtype, device=query.device)
-        if rows is not None:
-            hidden = hidden.masked_fill(~rows.to(query.device)[:, None, None, None], float("-inf"))
-        if mask is None:
-            return F.pad(hidden, (tokens, 0))
-        return torch.cat([mask, hidden.expand(-1, mask.shape[1], mask.shape[2], -1)], dim=-1)
-
-
-def _split(x: Tensor, heads: int) -> Tensor:
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)  # [B, heads, tokens, width]
-
-
-def _attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    scale: float,
-    mask: Tensor | None,
-    record: Callable[[Tensor], None] | None,
-) -> Tensor:
-    """softmax(Q K^T * scale + mask) V, [B, heads, Q, width].
-
-    On the CPU two batched products beat the fused kernel while Q K^T is small.
-    """
-    small = query.device.type == "cpu" and query.shape[2] * key.shape[2] <= SMALL
-    if record is None and not small:
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
-    scores = (query * scale) @ key.transpose(-1, -2)
-    if mask is not None:
-        scores = scores + mask
-    probs = scores.softmax(-1)
-    if record is not None:
-        record(probs)
-    return probs.to(value.dtype) @ value
-
-
-@contextmanager
-def attention_prompt(
-    unet: nn.Module,
-    prompt: Tensor | tuple[Tensor, Tensor] | None = None,
-    sites: str = "down-mid-up",
-    mechanism: str = "concat",
-    rows: Tensor | None = None,
-    recorder: Recorder | None = None,
-) -> Iterator[None]:
-    """Inside the block the U-Net's attention reads p; afterwards its own processors are back.
-
-    prompt: p [1, m_p, d_c] or one a row [B, m_p, d_c], or a pair (p_k, p_v); None for no p.
-    rows: bool [B], rows of the batch that see p; the others come out as without p. None: all.
-    recorder(name, probs): called at every cross-attention with its softmax [B, heads, Q, m_c (+ m_p)], text
-    columns first; rows without p have zeros in p's columns. Raises InputError (sites), ModelError (no place).
-    """
-    if mechanism not in ("concat", "additive"):
-        raise InputError(f"mechanism must be concat or additive, not {mechanism!r}.")
-    pair = prompt if isinstance(prompt, tuple) else (prompt, prompt)
-    places = site_names(unet, sites) if prompt is not None else set()
-    modules = find_attention(unet)
-    width = unet.config.cross_attention_dim
-    if prompt is not None and isinstance(width, int) and pair[0].shape[-1] != width:
-        raise InputError(
-            f"The key is {pair[0].shape[-1]} wide and this model reads {width}: it belongs to another."
-        )
-    injection = _Injection(pair[0], pair[1], places, mechanism, rows, recorder)
-    before = {name: module.processor for name, module in modules.items()}
-    try:
-        for name, module in modules.items():
-            module.processor = PromptAttention(name, injection)
-        yield
-    finally:
-        for name, module in modules.items():
-            module.processor = before[name]

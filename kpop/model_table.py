@@ -104,6 +104,15 @@ _RECOMMENDED = {
         "sample_every": 250,
     },
 }
+_MECHANISMS = {
+    "additive": {"prompt_tokens_factor": 1},
+    "token": {
+        "sites": None,
+        "prompt_tokens_factor": 4,
+        "prompt_init_std": 0.02,
+        "prompt_learning_rate": 1e-2,
+    },
+}
 _GENERATION = {
     "emoji": {
         "steps": 25,
@@ -137,6 +146,11 @@ def recommended(model: str, concepts: Iterable[str] = ()) -> dict[str, Any]:
     if model == "emoji":
         found["retain"] = _siblings({word.lower() for word in concepts})
     return found
+
+
+def of_mechanism(mechanism: str) -> dict[str, Any]:
+    """EraseConfig fields that a mechanism other than "concat" needs when nothing else is said."""
+    return dict(_MECHANISMS.get(mechanism, {}))
 
 
 def generation_defaults(model: str) -> dict[str, Any]:

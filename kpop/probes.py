@@ -18,8 +18,10 @@ from .batches import phrase, retained_texts
 from .config import EraseConfig, GenerationConfig, concept_name, names
 from .disk import disk_error
 from .drawing import Row, draw
-from .hidden_prompt import HiddenPrompt, find_cross_attention, site_names
+from .hidden_prompt import HiddenPrompt
+from .mechanisms import contributed
 from .precision import precision_context
+from .prompt_attention import find_cross_attention, site_names
 from .weights import WeightDelta
 
 if TYPE_CHECKING:
@@ -35,13 +37,14 @@ SAMPLE_SEEDS = (0, 1)
 class Cosines:
     """Two cosines of p to each concept, a few siblings and the neutral text (paper, Fig. 4a).
 
-    raw: mean over p's k blocks of cos(block, C), each flattened. seen: mean over the sites of
-    cos(mean W_v p - o, mean W_v C over word tokens - o), o = mean W_v C of ''.
+    raw: mean over p's k blocks of cos(block, C), each flattened; of a token cos of its mean state and the
+    words' mean state. seen: mean over the sites of cos(mean W_v p - o, mean W_v C over word tokens - o),
+    o = mean W_v C of ''. p of a token is its states behind the text '', and f(c) is taken of that text.
     """
 
     def __init__(self, pipe: StableDiffusionPipeline, cfg: EraseConfig):
-        self.unet = pipe.unet
-        self.sites = sorted(site_names(pipe.unet, cfg.sites))
+        self.pipe, self.unet = pipe, pipe.unet
+        self.sites = sorted(site_names(pipe.unet, cfg.sites or "down-mid-up"))
         siblings = [name for concept in cfg.retain for name in names(concept)][:SIBLINGS]
         self.owners = {concept_name(concept): i for i, concept in enumerate(cfg.concepts)}
         texts = list(dict.fromkeys([*self.owners, *siblings, cfg.neutral, ""]))
@@ -62,25 +65,37 @@ class Cosines:
         """
         modules = find_cross_attention(self.unet)
         raw, seen = {}, {}
-        for text, states in self.states.items():
+        for text in self.states:
             own = prompts[self.owners[text] % len(prompts)] if text in self.owners else None
             asked = [own] if own is not None else list(prompts)
-            raw[text] = _mean([_raw(p.key, states) for p in asked])
+            raw[text] = _mean([self._raw(p, text) for p in asked])
             seen[text] = _mean(
-                [self._seen(modules[site].to_v, p.value, text) for p in asked for site in self.sites]
+                [
+                    self._seen(modules[site].to_v, self._states(p, text), text)
+                    for p in asked
+                    for site in self.sites
+                ]
             )
         return {"raw": raw, "seen": seen}
+
+    def _states(self, p: HiddenPrompt, text: str) -> Tensor:
+        return contributed(self.pipe, p, "", self.states[text]).float()
+
+    def _raw(self, p: HiddenPrompt, text: str) -> float:
+        states = self.states[text]
+        if p.mechanism == "token":
+            return float(
+                F.cosine_similarity(self._states(p, text).mean(0), states[self.words[text]].mean(0), dim=0)
+            )
+        given = p.key[0].float() if p.mechanism != "amortized" else self._states(p, text)
+        blocks = given.unflatten(0, (-1, states.shape[0])).flatten(1)
+        return float(F.cosine_similarity(blocks, states.flatten()[None]).mean())
 
     def _seen(self, project: torch.nn.Module, p: Tensor, text: str) -> float:
         weight = project.weight.float()
         centre = self.empty.mean(0) @ weight.T  # W_v is linear, so means may be taken before it
         value = self.states[text][self.words[text]].mean(0) @ weight.T - centre
-        return float(F.cosine_similarity(p[0].float().mean(0) @ weight.T - centre, value, dim=0))
-
-
-def _raw(p: Tensor, states: Tensor) -> float:
-    blocks = p[0].float().unflatten(0, (-1, states.shape[0])).flatten(1)
-    return float(F.cosine_similarity(blocks, states.flatten()[None]).mean())
+        return float(F.cosine_similarity(p.mean(0) @ weight.T - centre, value, dim=0))
 
 
 def _mean(values: list[float]) -> float:

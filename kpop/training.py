@@ -20,7 +20,8 @@ from .checkpoint import load_checkpoint, save_checkpoint
 from .config import EraseConfig, concept_name, names
 from .descent import TrainedPrompt, descend, rate_left, set_rate
 from .errors import InputError, RunError
-from .hidden_prompt import HiddenPrompt, attention_prompt
+from .hidden_prompt import HiddenPrompt
+from .mechanisms import reading
 from .methods import load_method
 from .precision import pick_precision, precision_context, training_dtype
 from .probes import Cosines, Samples
@@ -216,10 +217,11 @@ class _Training:
     def _new_prompt(self, concept: str, index: int) -> TrainedPrompt:
         cfg, unet = self.cfg, self.pipe.unet
         generator = torch.Generator().manual_seed(keyed(cfg.seed, "prompt", index).getrandbits(63))
+        reads = self.pipe.text_encoder.get_input_embeddings().weight.shape[-1]
         start = HiddenPrompt.create(
             concept,
             self.pipe.tokenizer.model_max_length,
-            unet.config.cross_attention_dim,
+            reads if cfg.mechanism == "token" else unet.config.cross_attention_dim,
             cfg.prompt_tokens_factor,
             cfg.prompt_init_std,
             generator,
@@ -228,8 +230,7 @@ class _Training:
             cfg.separate_kv,
             self.model_hash,
         )
-        pair = {"p": start.key} if start.value is start.key else {"p_k": start.key, "p_v": start.value}
-        tensors = {name: nn.Parameter(tensor.to(unet.device)) for name, tensor in pair.items()}
+        tensors = {name: nn.Parameter(tensor.to(unet.device)) for name, tensor in start.tensors.items()}
         kind = torch.optim.Adam if cfg.prompt_optimizer == "adam" else torch.optim.SGD
         return TrainedPrompt(start, tensors, kind(list(tensors.values()), lr=cfg.prompt_learning_rate))
 
@@ -286,11 +287,10 @@ class _Training:
         left = rate_left(step, cfg.steps, cfg.rate_decay)
         set_rate(prompt.optimizer, cfg.prompt_learning_rate * left)
         set_rate(self.optimizer, cfg.learning_rate * left)
-        loss, named = self.method.transfer(self._student, batch, prompt.pair, cfg)
+        loss, named = self.method.transfer(self._student, batch, prompt.live(), cfg)
         descend(prompt.optimizer, prompt.tensors, loss, cfg.rho_p)
         losses = {name: value.detach() for name, value in named.items()}
-        fixed = prompt.frozen().tensors
-        loss, named = self.method.removal(self._student, batch, fixed, cfg)
+        loss, named = self.method.removal(self._student, batch, prompt.frozen(), cfg)
         descend(self.optimizer, self.delta.tensors, loss, cfg.rho)
         losses |= {name: value.detach() for name, value in named.items()}
         found = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
@@ -301,15 +301,15 @@ class _Training:
             )
         return found
 
-    def _student(self, rows: Rows, p: Tensor | tuple[Tensor, Tensor] | None, sees: Tensor | None) -> Tensor:
+    def _student(self, rows: Rows, p: HiddenPrompt | None, sees: Tensor | None) -> Tensor:
         """eps_theta'(z_t, text, p), [B, C, h, w]."""
-        unet, cfg = self.pipe.unet, self.cfg
+        unet = self.pipe.unet
         with (
             precision_context(unet.device, self.precision),
             self.delta.applied(unet),
-            attention_prompt(unet, p, cfg.sites, cfg.mechanism, sees),
+            reading(self.pipe, p, rows.prompts, rows.text, sees) as states,
         ):
-            return unet(rows.z.to(unet.dtype), rows.t, encoder_hidden_states=rows.text, return_dict=False)[0]
+            return unet(rows.z.to(unet.dtype), rows.t, encoder_hidden_states=states, return_dict=False)[0]
 
     def _tell(self, step: int, losses: dict[str, float]) -> None:
         cosines = {}

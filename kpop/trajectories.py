@@ -19,8 +19,8 @@ from torch import Tensor
 
 from . import models
 from .errors import KpopError, RunError
-from .hidden_prompt import attention_prompt
 from .precision import precision_context
+from .prompt_attention import attention_prompt
 from .tensor_files import read_tensors, write_tensors
 
 if TYPE_CHECKING:

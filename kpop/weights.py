@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InputError, ModelError, RunError
-from .hidden_prompt import find_attention, find_cross_attention
+from .prompt_attention import find_attention, find_cross_attention
 from .tensor_files import read_tensors, write_tensors
 
 FORMAT = "kpop-weights-1"

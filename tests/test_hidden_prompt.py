@@ -7,13 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from kpop import InputError, models
-from kpop.hidden_prompt import (
-    HiddenPrompt,
-    attention_prompt,
-    combine,
-    find_cross_attention,
-    site_names,
-)
+from kpop.hidden_prompt import HiddenPrompt, combine
+from kpop.prompt_attention import attention_prompt, find_cross_attention, site_names
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +142,7 @@ def test_cross_attention_is_found_by_what_it_reads_not_by_its_name():
 
 
 def test_attention_equals_torchs_own_with_a_mask():
-    from kpop.hidden_prompt import _attend
+    from kpop.prompt_attention import _attend
 
     q, k, v = (torch.randn(2, 4, 9, 8, generator=torch.Generator().manual_seed(i)) for i in range(3))
     mask = torch.zeros(2, 1, 1, 9)
@@ -171,7 +166,7 @@ def fused(monkeypatch):
 
 @pytest.mark.parametrize("queries, keys, kernel", [(256, 154, False), (1024, 1032, True)])
 def test_the_fused_kernel_and_the_explicit_products_agree(fused, queries, keys, kernel):
-    from kpop.hidden_prompt import _attend
+    from kpop.prompt_attention import _attend
 
     query, key, value = (
         torch.randn(2, 3, length, 8, generator=torch.Generator().manual_seed(i))

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from ..batches import Batch, Rows, joined
 from ..config import EraseConfig
+from ..hidden_prompt import HiddenPrompt
 
-Prompt = Tensor | tuple[Tensor, Tensor]
-Student = Callable[[Rows, Prompt | None, Tensor | None], Tensor]
+Student = Callable[[Rows, HiddenPrompt | None, Tensor | None], Tensor]
 Losses = tuple[Tensor, dict[str, Tensor]]
 
 
-def transfer(student: Student, batch: Batch, p: Prompt, cfg: EraseConfig) -> Losses:
+def transfer(student: Student, batch: Batch, p: HiddenPrompt, cfg: EraseConfig) -> Losses:
     """What p descends, theta' fixed: Eq. 5-6, and siblings kept with the key (ours; weight 0 in the paper).
 
     student(rows, p, sees) -> eps_theta' [B, C, h, w]; sees: bool [B], rows that are given p, None for all.
@@ -38,7 +38,7 @@ def transfer(student: Student, batch: Batch, p: Prompt, cfg: EraseConfig) -> Los
     }
 
 
-def removal(student: Student, batch: Batch, p: Prompt, cfg: EraseConfig) -> Losses:
+def removal(student: Student, batch: Batch, p: HiddenPrompt, cfg: EraseConfig) -> Losses:
     """What theta' descends, p fixed: Eq. 7, L1 + lambda L2, and the retain list without p ("Ours*").
 
     All rows run as one batch; only the rows of L2 see p.
