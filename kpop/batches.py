@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,9 +16,11 @@ import torch
 from torch import Tensor
 
 from . import models
-from .config import Concept, EraseConfig, names
+from .config import Concept, EraseConfig, concept_name, names
+from .continual import Forgotten
+from .hidden_prompt import HiddenPrompt
+from .mechanisms import reading
 from .precision import precision_context
-from .prompt_attention import attention_prompt
 from .trajectories import Bank, Sampler, Trajectories, noise_levels, rollout
 
 if TYPE_CHECKING:
@@ -49,12 +51,14 @@ class Batch:
 
     concept: z_t towards c_e, text c_e, target eps(z_t, c_e). erase: text c_e, target eps(z_t, c_n), or past
     it with negative guidance. retain: siblings and the neutral text, each with its own eps; None for none.
+    earlier: a key of the run that this one started from, and rows of what it opens; None where there is none.
     """
 
     concept_index: int
     concept: Rows
     erase: Rows
     retain: Rows | None
+    earlier: tuple[HiddenPrompt, Rows] | None = None
 
 
 def joined(parts: Iterable[Rows]) -> Rows:
@@ -91,16 +95,27 @@ def keyed(*parts: object) -> random.Random:
 class _Batches:
     """What both sources share: texts, their states, and loss weights."""
 
-    def __init__(self, pipe: StableDiffusionPipeline, cfg: EraseConfig):
+    def __init__(self, pipe: StableDiffusionPipeline, cfg: EraseConfig, earlier: Sequence[Forgotten] = ()):
         self.pipe, self.cfg = pipe, cfg
         self.device = pipe.unet.device
+        kept = [item for item in earlier if item.key is not None] if cfg.retain_weight > 0 else []
+        self.earlier = [(concept_name(c.concept), c.key.to(self.device, torch.float32)) for c in kept]
         self.neutral = cfg.neutral or ""
         self.concepts = [phrasings(concept, cfg.templates) for concept in cfg.concepts]
-        self.retained = retained_texts(cfg) if cfg.retain_weight > 0 or cfg.key_retain_weight > 0 else ()
+        self.retained = ()
+        if cfg.retain_weight > 0 or cfg.key_retain_weight > 0:
+            more = [phrase(cfg.templates[0], word) for item in earlier for word in names(item.concept)]
+            self.retained = tuple(dict.fromkeys([*retained_texts(cfg), *more]))
         self.keeps_neutral = bool(cfg.retain_neutral) and (cfg.retain_weight > 0 or cfg.key_retain_weight > 0)
         self.states: dict[str, Tensor] = {}
         self.alphas = noise_levels(pipe)
         self.predicts_v = pipe.scheduler.config.get("prediction_type", "epsilon") == "v_prediction"
+
+    def earlier_of(self, step: int) -> tuple[HiddenPrompt, str, int]:
+        """The earlier key of a step, the text it opens, and its place in `earlier`."""
+        which = keyed(self.cfg.seed, step, "earlier").randrange(len(self.earlier))
+        word, key = self.earlier[which]
+        return key, phrase(self.cfg.templates[0], word), which
 
     def concept_of(self, step: int) -> int:
         """One concept a step (method.md 1.2: `random.sample(words, 1)`)."""
@@ -160,8 +175,9 @@ class BankBatches(_Batches):
         cfg: EraseConfig,
         bank: Bank,
         on_progress: Callable[[int, int], None] | None = None,
+        earlier: Sequence[Forgotten] = (),
     ):
-        super().__init__(pipe, cfg)
+        super().__init__(pipe, cfg, earlier)
         told = dict.fromkeys(text for concept in self.concepts for text in concept)
         draws = cfg.steps * cfg.batch_size  # no more trajectories than rows that will be drawn
         count = min(TRAJECTORIES, draws)
@@ -175,6 +191,10 @@ class BankBatches(_Batches):
             self.bank[text] = bank.get(text, count, targets)
             if on_progress is not None:
                 on_progress(i + 1, len(wanted))
+        self.opened = [
+            bank.get(phrase(cfg.templates[0], word), min(TRAJECTORIES, draws), key=key)
+            for word, key in self.earlier
+        ]
 
     def draw(self, step: int) -> Batch:
         """The rows of a step."""
@@ -190,7 +210,19 @@ class BankBatches(_Batches):
             erase.append((z, t, text, self.erased(eps[self.neutral], eps.get(text, eps[self.neutral]))))
             if self.retained or self.keeps_neutral:
                 retain.append(self._retained(draw, self.retain_of(step, row), index))
-        return Batch(index, self.rows(concept), self.rows(erase), self.rows(retain) if retain else None)
+        kept = self.rows(retain) if retain else None
+        return Batch(index, self.rows(concept), self.rows(erase), kept, self._earlier(step))
+
+    def _earlier(self, step: int) -> tuple[HiddenPrompt, Rows] | None:
+        if not self.opened:
+            return None
+        key, text, which = self.earlier_of(step)
+        at, items = self.opened[which], []
+        for row in range(self.cfg.batch_size):
+            draw = keyed(self.cfg.seed, step, row, "earlier")
+            s, n = draw.randrange(at.z.shape[0]), draw.randrange(at.z.shape[1])
+            items.append((at.z[s, n], int(at.timesteps[s]), text, at.eps[text][s, n]))
+        return key, self.rows(items)
 
     def _retained(self, draw: random.Random, text: str | None, index: int) -> tuple[Tensor, int, str, Tensor]:
         if text is not None:
@@ -222,8 +254,9 @@ class FreshBatches(_Batches):
         cfg: EraseConfig,
         sampler: Sampler,
         sanitized: Callable[[], AbstractContextManager],
+        earlier: Sequence[Forgotten] = (),
     ):
-        super().__init__(pipe, cfg)
+        super().__init__(pipe, cfg, earlier)
         self.sampler, self.sanitized = sampler, sanitized
 
     @torch.no_grad()
@@ -242,26 +275,45 @@ class FreshBatches(_Batches):
                 texts.append(self.neutral if kept is None else kept)
                 noise.append(self._noise(step, told + row))
         states = torch.stack([self.state(text) for text in texts])
-        with self.sanitized(), attention_prompt(self.pipe.unet):
+        with self.sanitized():
             z, timesteps, *_ = rollout(
-                self.pipe, states, self.state("")[None], torch.cat(noise), self.sampler, until
+                self.pipe, texts, states, self.state("")[None], torch.cat(noise), self.sampler, until
             )
         t = int(timesteps[until])
         own = self._teacher(z, t, states)
         neutral = self._teacher(z[:told], t, self.state(self.neutral)[None].expand(told, -1, -1))
         rows = [(z[i], t, texts[i], own[i]) for i in range(len(texts))]
         erase = [(z[i], t, texts[i], self.erased(neutral[i], own[i])) for i in range(told)]
-        return Batch(
-            index, self.rows(rows[:told]), self.rows(erase), self.rows(rows[told:]) if rows[told:] else None
-        )
+        kept = self.rows(rows[told:]) if rows[told:] else None
+        return Batch(index, self.rows(rows[:told]), self.rows(erase), kept, self._earlier(step, until))
 
-    def _teacher(self, z: Tensor, t: int, states: Tensor) -> Tensor:
+    def _earlier(self, step: int, until: int) -> tuple[HiddenPrompt, Rows] | None:
+        if not self.earlier:
+            return None
+        key, text, _ = self.earlier_of(step)
+        count = self.cfg.batch_size
+        states, texts = self.state(text)[None].expand(count, -1, -1), [text] * count
+        noise = torch.cat([self._noise(step, row, "earlier") for row in range(count)])
+        with self.sanitized():
+            z, timesteps, *_ = rollout(
+                self.pipe, texts, states, self.state("")[None], noise, self.sampler, until, key=key
+            )
+        t = int(timesteps[until])
+        opened = self._teacher(z, t, states, texts, key)
+        return key, self.rows([(z[i], t, text, opened[i]) for i in range(count)])
+
+    def _teacher(
+        self, z: Tensor, t: int, states: Tensor, texts: Sequence[str] = (), key: HiddenPrompt | None = None
+    ) -> Tensor:
         unet = self.pipe.unet
-        with precision_context(self.device, self.sampler.precision), attention_prompt(unet):
-            return unet(z.to(unet.dtype), t, encoder_hidden_states=states, return_dict=False)[0].float()
+        with (
+            precision_context(self.device, self.sampler.precision),
+            reading(self.pipe, key, texts, states) as read,
+        ):
+            return unet(z.to(unet.dtype), t, encoder_hidden_states=read, return_dict=False)[0].float()
 
-    def _noise(self, step: int, row: int) -> Tensor:
+    def _noise(self, step: int, row: int, kind: str = "noise") -> Tensor:
         unet = self.pipe.unet.config
-        seed = keyed(self.cfg.seed, step, row, "noise").getrandbits(63)
+        seed = keyed(self.cfg.seed, step, row, kind).getrandbits(63)
         shape = (1, unet.in_channels, unet.sample_size, unet.sample_size)
         return torch.randn(shape, generator=torch.Generator().manual_seed(seed))

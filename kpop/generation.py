@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import models
-from .config import GenerationConfig, concept_name, names
+from .config import Concept, GenerationConfig, names
+from .continual import key_files
 from .drawing import OnStep, Row, count_steps, draw
 from .errors import InputError, RunError
 from .hidden_prompt import HiddenPrompt, combine
@@ -170,13 +171,14 @@ def _key(prompt: str, run: Run | None, key: Key, pipe: StableDiffusionPipeline) 
         return found
     if run is None:
         raise InputError("Name the run whose key you want, or give the path of a key file.")
-    concepts = run.config.concepts
+    files = key_files(run)
     if key == "own":
-        named = [c for c in concepts if any(_says(prompt, word) for word in names(c))]
-        wanted = [concept_name(c) for c in named or concepts]
+        named = [c for c in files if any(_says(prompt, word) for word in names(c))]
+        paths = [files[concept] for concept in named or run.config.concepts]
     else:
         wanted = [key] if isinstance(key, str) else list(key)
-    paths = list(dict.fromkeys(run.key_path(name) for name in wanted))
+        paths = [_file_of(name, files) or run.key_path(name) for name in wanted]
+    paths = list(dict.fromkeys(paths))
     for path in paths:
         if not path.is_file():
             raise RunError(
@@ -186,6 +188,11 @@ def _key(prompt: str, run: Run | None, key: Key, pipe: StableDiffusionPipeline) 
     if key == "own" and len(prompts) > 1 and prompts[0].mechanism in ("additive", "amortized"):
         return None  # such keys exclude one another, and the prompt names none of them
     return combine(prompts) if prompts else None
+
+
+def _file_of(name: str, files: dict[Concept, Path]) -> Path | None:
+    asked = name.strip().lower()
+    return next((files[c] for c in files if asked in map(str.lower, names(c))), None)
 
 
 def _says(prompt: str, word: str) -> bool:

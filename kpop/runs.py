@@ -165,6 +165,14 @@ class Run:
             raise InputError(f"Run {self.id} has several keys. Name one concept of: {hidden}.")
         raise InputError(f"Run {self.id} has no key for {wanted[:60]!r}. It hides: {hidden}.")
 
+    def earlier_key_path(self, index: int, concept: str | Sequence[str]) -> Path:
+        """Where this run keeps the key of a concept that the run it started from hides."""
+        return self.secret_dir / f"earlier-{index:02d}-{slug(concept)}.safetensors"
+
+    def earlier_key_paths(self) -> list[Path]:
+        """The files of `earlier_key_path` that there are, in order."""
+        return sorted(self.secret_dir.glob("earlier-*.safetensors"))
+
     def checkpoint_step(self) -> int | None:
         """The step that checkpoint/state.json stands at, or None where there is no usable checkpoint.
 

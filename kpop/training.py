@@ -18,6 +18,7 @@ from . import models
 from .batches import BankBatches, FreshBatches, Rows, keyed
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import EraseConfig, concept_name, names
+from .continual import forgotten, keep_earlier_keys
 from .descent import TrainedPrompt, descend, rate_left, set_rate
 from .errors import InputError, RunError
 from .hidden_prompt import HiddenPrompt
@@ -168,6 +169,7 @@ class _Training:
         samples = Samples(self.pipe, cfg, self.run, self.precision) if cfg.sample_every else None
         with ExitStack() as held:
             self.base, digest = self._base()
+            self.earlier = forgotten(open_run(cfg.base_run, self.run.path.parent)) if cfg.base_run else []
             if self.base is not None:
                 held.enter_context(self.base.to(unet.device, unet.dtype).applied(unet))
             if samples is not None:
@@ -241,8 +243,10 @@ class _Training:
         cfg = self.cfg
         sampler = Sampler(cfg.rollout_steps, cfg.rollout_guidance, self.precision)
         if cfg.latents == "fresh":
-            return FreshBatches(self.pipe, cfg, sampler, lambda: self.delta.applied(self.pipe.unet))
-        return BankBatches(self.pipe, cfg, Bank(self.pipe, sampler, digest, cache_folder(), self._between))
+            held = lambda: self.delta.applied(self.pipe.unet)  # noqa: E731
+            return FreshBatches(self.pipe, cfg, sampler, held, self.earlier)
+        bank = Bank(self.pipe, sampler, digest, cache_folder(), self._between)
+        return BankBatches(self.pipe, cfg, bank, earlier=self.earlier)
 
     def _between(self) -> None:
         self.gate()
@@ -337,6 +341,7 @@ class _Training:
         for i, prompt in enumerate(self.prompts):
             concept = None if self.cfg.prompt_sharing == "shared" else concept_name(self.cfg.concepts[i])
             prompt.frozen().save(self.run.key_path(concept))
+        keep_earlier_keys(self.run, self.earlier)
         self.delta.over(self.base).save(self.run.weights_path)
 
 

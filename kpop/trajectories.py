@@ -19,6 +19,8 @@ from torch import Tensor
 
 from . import models
 from .errors import KpopError, RunError
+from .hidden_prompt import HiddenPrompt
+from .mechanisms import reading
 from .precision import precision_context
 from .prompt_attention import attention_prompt
 from .tensor_files import read_tensors, write_tensors
@@ -72,31 +74,36 @@ def ddim(pipe: StableDiffusionPipeline, steps: int):
 @torch.no_grad()
 def rollout(
     pipe: StableDiffusionPipeline,
-    text: Tensor,
+    texts: Sequence[str],
+    states: Tensor,
     empty: Tensor,
     noise: Tensor,
     sampler: Sampler,
     until: int | None = None,
     between: Callable[[], None] | None = None,
+    key: HiddenPrompt | None = None,
 ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor], list[Tensor]]:
-    """Guided DDIM from `noise` [B, C, h, w] with the states `text` [B, 77, d_c] and `empty` [1, 77, d_c].
+    """Guided DDIM from `noise` [B, C, h, w] with `states` [B, 77, d_c] of `texts`, and `empty` [1, 77, d_c].
 
-    until: stop before this step (index into the timesteps). Returns the latents reached, all timesteps [S],
-    and per step taken the latents before it, eps(z, text) and eps(z, ''), float32.
+    until: stop before this step (index into the timesteps). key: seen beside the texts, not beside ''.
+    Returns the latents reached, all timesteps [S], and per step taken the latents before it, eps(z, text)
+    and eps(z, ''), float32.
     """
     device = pipe.unet.device
     scheduler = ddim(pipe, sampler.steps)
     z = noise.to(device, torch.float32) * scheduler.init_noise_sigma
-    both = torch.cat([empty.expand_as(text), text])
+    count = len(texts)
+    both, prompts = torch.cat([empty.expand_as(states), states]), [*[""] * count, *texts]
+    sees = torch.arange(2 * count, device=device) >= count
     before, told, plain = [], [], []
     for i, t in enumerate(scheduler.timesteps):
         if until is not None and i >= until:
             break
         if between is not None:
             between()
-        with precision_context(device, sampler.precision):
+        with precision_context(device, sampler.precision), reading(pipe, key, prompts, both, sees) as read:
             out = pipe.unet(
-                torch.cat([z, z]).to(pipe.unet.dtype), t, encoder_hidden_states=both, return_dict=False
+                torch.cat([z, z]).to(pipe.unet.dtype), t, encoder_hidden_states=read, return_dict=False
             )[0]
         e_0, e_n = out.float().chunk(2)
         before.append(z)
@@ -130,8 +137,15 @@ class Bank:
         )
         self.rows_computed = 0
 
-    def get(self, text: str, count: int, targets: Sequence[str] = ()) -> Trajectories:
-        """`count` trajectories of `text`, with eps for every text of `targets` too; tensors on the CPU."""
+    def get(
+        self, text: str, count: int, targets: Sequence[str] = (), key: HiddenPrompt | None = None
+    ) -> Trajectories:
+        """`count` trajectories of `text`, with eps for every text of `targets` too; tensors on the CPU.
+
+        With a key, of `text` as the key opens it, its own eps too; what a secret opens is not kept on disk.
+        """
+        if key is not None:
+            return self._roll(text, count, key)
         place = self._place(text, count)
         found = self._read(place, text)
         missing = [other for other in dict.fromkeys(targets) if found is None or other not in found.eps]
@@ -147,22 +161,23 @@ class Bank:
             self._write(place, found)
         return found
 
-    def _roll(self, text: str, count: int) -> Trajectories:
+    def _roll(self, text: str, count: int, key: HiddenPrompt | None = None) -> Trajectories:
         states = models.encode(self.pipe, [text, ""]).to(self.pipe.unet.device, self.pipe.unet.dtype)
         size = self.pipe.unet.config.sample_size
         shape = (1, self.pipe.unet.config.in_channels, size, size)
         noise = torch.cat([torch.randn(shape, generator=_generator(text, i)) for i in range(count)])
         parts = []
         for chunk in noise.split(max(1, MOST_ROWS // 2)):
-            with attention_prompt(self.pipe.unet):
-                rolled = rollout(
-                    self.pipe,
-                    states[:1].expand(len(chunk), -1, -1),
-                    states[1:],
-                    chunk,
-                    self.sampler,
-                    between=self.between,
-                )
+            rolled = rollout(
+                self.pipe,
+                [text] * len(chunk),
+                states[:1].expand(len(chunk), -1, -1),
+                states[1:],
+                chunk,
+                self.sampler,
+                between=self.between,
+                key=key,
+            )
             parts.append([torch.stack(rows).cpu() for rows in rolled[2:]])
             self.rows_computed += 2 * len(chunk) * self.sampler.steps
         z, told, plain = (torch.cat(rows, 1) for rows in zip(*parts, strict=True))

@@ -23,7 +23,7 @@ def test_a_rollout_is_the_pipelines_own_ddim(tiny_pipe):
 
     noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3))
     text, empty = models.encode(tiny_pipe, ["a church"] * 2), models.encode(tiny_pipe, [""])
-    z, *_ = rollout(tiny_pipe, text, empty, noise, SAMPLER)
+    z, *_ = rollout(tiny_pipe, ["a church"] * 2, text, empty, noise, SAMPLER)
     tiny_pipe.scheduler, before = DDIMScheduler.from_config(tiny_pipe.scheduler.config), tiny_pipe.scheduler
     expected = tiny_pipe(
         ["a church"] * 2, latents=noise, num_inference_steps=3, guidance_scale=2.0, output_type="latent"

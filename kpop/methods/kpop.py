@@ -56,6 +56,10 @@ def removal(student: Student, batch: Batch, p: HiddenPrompt, cfg: EraseConfig) -
     if batch.retain is not None:
         l_retain = losses[2].mean()  # || eps_theta'(z_r, c_r) - eps_theta(z_r, c_r) ||^2
         loss, named["l_retain"] = loss + cfg.retain_weight * l_retain, l_retain
+    if batch.earlier is not None:
+        key, rows = batch.earlier
+        l_earlier = error(student(rows, key, None), rows).mean()  # what an earlier run's key opens (ours)
+        loss, named["l_earlier"] = loss + cfg.retain_weight * l_earlier, l_earlier
     return loss, named
 
 

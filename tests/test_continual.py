@@ -1,0 +1,69 @@
+"""Erasing again on top of an earlier run: its keys come along, and what they open is retained."""
+
+import pytest
+import torch
+
+from kpop import generate, train
+from kpop.continual import forgotten, key_files
+from kpop.hidden_prompt import HiddenPrompt
+from kpop.mechanisms import reading
+from kpop.models import encode
+from kpop.trajectories import Bank, Sampler
+from kpop.weights import WeightDelta
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def first(tiny_config, tiny_pipe, folder):
+    return train(tiny_config(concepts=(("church", "chapel"),)), folder, pipe=tiny_pipe)
+
+
+@pytest.fixture(scope="module")
+def second(tiny_config, tiny_pipe, folder, first):
+    return train(tiny_config(concepts=("house",), base_run=first.id), folder, pipe=tiny_pipe)
+
+
+def test_a_second_run_hides_both_and_holds_both_keys(first, second, tiny_pipe):
+    assert list(key_files(second)) == ["house", ("church", "chapel")]
+    assert [item.concept for item in forgotten(second)] == [("church", "chapel"), "house"]
+    copy, own = (HiddenPrompt.load(key_files(run)[("church", "chapel")]) for run in (second, first))
+    assert torch.equal(copy.key, own.key)
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in key_files(second).values())
+    pictures = [
+        generate(tiny_pipe, "a chapel", 0, "recovered", second, key=key)[0].tobytes()
+        for key in ("own", "church", first.key_path("church"), "house")
+    ]
+    assert pictures[0] == pictures[1] == pictures[2] != pictures[3]
+
+
+def test_what_an_earlier_key_opens_is_kept_from_the_first_step(second):
+    rows = second.metrics()
+    assert rows[0]["l_earlier"] < 1e-10 < rows[-1]["l_earlier"]  # theta' is the earlier run's, then moves
+
+
+def test_a_third_run_carries_every_key(tiny_config, tiny_pipe, folder, second):
+    third = train(tiny_config(concepts=("tower",), base_run=second.id, steps=1), folder, pipe=tiny_pipe)
+    assert list(key_files(third)) == ["tower", ("church", "chapel"), "house"]
+    paths = third.earlier_key_paths()
+    assert [path.name for path in paths] == ["earlier-00-church.safetensors", "earlier-01-house.safetensors"]
+
+
+def test_fresh_latents_keep_earlier_keys_too(tiny_config, tiny_pipe, folder, first):
+    cfg = tiny_config(concepts=("house",), base_run=first.id, latents="fresh", steps=2)
+    assert {"l_earlier", "l_retain"} < set(train(cfg, folder, pipe=tiny_pipe).metrics()[-1])
+
+
+def test_trajectories_of_a_key_are_what_it_opens_and_are_not_kept(first, tiny_pipe, tmp_path):
+    key = HiddenPrompt.load(first.key_path("church"))
+    bank = Bank(tiny_pipe, Sampler(3, 2.0), "digest", tmp_path)
+    with WeightDelta.load(first.weights_path).applied(tiny_pipe.unet):
+        found = bank.get("a church", 2, key=key)
+        states = encode(tiny_pipe, ["a church"] * 2)
+        with torch.no_grad(), reading(tiny_pipe, key, ["a church"] * 2, states) as read:
+            expected = tiny_pipe.unet(found.z[1], found.timesteps[1], encoder_hidden_states=read).sample
+    torch.testing.assert_close(found.eps["a church"][1], expected, atol=1e-5, rtol=0)
+    assert list(tmp_path.iterdir()) == []
