@@ -12,9 +12,9 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
-from transformers import CLIPTokenizer
+from transformers import CLIPModel, CLIPTokenizer
 
-from kpop.emoji import autoencoder, drawings, quality, scenes
+from kpop.emoji import alignment, autoencoder, drawings, quality, scenes
 from kpop.emoji.build import UNET_FILE, Recipe, build
 from kpop.emoji.denoiser import train_tokenizer
 from kpop.emoji.quality import frechet
@@ -33,6 +33,7 @@ from kpop.errors import KpopError
 SMALL = Recipe(
     latent_channels=4, vae_channels=(8, 8, 16), unet_channels=(16, 16, 32), vae_scenes=64, vae_steps=4,
     judge_scenes=40, judge_steps=3, reference_scenes=20, scenes=64, steps=4, batch_size=4, compile_unet=False,
+    alignment_steps=3,
 )  # fmt: skip
 
 
@@ -159,6 +160,9 @@ def test_smoke_build_writes_a_folder_that_diffusers_draws_with(shapes, tmp_path)
     assert CLIPTokenizer.from_pretrained(out / "tokenizer").model_max_length == 77
     assert json.loads((out / "words.json").read_text())["ball"]["objects"].keys() == {"ball"}
     assert json.loads((out / "judge" / "config.json").read_text())["labels"] == ["ball", "house", "none"]
+    clip = CLIPModel.from_pretrained(out / "judge" / "clip", torch_dtype=torch.float32)
+    assert clip.config.projection_dim == 128
+    assert 0 < json.loads((out / "build.json").read_text())["autoencoder_psnr"] < 60
     # The second call finds every stage done and writes the same weights.
     before = (out / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
     build(out, tmp_path / "work", tmp_path / "none", SMALL, shapes)
@@ -186,6 +190,33 @@ def test_stages_without_steps_are_taken_over_from_the_earlier_model(shapes, tmp_
     assert (first / "unet" / UNET_FILE).read_bytes() != (second / "unet" / UNET_FILE).read_bytes()
     told = json.loads((second / "words.json").read_text())
     assert told["ball"]["count"] > 1.5 * told["house"]["count"]  # what was drawn badly comes more often
+
+
+def test_the_judges_clip_learns_which_caption_is_whose(shapes, tmp_path):
+    rng = np.random.default_rng(0)
+    made = [scenes.compose(rng, shapes, empty=0.0, pairs=0.0) for _ in range(64)]
+    images, captions = np.stack([s.image for s in made]), [f"a {s.words[0]}, {s.style} style" for s in made]
+    tokenizer = train_tokenizer(captions)
+    torch.manual_seed(0)
+    clip = alignment.build_clip(tokenizer)
+    options = {"steps": 60, "seed": 0, "work": tmp_path, "device": torch.device("cpu"), "batch_size": 16}
+    alignment.train_clip(clip, images, captions, tokenizer, **options)
+    fresh = [scenes.compose(rng, shapes, empty=0.0, pairs=0.0) for _ in range(32)]
+    texts = ["a ball, noto style", "a house, noto style", "a ball, flat style", "a house, flat style"]
+    told = [texts.index(f"a {s.words[0]}, {s.style} style") for s in fresh]
+    pictures = np.stack([s.image for s in fresh])
+    table = alignment.cosines(clip, tokenizer, pictures, [texts[i] for i in told])
+    assert table.shape == (32, 32) and np.abs(table).max() <= 1.001
+    own = np.array([[told[i] == told[j] for j in range(32)] for i in range(32)])
+    better = np.mean([(table[i][own[i]].max() > table[i][~own[i]]).mean() for i in range(32)])
+    assert better > 0.75  # guessing gives a half
+
+
+def test_matching_tells_own_from_other_captions():
+    found = alignment.matching(np.array([[0.9, 0.1, 0.95], [0.0, 0.8, 0.2], [0.3, 0.3, 0.7]]))
+    assert found["matching"] == pytest.approx(0.8)
+    assert found["shuffled"] == pytest.approx((0.1 + 0.95 + 0.0 + 0.2 + 0.3 + 0.3) / 6)
+    assert found["better"] == pytest.approx(100 * 5 / 6)
 
 
 def test_icons_follow_aliases_and_unknown_names_are_none():

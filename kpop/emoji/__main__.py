@@ -31,6 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     build_parser.add_argument("--steps", type=int, help="denoiser steps, if not the recipe's")
     build_parser.add_argument("--vae-steps", type=int, help="autoencoder steps, if not the recipe's")
     build_parser.add_argument("--judge-steps", type=int, help="judge steps, if not the recipe's")
+    build_parser.add_argument("--alignment-steps", type=int, help="the judge's CLIP, if not the recipe's")
     build_parser.add_argument(
         "--start", type=Path, help="go on from the weights of this earlier model folder"
     )
@@ -59,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _build(given: argparse.Namespace) -> Path:
     from kpop.emoji.build import Recipe, build
 
-    names = ("seed", "scenes", "pairs", "steps", "vae_steps", "judge_steps")
+    names = ("seed", "scenes", "pairs", "steps", "vae_steps", "judge_steps", "alignment_steps")
     changes = {name: getattr(given, name) for name in names if getattr(given, name) is not None}
     recipe = Recipe(compile_unet=not given.no_compile, **changes)
     return build(given.out, given.work, given.drawings, recipe, start=given.start)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 
-from kpop.emoji import autoencoder, denoiser, judge
+from kpop.emoji import alignment, autoencoder, denoiser, judge
 from kpop.emoji.distractors import DISTRACTORS
 from kpop.emoji.drawings import load_drawings
 from kpop.emoji.scenes import Drawings, Scene, compose
@@ -32,6 +32,7 @@ class Recipe:
     vae_steps: int = 1_200
     judge_scenes: int = 30_000
     judge_steps: int = 2_500
+    alignment_steps: int = 1_500
     reference_scenes: int = 4_000
     scenes: int = 24_000
     pairs: float = 0.22
@@ -80,11 +81,14 @@ def build(
     else:
         judge.save_judge(judge_net.cpu(), out / "judge", accuracy, judged)
         _reference(recipe, seen, judge_net, out / "judge")
+    if recipe.alignment_steps:
+        _alignment(recipe, drawings, pipeline.tokenizer, work, device, out / "judge" / "clip")
     (out / "words.json").write_text(json.dumps(count_words(scenes), indent=1, sort_keys=True) + "\n")
     record = {
         "recipe": asdict(recipe),
         "device": str(device),
         "started_from": file_hash(start / "unet" / UNET_FILE) if start else None,
+        "autoencoder_psnr": _psnr(recipe, seen, pipeline.vae.float()),
     }
     (out / "build.json").write_text(json.dumps(record, indent=1) + "\n")
     return out
@@ -155,6 +159,36 @@ def _reference(recipe: Recipe, seen: Drawings, net: judge.Judge, folder: Path) -
     known = np.stack([s.image for s in _scenes(seen, recipe.reference_scenes, (recipe.seed, 7))])
     others = _scenes(seen, max(2, recipe.reference_scenes // 10), (recipe.seed, 8))
     judge.save_reference(net, folder, known, np.stack([s.image for s in others]), [s.caption for s in others])
+
+
+def _alignment(recipe: Recipe, drawings: Drawings, tokenizer, work: Path, device: torch.device, out: Path):
+    scenes = _scenes(drawings, recipe.judge_scenes, (recipe.seed, 9))
+    captions, images = [s.caption for s in scenes], np.stack([s.image for s in scenes])
+    torch.manual_seed(recipe.seed)
+    clip = alignment.build_clip(tokenizer)
+    alignment.train_clip(
+        clip,
+        images,
+        captions,
+        tokenizer,
+        steps=recipe.alignment_steps,
+        seed=recipe.seed,
+        work=work,
+        device=device,
+        batch_size=min(128, len(images)),
+    )
+    clip.to("cpu", torch.float16).save_pretrained(out)
+    tokenizer.save_pretrained(out)
+
+
+@torch.no_grad()
+def _psnr(recipe: Recipe, drawings: Drawings, vae: AutoencoderKL) -> float:
+    """Of 256 scenes through the autoencoder and back, in dB."""
+    images = np.stack([s.image for s in _scenes(drawings, 256, (recipe.seed, 10))])
+    pixels = autoencoder.to_pixels(images)
+    parts = [vae.decode(vae.encode(part).latent_dist.mean).sample.clamp(-1, 1) for part in pixels.split(64)]
+    error = (torch.cat(parts) - pixels).square().mean() / 4  # pixels span 2, not 1
+    return round(float(-10 * error.log10()), 2)
 
 
 def _denoiser(recipe: Recipe, seen: Drawings, vae, work: Path, device: torch.device, start: Path | None):

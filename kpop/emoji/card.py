@@ -106,8 +106,23 @@ def _neutral(found: dict) -> list[str]:
 def _distance(found: dict) -> list[str]:
     return [
         f"**{found['generated']:.2f}** for {found['pictures']} generated pictures; as many composed scenes "
-        f"give {found['scenes']:.2f}. On the judge's own features: no FID."
+        f"give {found['scenes']:.2f}. On the judge's own features: no FID.",
+        *_alignment(found.get("alignment")),
     ]
+
+
+def _alignment(found: dict | None) -> list[str]:
+    if found is None:
+        return []
+    return [
+        "",
+        f"A picture fits its own caption better than another's in **{found['better']:.1f} %** (judge's CLIP: "
+        f"cosine {found['matching']:.2f} against {found['shuffled']:.2f}).",
+    ]
+
+
+def _speed(found: dict) -> list[str]:
+    return [f"{found['fp32']:.2f} s a picture in fp32, {found['bf16']:.2f} s in bf16 (CPU, batches of 8)."]
 
 
 _TITLES = {
@@ -117,7 +132,8 @@ _TITLES = {
     "backgrounds": 'Backgrounds, "a WORD on a COLOUR background"',
     "two_objects": 'Two objects, "a ONE and a TWO"',
     "neutral": "Neutral texts: what the judge finds",
-    "distance": "Fréchet distance on judge features",
+    "distance": "Fréchet distance on judge features, and alignment",
+    "speed": "Speed",
 }
 _ROWS = {
     "objects": _objects,
@@ -127,6 +143,7 @@ _ROWS = {
     "two_objects": _two,
     "neutral": _neutral,
     "distance": _distance,
+    "speed": _speed,
 }
 
 
@@ -143,6 +160,9 @@ def model_card(folder: Path, figures: dict[str, dict]) -> str:
             f" Training went on from an earlier model of the same shape (U-Net file "
             f"{build['started_from'][:12]}…), whose encoder was kept: `--start FOLDER`."
         )
+    fidelity = ""
+    if build.get("autoencoder_psnr"):
+        fidelity = f" PSNR of scenes through the autoencoder: {build['autoencoder_psnr']:.1f} dB."
     return f"""---
 license: other
 library_name: diffusers
@@ -168,7 +188,7 @@ The drawings themselves are not in this folder. Twemoji is licensed under CC BY 
 `python -m kpop.emoji build`, seed {recipe["seed"]}: autoencoder {recipe["vae_steps"]} steps (f = 4,
 {recipe["latent_channels"]} latent channels, normalised), text encoder and U-Net {recipe["steps"]} steps at
 batch {recipe["batch_size"]} on {recipe["scenes"]} scenes (noise schedule of SD, min-SNR weights, averaged
-weights shipped), judge {recipe["judge_steps"]} steps.{started} {build.get("note", "")}
+weights shipped), judge {recipe["judge_steps"]} steps.{fidelity}{started} {build.get("note", "")}
 
 ## The judge
 A classifier of its own, trained on composed scenes with heavy augmentation, never on generated pictures;

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from PIL import Image
 
+from kpop.emoji.alignment import matching
 from kpop.emoji.world import BACKGROUNDS, NEUTRAL_TEXTS, STYLES, TEN, THINGS, a, held_out
 
 PAIRS = (
@@ -112,21 +113,38 @@ def distance(draw: Draw, judge, seeds: Sequence[int]) -> dict:
     """Fréchet distance on judge features (not an FID) between generated pictures and composed scenes.
 
     Beside it the distance of as many composed scenes that the reference does not hold: what the sample size
-    alone gives. The captions are those of the latter.
+    alone gives. The captions are those of the latter. "alignment": how well the
+    generated pictures fit them, by the judge's own CLIP.
     """
     reference = judge.reference()
     captions = reference["captions"]
     # Every seed serves its share of the captions, so that pictures are drawn in batches.
     count = len(seeds)
     images = [image for i, seed in enumerate(seeds) for image in draw(captions[i::count], [seed])]
+    captions = [caption for i in range(count) for caption in captions[i::count]]
     features = judge.features(images)
-    return {
+    fit = {"alignment": matching(judge.alignment(images, captions))} if judge.has_alignment else {}
+    return fit | {
         "generated": frechet(
             features.mean(0), np.cov(features.T), reference["mean"], reference["covariance"]
         ),
         "scenes": reference["scenes_distance"],
         "pictures": len(captions),
     }
+
+
+def speed(draw: Draw, judge, seeds: Sequence[int]) -> dict:
+    """Seconds a picture on this machine, the embedded model loaded in fp32 and in bf16."""
+    from kpop import generation, models
+
+    prompts, found = [a(word) for word in TEN], {}
+    for dtype in ("fp32", "bf16"):
+        pipe = models.load_pipeline("emoji", dtype=dtype)
+        generation.generate(pipe, prompts[:1], seeds[:1])
+        started = time.perf_counter()
+        generation.generate(pipe, prompts, seeds[:4])
+        found[dtype] = round((time.perf_counter() - started) / (len(prompts) * len(seeds[:4])), 3)
+    return found
 
 
 def frechet(mean_1: np.ndarray, cov_1: np.ndarray, mean_2: np.ndarray, cov_2: np.ndarray) -> float:
@@ -143,6 +161,7 @@ PARTS = {
     "two_objects": two_objects,
     "neutral": neutral,
     "distance": distance,
+    "speed": speed,
 }
 
 

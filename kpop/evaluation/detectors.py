@@ -82,6 +82,23 @@ class EmojiJudge:
 
         return load_reference(self.folder)
 
+    @property
+    def has_alignment(self) -> bool:
+        """Whether the judge's CLIP is there."""
+        return (self.folder / "clip" / "model.safetensors").is_file()
+
+    def alignment(self, images: Sequence[Image.Image], texts: Sequence[str]) -> np.ndarray:
+        """Cosines [N, N] of every picture and every text by the judge's own small CLIP. Not a CLIP score."""
+        import torch
+        from transformers import CLIPModel, CLIPTokenizer
+
+        from kpop.emoji.alignment import cosines
+
+        folder = self.folder / "clip"
+        clip = CLIPModel.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True).eval()
+        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        return cosines(clip, tokenizer, _pixels(images), list(texts))
+
     def top_k(self, images: Sequence[Image.Image], k: int) -> list[list[str]]:
         """At most k labels a picture, of probability 0.05 or more, likeliest first; ["none"] for nothing."""
         answers = []

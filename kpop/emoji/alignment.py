@@ -1,0 +1,93 @@
+"""How well a picture fits a text: a small CLIP of the judge's own, trained on composed scenes only."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+
+from kpop.emoji.autoencoder import to_pixels
+from kpop.emoji.denoiser import tokenize
+from kpop.emoji.fit import autocast, fit
+from kpop.emoji.judge import augment
+
+WIDTH = 128
+
+
+def build_clip(tokenizer: CLIPTokenizer, size: int = 64) -> CLIPModel:
+    """CLIPModel on pictures of `size` pixels in patches of 8, 77 tokens, width 128, random weights."""
+    common = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_attention_heads": 4}
+    text = common | {"vocab_size": len(tokenizer), "num_hidden_layers": 2, "max_position_embeddings": 77}
+    text |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    vision = common | {"image_size": size, "patch_size": 8, "num_hidden_layers": 4}
+    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=WIDTH))
+
+
+class _Contrast(nn.Module):
+    """Logits [N, N] of every picture against every text of a batch."""
+
+    def __init__(self, clip: CLIPModel):
+        super().__init__()
+        self.clip = clip
+
+    def forward(self, pixels: Tensor, ids: Tensor) -> Tensor:
+        return self.clip(input_ids=ids, pixel_values=pixels).logits_per_image
+
+
+def train_clip(
+    clip: CLIPModel,
+    images: np.ndarray,
+    captions: list[str],
+    tokenizer: CLIPTokenizer,
+    *,
+    steps: int,
+    seed: int,
+    work: Path,
+    device: torch.device,
+    batch_size: int = 128,
+) -> None:
+    """The contrastive loss of CLIP (Radford et al. 2021); equal captions of a batch share their target."""
+    contrast = _Contrast(clip).to(device).train()
+    ids = tokenize(tokenizer, captions)
+
+    def loss_of(step: int) -> Tensor:
+        rng = np.random.default_rng((seed, step))
+        rows = torch.from_numpy(rng.integers(len(images), size=batch_size))
+        pixels = augment(to_pixels(images[rows.numpy()]), rng).to(device)
+        with autocast(device):
+            logits = contrast(pixels, ids[rows].to(device)).float()
+        same = (ids[rows][:, None] == ids[rows][None]).all(-1).float().to(device)
+        target = same / same.sum(1, keepdim=True)
+        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+    fit("alignment", contrast, loss_of, steps=steps, learning_rate=1e-3, work=work)
+    clip.eval()
+
+
+@torch.no_grad()
+def cosines(clip: CLIPModel, tokenizer: CLIPTokenizer, images: np.ndarray, captions: list[str]) -> np.ndarray:
+    """Cosines [N, N] float32 of uint8 pictures [N, 64, 64, 3] (rows) and captions (columns)."""
+    device = next(clip.parameters()).device
+    pictures, texts = [], []
+    for start in range(0, len(images), 128):
+        part = slice(start, start + 128)
+        pixels, ids = to_pixels(images[part]).to(device), tokenize(tokenizer, captions[part]).to(device)
+        found = clip(input_ids=ids, pixel_values=pixels)
+        pictures.append(found.image_embeds)
+        texts.append(found.text_embeds)
+    return (torch.cat(pictures) @ torch.cat(texts).T).float().cpu().numpy()
+
+
+def matching(table: np.ndarray) -> dict[str, float]:
+    """Of `cosines`: the mean of matching pairs and of all others, and in percent how often a picture fits
+    its own caption better than another's.
+    """
+    own = np.diag(table)
+    others = table[~np.eye(len(table), dtype=bool)].reshape(len(table), -1)
+    return {
+        "matching": float(own.mean()),
+        "shuffled": float(others.mean()),
+        "better": 100.0 * float((own[:, None] > others).mean()),
+    }
