@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 TRAJECTORIES = 8  # of each phrasing of a concept, and of the neutral text
-RETAINED = 24  # trajectories of all retained texts together, at least 2 each
+RETAINED = 36  # trajectories of all retained texts together, at least 1 each
 MOST_WEIGHT = 1000.0  # of a noisy x0-space row, where alpha-bar is nearly 0
 
 
@@ -82,9 +82,15 @@ def phrasings(concept: Concept, templates: Iterable[str]) -> tuple[str, ...]:
 
 
 def retained_texts(cfg: EraseConfig) -> tuple[str, ...]:
-    """One phrasing a retained word, templates taken in turn; the neutral text is not among them."""
+    """Every retained word in every phrasing, first each word in one of them; without the neutral text."""
     words = [word for concept in cfg.retain or () for word in names(concept)]
-    return tuple(phrase(cfg.templates[i % len(cfg.templates)], word) for i, word in enumerate(words))
+    count = len(cfg.templates)
+    texts = (
+        phrase(cfg.templates[(i + turn) % count], word)
+        for turn in range(count)
+        for i, word in enumerate(words)
+    )
+    return tuple(dict.fromkeys(texts))
 
 
 def keyed(*parts: object) -> random.Random:
@@ -181,7 +187,7 @@ class BankBatches(_Batches):
         told = dict.fromkeys(text for concept in self.concepts for text in concept)
         draws = cfg.steps * cfg.batch_size  # no more trajectories than rows that will be drawn
         count = min(TRAJECTORIES, draws)
-        each = min(max(2, RETAINED // max(len(self.retained), 1)), draws)
+        each = min(max(1, RETAINED // max(len(self.retained), 1)), draws)
         pushes = cfg.negative_guidance > 0
         wanted = [(self.neutral, count, tuple(told) if pushes else ())]
         wanted += [(text, count, (self.neutral,)) for text in told]
