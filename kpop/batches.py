@@ -18,6 +18,7 @@ from torch import Tensor
 from . import models
 from .config import Concept, EraseConfig, names
 from .hidden_prompt import attention_prompt
+from .method_table import METHODS
 from .precision import precision_context
 from .trajectories import Bank, Sampler, Trajectories, noise_levels, rollout
 
@@ -45,7 +46,8 @@ class Batch:
     """One step's rows, all of one concept.
 
     concept: z_t towards c_e, text c_e, target eps(z_t, c_e). erase: text c_e, target eps(z_t, c_n), or past
-    it with negative guidance. retain: siblings and the neutral text, each with its own eps; None for none.
+    it with negative guidance; z_t on the trajectories that the method erases on. retain: siblings and the
+    neutral text, each with its own eps; None for none.
     """
 
     concept_index: int
@@ -95,6 +97,7 @@ class _Batches:
         self.pipe, self.cfg = pipe, cfg
         self.device = pipe.unet.device
         self.neutral = cfg.neutral or ""
+        self.erase_on = METHODS[cfg.method].erase_on
         self.concepts = [phrasings(concept, cfg.templates) for concept in cfg.concepts]
         self.retained = retained_texts(cfg) if cfg.retain_weight > 0 or cfg.key_retain_weight > 0 else ()
         self.keeps_neutral = bool(cfg.retain_neutral) and (cfg.retain_weight > 0 or cfg.key_retain_weight > 0)
@@ -149,7 +152,7 @@ class _Batches:
 class BankBatches(_Batches):
     """Rows from trajectories of the frozen model, made once.
 
-    Erased pictures walk neutral trajectories and recovered ones concept trajectories, so L1 sees both.
+    Erased pictures walk neutral trajectories and recovered ones concept trajectories, so KPOP's L1 sees both.
     on_progress(done, texts) while the bank is read or filled; the U-Net must hold theta then.
     """
 
@@ -165,7 +168,7 @@ class BankBatches(_Batches):
         draws = cfg.steps * cfg.batch_size  # no more trajectories than rows that will be drawn
         count = min(TRAJECTORIES, draws)
         each = min(max(2, RETAINED // max(len(self.retained), 1)), draws)
-        pushes = cfg.negative_guidance > 0
+        pushes = cfg.negative_guidance > 0 and "neutral" in self.erase_on
         wanted = [(self.neutral, count, tuple(told) if pushes else ())]
         wanted += [(text, count, (self.neutral,)) for text in told]
         wanted += [(text, each, ()) for text in dict.fromkeys(self.retained)]
@@ -184,9 +187,11 @@ class BankBatches(_Batches):
             text = draw.choice(self.concepts[index])
             z, t, eps = self._pick(draw, text)
             concept.append((z, t, text, eps[text]))
-            erase.append((z, t, text, self.erased(eps[self.neutral], eps[text])))
+            if "concept" in self.erase_on:
+                erase.append((z, t, text, self.erased(eps[self.neutral], eps[text])))
             z, t, eps = self._pick(draw, self.neutral)
-            erase.append((z, t, text, self.erased(eps[self.neutral], eps.get(text, eps[self.neutral]))))
+            if "neutral" in self.erase_on:
+                erase.append((z, t, text, self.erased(eps[self.neutral], eps.get(text, eps[self.neutral]))))
             if self.retained or self.keeps_neutral:
                 retain.append(self._retained(draw, self.retain_of(step, row), index))
         return Batch(index, self.rows(concept), self.rows(erase), self.rows(retain) if retain else None)

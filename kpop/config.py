@@ -9,10 +9,11 @@ from typing import Any
 from . import field_checks as checks
 from .errors import InputError
 from .field_checks import Concept
+from .method_table import METHODS
 
 SCHEMA = 1
 CHOICES = {
-    "method": ("kpop",),
+    "method": tuple(METHODS),
     "mechanism": ("concat", "additive"),
     "sites": ("mid", "mid-up", "down-mid-up"),
     "prompt_sharing": ("per-concept", "shared"),
@@ -61,7 +62,8 @@ class EraseConfig:
     rho, rho_p: radii (L2) of Eq. 7 and Eq. 5 that one step of theta' and of p may not leave; None: no bound.
     templates: phrasings a concept is put into, "{}" stands for the word. latents: "bank" of the frozen
     model's rollouts, or "fresh" rollouts with the current theta' at each step (the paper's).
-    preset: "paper", or the name of a file in presets/. Raises InputError with what to change.
+    preset: "paper", or the name of a file in presets/. method: "kpop" or a rival (method_table.py), which
+    refuses the fields it has no use for. Raises InputError with what to change.
     """
 
     model: str = "emoji"
@@ -143,9 +145,17 @@ class EraseConfig:
             raise InputError('separate_kv needs mechanism "concat": an additive prompt is one tensor.')
         if self.mechanism == "additive" and (self.prompt_tokens_factor or 1) != 1:
             raise InputError('mechanism "additive" adds p onto the text, so prompt_tokens_factor must be 1.')
+        from . import model_table
+
+        for name, value in model_table.ignored(self.method).items():
+            if getattr(self, name) not in (None, value):
+                raise InputError(
+                    f"The method {METHODS[self.method].title} has no use for {_spelt(name)}: leave it out"
+                    f"{'' if value is None else f' or set it to {value}'}."
+                )
 
     def resolved(self) -> EraseConfig:
-        """The same run with every field filled in: own values, then the preset's, then the model's.
+        """The same run with every field filled in: own values, the method's own, the preset's, the model's.
 
         Raises InputError (unknown preset) and ModelError (a model folder that cannot be read).
         """
@@ -161,7 +171,11 @@ class EraseConfig:
             concepts = concepts or preset.concepts
             found = {"neutral": preset.neutral, "retain": preset.retain, **preset.settings}
         erased = {word.lower() for concept in concepts for word in names(concept)}
-        values = {**model_table.recommended(self.model, erased), **found}
+        values = {
+            **model_table.recommended(self.model, erased, self.method),
+            **found,
+            **model_table.defining(self.method),
+        }
         if self.mechanism == "additive" and "prompt_tokens_factor" not in asked:
             values["prompt_tokens_factor"] = 1
         if "retain" not in asked and values.get("retain"):

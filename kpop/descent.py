@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from .batches import keyed
+from .config import EraseConfig, concept_name
 from .hidden_prompt import HiddenPrompt
+from .method_table import METHODS
 from .weights import distance
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
 
 
 @dataclass
@@ -36,6 +43,37 @@ class TrainedPrompt:
             self.start.model_hash,
         )
         return made
+
+
+def new_prompts(pipe: StableDiffusionPipeline, cfg: EraseConfig, model_hash: str) -> list[TrainedPrompt]:
+    """The random starts of a run's keys: one a concept, or one for all; none where the method has no key."""
+    if not METHODS[cfg.method].has_key:
+        return []
+    labels = [concept_name(concept) for concept in cfg.concepts]
+    if cfg.prompt_sharing == "shared":
+        labels = [", ".join(labels)]
+    return [_new_prompt(pipe, cfg, label, i, model_hash) for i, label in enumerate(labels)]
+
+
+def _new_prompt(
+    pipe: StableDiffusionPipeline, cfg: EraseConfig, concept: str, index: int, model_hash: str
+) -> TrainedPrompt:
+    start = HiddenPrompt.create(
+        concept,
+        pipe.tokenizer.model_max_length,
+        pipe.unet.config.cross_attention_dim,
+        cfg.prompt_tokens_factor,
+        cfg.prompt_init_std,
+        torch.Generator().manual_seed(keyed(cfg.seed, "prompt", index).getrandbits(63)),
+        cfg.mechanism,
+        cfg.sites,
+        cfg.separate_kv,
+        model_hash,
+    )
+    pair = {"p": start.key} if start.value is start.key else {"p_k": start.key, "p_v": start.value}
+    tensors = {name: nn.Parameter(tensor.to(pipe.unet.device)) for name, tensor in pair.items()}
+    kind = torch.optim.Adam if cfg.prompt_optimizer == "adam" else torch.optim.SGD
+    return TrainedPrompt(start, tensors, kind(list(tensors.values()), lr=cfg.prompt_learning_rate))
 
 
 def rate_left(step: int, steps: int, decay: float) -> float:

@@ -62,15 +62,17 @@ def compare(
     run: Run | str | Path,
     key: Key = "own",
     config: GenerationConfig | None = None,
-    variants: Sequence[str] = VARIANTS,
+    variants: Sequence[str] | None = None,
     on_step: OnStep | None = None,
 ) -> dict[str, list[Image]]:
     """The same prompts and seeds by several variants: variant -> pictures as `generate` returns them.
 
-    Sanitized and recovered pictures share their batches, as rows without and with p.
+    variants: None for all that the run's method leaves. Sanitized and recovered pictures share their batches,
+    as rows without and with p.
     """
     prompts, seeds = _prompts(pipe, prompts), _seeds(seeds)
     config, run = _settings(pipe, config), _opened(run)
+    variants = run.method.variants if variants is None else variants
     deltas = {variant: _delta(pipe, variant, run, key) for variant in variants}
     pairs = [(prompt, seed) for prompt in prompts for seed in seeds]
     groups = [[v for v in deltas if v == "original"], [v for v in deltas if v != "original"]]

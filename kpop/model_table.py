@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -104,6 +104,38 @@ _RECOMMENDED = {
         "sample_every": 250,
     },
 }
+
+
+@dataclass(frozen=True)
+class _MethodRow:
+    """What a method other than KPOP is run with. ignored: fields it has no use for, and what they resolve to.
+
+    defining: what makes it this method, above a preset's values; families: over _RECOMMENDED, below them.
+    """
+
+    ignored: Mapping[str, Any]
+    defining: Mapping[str, Any] = field(default_factory=dict)
+    families: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+_NO_KEY = {
+    "prompt_learning_rate": 0.0,
+    "prompt_optimizer": "adam",
+    "prompt_tokens_factor": 1,
+    "mechanism": "concat",
+    "sites": "down-mid-up",
+    "prompt_sharing": "per-concept",
+    "separate_kv": False,
+    "prompt_init_std": 0.0,
+    "lambda_": 0.0,
+    "key_retain_weight": 0.0,
+    "rho_p": None,
+}
+# Rates and steps of the rivals are KPOP's of the same model unless named here: the same budget.
+_METHODS = {
+    "kpop": _MethodRow({}),
+    "esd": _MethodRow(_NO_KEY, defining={"negative_guidance": 1.0}),
+}
 _GENERATION = {
     "emoji": {
         "steps": 25,
@@ -128,15 +160,26 @@ def family(model: str) -> str:
     return "emoji" if isinstance(width, int) and width < 512 else "sd"
 
 
-def recommended(model: str, concepts: Iterable[str] = ()) -> dict[str, Any]:
-    """EraseConfig fields this base model is trained with when nothing else is said.
+def recommended(model: str, concepts: Iterable[str] = (), method: str = "kpop") -> dict[str, Any]:
+    """EraseConfig fields this base model is trained with by a method when nothing else is said.
 
     concepts: words to be erased; the embedded model retains others of their kind, and a few of every kind.
     """
-    found = dict(_RECOMMENDED[family(model)])
+    kind = family(model)
+    found = {**_RECOMMENDED[kind], **_METHODS[method].families.get(kind, {})}
     if model == "emoji":
         found["retain"] = _siblings({word.lower() for word in concepts})
     return found
+
+
+def defining(method: str) -> dict[str, Any]:
+    """EraseConfig fields that make a method what it is, and of those it ignores what they resolve to."""
+    return {**_METHODS[method].defining, **_METHODS[method].ignored}
+
+
+def ignored(method: str) -> dict[str, Any]:
+    """EraseConfig fields a method has no use for, with the one value that may be written for each."""
+    return dict(_METHODS[method].ignored)
 
 
 def generation_defaults(model: str) -> dict[str, Any]:

@@ -88,7 +88,10 @@ def _mean(values: list[float]) -> float:
 
 
 class Samples:
-    """Same seeds at chosen steps, in samples/step_NNNNN/{original,sanitized,recovered,kept}.png."""
+    """Same seeds at chosen steps, in samples/step_NNNNN/{original,sanitized,recovered,kept}.png.
+
+    There is no recovered strip where the method leaves no key.
+    """
 
     def __init__(self, pipe: StableDiffusionPipeline, cfg: EraseConfig, run: Run, precision: str):
         self.pipe, self.cfg, self.run, self.precision = pipe, cfg, run, precision
@@ -108,7 +111,7 @@ class Samples:
         self.original = self._draw([Row(text, seed, "original", None) for text, seed in self.asked], None)
 
     def save(self, step: int, delta: WeightDelta, prompts: Sequence[HiddenPrompt]) -> None:
-        """Draw and write one folder. Raises RunError when the disk refuses."""
+        """Draw and write one folder; prompts: the keys, or none. Raises RunError when the disk refuses."""
         unet = self.pipe.unet
         delta = delta.to(unet.device, unet.dtype)
         keyed = [
@@ -118,7 +121,7 @@ class Samples:
                 "recovered",
                 prompts[i // max(1, len(self.asked) // len(self.cfg.concepts)) % len(prompts)],
             )
-            for i, (text, seed) in enumerate(self.asked)
+            for i, (text, seed) in enumerate(self.asked if prompts else ())
         ]
         plain = [Row(text, seed, "sanitized", None) for text, seed in (*self.asked, *self.kept)]
         pictures = self._draw([*plain, *keyed], delta)

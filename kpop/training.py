@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import models
-from .batches import BankBatches, FreshBatches, Rows, keyed
+from .batches import BankBatches, FreshBatches, Rows
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import EraseConfig, concept_name, names
-from .descent import TrainedPrompt, descend, rate_left, set_rate
+from .descent import descend, new_prompts, rate_left, set_rate
 from .errors import InputError, RunError
-from .hidden_prompt import HiddenPrompt, attention_prompt
+from .hidden_prompt import attention_prompt
 from .methods import load_method
 from .precision import pick_precision, precision_context, training_dtype
 from .probes import Cosines, Samples
@@ -68,7 +68,7 @@ def train(
     device: str = "auto",
     gate: Gate | None = None,
 ) -> Run:
-    """Erase cfg.concepts and hide them in a key; returns the run, whose folder holds everything.
+    """Erase cfg.concepts, with KPOP hiding them in a key; returns the run, whose folder holds everything.
 
     run: go on with it, from its checkpoint if it has one; else a new run folder is made in runs_dir.
     on_step: called after every step. gate: called before every step and may wait. A file `stop` in the run
@@ -202,36 +202,12 @@ class _Training:
         cfg, unet = self.cfg, self.pipe.unet
         self.delta = WeightDelta.create(unet, cfg.trainable, self.model_hash)
         self.optimizer = torch.optim.Adam(list(self.delta.tensors.values()), lr=cfg.learning_rate)
-        shared = cfg.prompt_sharing == "shared"
-        labels = (
-            [", ".join(map(concept_name, cfg.concepts))]
-            if shared
-            else [concept_name(c) for c in cfg.concepts]
-        )
-        self.prompts = [self._new_prompt(label, i) for i, label in enumerate(labels)]
+        self.prompts = new_prompts(self.pipe, cfg, self.model_hash)
         cosines_every = max(1, cfg.steps // COSINE_POINTS)
-        self.cosines_at = lambda step: step == 1 or step % cosines_every == 0 or step == cfg.steps
-        self.cosines = Cosines(self.pipe, cfg)
-
-    def _new_prompt(self, concept: str, index: int) -> TrainedPrompt:
-        cfg, unet = self.cfg, self.pipe.unet
-        generator = torch.Generator().manual_seed(keyed(cfg.seed, "prompt", index).getrandbits(63))
-        start = HiddenPrompt.create(
-            concept,
-            self.pipe.tokenizer.model_max_length,
-            unet.config.cross_attention_dim,
-            cfg.prompt_tokens_factor,
-            cfg.prompt_init_std,
-            generator,
-            cfg.mechanism,
-            cfg.sites,
-            cfg.separate_kv,
-            self.model_hash,
+        self.cosines_at = lambda step: (
+            self.prompts and (step == 1 or step % cosines_every == 0 or step == cfg.steps)
         )
-        pair = {"p": start.key} if start.value is start.key else {"p_k": start.key, "p_v": start.value}
-        tensors = {name: nn.Parameter(tensor.to(unet.device)) for name, tensor in pair.items()}
-        kind = torch.optim.Adam if cfg.prompt_optimizer == "adam" else torch.optim.SGD
-        return TrainedPrompt(start, tensors, kind(list(tensors.values()), lr=cfg.prompt_learning_rate))
+        self.cosines = Cosines(self.pipe, cfg) if self.prompts else None
 
     def _named_prompts(self) -> dict[str, tuple[dict[str, Tensor], torch.optim.Optimizer]]:
         return {str(i): (prompt.tensors, prompt.optimizer) for i, prompt in enumerate(self.prompts)}
@@ -279,17 +255,19 @@ class _Training:
         )
 
     def _step(self, batches: BankBatches | FreshBatches, step: int) -> dict[str, float]:
-        """One alternation: p moves with theta' fixed (Eq. 6), then theta' with p fixed (Eq. 7)."""
+        """One alternation: p, if any, moves with theta' fixed (Eq. 6), then theta' with p fixed (Eq. 7)."""
         cfg = self.cfg
         batch = batches.draw(step)
-        prompt = self.prompts[batch.concept_index % len(self.prompts)]
         left = rate_left(step, cfg.steps, cfg.rate_decay)
-        set_rate(prompt.optimizer, cfg.prompt_learning_rate * left)
+        losses, fixed = {}, None
+        if self.prompts:
+            prompt = self.prompts[batch.concept_index % len(self.prompts)]
+            set_rate(prompt.optimizer, cfg.prompt_learning_rate * left)
+            loss, named = self.method.transfer(self._student, batch, prompt.pair, cfg)
+            descend(prompt.optimizer, prompt.tensors, loss, cfg.rho_p)
+            losses = {name: value.detach() for name, value in named.items()}
+            fixed = prompt.frozen().tensors
         set_rate(self.optimizer, cfg.learning_rate * left)
-        loss, named = self.method.transfer(self._student, batch, prompt.pair, cfg)
-        descend(prompt.optimizer, prompt.tensors, loss, cfg.rho_p)
-        losses = {name: value.detach() for name, value in named.items()}
-        fixed = prompt.frozen().tensors
         loss, named = self.method.removal(self._student, batch, fixed, cfg)
         descend(self.optimizer, self.delta.tensors, loss, cfg.rho)
         losses |= {name: value.detach() for name, value in named.items()}

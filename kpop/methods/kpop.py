@@ -6,17 +6,11 @@ over a prediction's elements, so that the rates do not depend on the picture's s
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor
 
-from ..batches import Batch, Rows, joined
+from ..batches import Batch, joined
 from ..config import EraseConfig
-
-Prompt = Tensor | tuple[Tensor, Tensor]
-Student = Callable[[Rows, Prompt | None, Tensor | None], Tensor]
-Losses = tuple[Tensor, dict[str, Tensor]]
+from .losses import Losses, Prompt, Student, error
 
 
 def transfer(student: Student, batch: Batch, p: Prompt, cfg: EraseConfig) -> Losses:
@@ -57,8 +51,3 @@ def removal(student: Student, batch: Batch, p: Prompt, cfg: EraseConfig) -> Loss
         l_retain = losses[2].mean()  # || eps_theta'(z_r, c_r) - eps_theta(z_r, c_r) ||^2
         loss, named["l_retain"] = loss + cfg.retain_weight * l_retain, l_retain
     return loss, named
-
-
-def error(predicted: Tensor, rows: Rows) -> Tensor:
-    """[B]: weighted mean square of predicted - target."""
-    return rows.weight * (predicted.float() - rows.target).square().flatten(1).mean(1)
