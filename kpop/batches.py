@@ -47,13 +47,14 @@ class Batch:
 
     concept: z_t towards c_e, text c_e, target eps(z_t, c_e). erase: text c_e, target eps(z_t, c_n), or past
     it with negative guidance; z_t on the trajectories that the method erases on. retain: siblings and the
-    neutral text, each with its own eps; None for none.
+    neutral text, each with its own eps; None for none. neutral: state [77, d_c] of c_n.
     """
 
     concept_index: int
     concept: Rows
     erase: Rows
     retain: Rows | None
+    neutral: Tensor | None = None
 
 
 def joined(parts: Iterable[Rows]) -> Rows:
@@ -194,7 +195,8 @@ class BankBatches(_Batches):
                 erase.append((z, t, text, self.erased(eps[self.neutral], eps.get(text, eps[self.neutral]))))
             if self.retained or self.keeps_neutral:
                 retain.append(self._retained(draw, self.retain_of(step, row), index))
-        return Batch(index, self.rows(concept), self.rows(erase), self.rows(retain) if retain else None)
+        kept = self.rows(retain) if retain else None
+        return Batch(index, self.rows(concept), self.rows(erase), kept, self.state(self.neutral))
 
     def _retained(self, draw: random.Random, text: str | None, index: int) -> tuple[Tensor, int, str, Tensor]:
         if text is not None:
@@ -217,7 +219,8 @@ class BankBatches(_Batches):
 class FreshBatches(_Batches):
     """The paper's own way: a new partial rollout with the current theta' at each step.
 
-    sanitized: context in which the U-Net holds theta'. Rollouts are guided, without p, from fresh noise.
+    sanitized: context in which the U-Net holds theta'. Rollouts are guided, without p, from fresh noise, and
+    go towards the concept; towards the neutral text where the method erases on that alone.
     """
 
     def __init__(
@@ -246,18 +249,20 @@ class FreshBatches(_Batches):
                 texts.append(self.neutral if kept is None else kept)
                 noise.append(self._noise(step, told + row))
         states = torch.stack([self.state(text) for text in texts])
+        towards = states.clone()
+        if "concept" not in self.erase_on:
+            towards[:told] = self.state(self.neutral)
         with self.sanitized(), attention_prompt(self.pipe.unet):
             z, timesteps, *_ = rollout(
-                self.pipe, states, self.state("")[None], torch.cat(noise), self.sampler, until
+                self.pipe, towards, self.state("")[None], torch.cat(noise), self.sampler, until
             )
         t = int(timesteps[until])
         own = self._teacher(z, t, states)
         neutral = self._teacher(z[:told], t, self.state(self.neutral)[None].expand(told, -1, -1))
         rows = [(z[i], t, texts[i], own[i]) for i in range(len(texts))]
         erase = [(z[i], t, texts[i], self.erased(neutral[i], own[i])) for i in range(told)]
-        return Batch(
-            index, self.rows(rows[:told]), self.rows(erase), self.rows(rows[told:]) if rows[told:] else None
-        )
+        kept = self.rows(rows[told:]) if rows[told:] else None
+        return Batch(index, self.rows(rows[:told]), self.rows(erase), kept, self.state(self.neutral))
 
     def _teacher(self, z: Tensor, t: int, states: Tensor) -> Tensor:
         unet = self.pipe.unet

@@ -35,5 +35,6 @@ METHODS: Mapping[str, MethodFacts] = MappingProxyType(
             "KPOP", "hides the concept in a key", has_key=True, erase_on=("concept", "neutral")
         ),
         "esd": MethodFacts("ESD", "aims past the neutral text"),
+        "ca": MethodFacts("CA", "draws the concept as its anchor, without data", erase_on=("neutral",)),
     }
 )

@@ -135,6 +135,14 @@ _NO_KEY = {
 _METHODS = {
     "kpop": _MethodRow({}),
     "esd": _MethodRow(_NO_KEY, defining={"negative_guidance": 1.0}),
+    # CA trains W_k and W_v; on Stable Diffusion its 2e-6 a row, for as many rows as its 100 steps of 8.
+    "ca": _MethodRow(
+        {**_NO_KEY, "negative_guidance": 0.0},
+        families={
+            "emoji": {"trainable": "kv"},
+            "sd": {"trainable": "kv", "steps": 200, "batch_size": 4, "learning_rate": 8e-6},
+        },
+    ),
 }
 _GENERATION = {
     "emoji": {

@@ -93,7 +93,42 @@ def test_the_rows_to_keep_are_those_of_kpop(tiny_pipe, tiny_config):
     assert set(training._step(batches, 1)) == {"l_erase"}  # ESD as published
 
 
-STEPWISE = ("esd",)
+def test_ca_aims_at_its_own_answer_to_the_anchor(tiny_pipe, tiny_config):
+    cfg = tiny_config(method="ca", neutral="background", templates=("{}",), batch_size=1).resolved()
+    assert (cfg.trainable, cfg.negative_guidance) == ("kv", 0.0)
+    training, batches = prepared(cfg, tiny_pipe)
+    with torch.no_grad():
+        for tensor in training.delta.tensors.values():
+            tensor += 0.01 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(1))
+    moved = copy.deepcopy(tiny_pipe.unet)
+    moved.load_state_dict({**moved.state_dict(), **training.delta.tensors})
+    batch = batches.draw(1)
+    assert len(batch.erase.z) == 1 and stands_in(batch.erase.z[0], batches.bank["background"])
+    weights = {name: weight.requires_grad_() for name, weight in moved.named_parameters() if ".to_k." in name}
+    z, t = batch.erase.z[0], batch.erase.t[0]
+    goal = eps(moved, tiny_pipe, z, t, "background").detach()
+    l_erase = (eps(moved, tiny_pipe, z, t, "church") - goal).square().mean()
+    loss, named = training.method.removal(training._student, batch, None, cfg)
+    assert float(named["l_erase"].detach()) == pytest.approx(float(l_erase.detach()), abs=1e-5, rel=1e-4)
+    cross = [name for name in training.delta.tensors if ".to_k." in name]
+    by_hand = torch.autograd.grad(l_erase, [weights[name] for name in cross])
+    ours = torch.autograd.grad(named["l_erase"], [training.delta.tensors[name] for name in cross])
+    for one, other in zip(by_hand, ours, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-3)
+
+
+def test_ca_rolls_out_towards_the_anchor(tiny_pipe, tiny_config):
+    """Fresh latents depend on the anchor, not on the concept."""
+    found = []
+    for concept, neutral in (("church", "background"), ("castle", "background"), ("church", "")):
+        cfg = tiny_config(
+            method="ca", concepts=(concept,), retain=(), neutral=neutral, latents="fresh", seed=3
+        ).resolved()
+        found.append(prepared(cfg, tiny_pipe)[1].draw(2).erase.z)
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+
+
+STEPWISE = ("esd", "ca")
 
 
 def tensors(path):
@@ -185,6 +220,11 @@ def test_kpop_resolves_as_it_did():
         ({"method": "esd", "key_retain_weight": 1}, "no use for key_retain_weight"),
         ({"method": "esd", "prompt_sharing": "shared"}, "no use for prompt_sharing"),
         ({"method": "esd", "rho_p": 1.0}, "no use for rho_p: leave it out[.]"),
+        ({"method": "ca", "negative_guidance": 1}, "CA has no use for negative_guidance"),
+        (
+            {"method": "uce", "trainable": "xattn"},
+            "no use for trainable: leave it out or set it to kv",
+        ),
     ],
 )
 def test_what_a_method_has_no_use_for_is_refused(fields, told):
