@@ -35,6 +35,7 @@ METHODS: Mapping[str, MethodFacts] = MappingProxyType(
             "KPOP", "hides the concept in a key", has_key=True, erase_on=("concept", "neutral")
         ),
         "esd": MethodFacts("ESD", "aims past the neutral text"),
+        "uce": MethodFacts("UCE", "solves for keys and values in closed form", stepwise=False),
         "ca": MethodFacts("CA", "draws the concept as its anchor, without data", erase_on=("neutral",)),
     }
 )

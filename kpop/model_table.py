@@ -131,6 +131,19 @@ _NO_KEY = {
     "key_retain_weight": 0.0,
     "rho_p": None,
 }
+_NO_DESCENT = {
+    **_NO_KEY,
+    "steps": 1,
+    "batch_size": 1,
+    "learning_rate": 0.0,
+    "rate_decay": 0.0,
+    "negative_guidance": 0.0,
+    "loss_space": "eps",
+    "rho": None,
+    "latents": "bank",
+    "rollout_steps": 1,
+    "rollout_guidance": 0.0,
+}
 # Rates and steps of the rivals are KPOP's of the same model unless named here: the same budget.
 _METHODS = {
     "kpop": _MethodRow({}),
@@ -143,6 +156,7 @@ _METHODS = {
             "sd": {"trainable": "kv", "steps": 200, "batch_size": 4, "learning_rate": 8e-6},
         },
     ),
+    "uce": _MethodRow({**_NO_DESCENT, "trainable": "kv"}, defining={"retain_neutral": False}),
 }
 _GENERATION = {
     "emoji": {

@@ -21,6 +21,7 @@ from .config import EraseConfig, concept_name, names
 from .descent import descend, new_prompts, rate_left, set_rate
 from .errors import InputError, RunError
 from .hidden_prompt import attention_prompt
+from .method_table import METHODS
 from .methods import load_method
 from .precision import pick_precision, precision_context, training_dtype
 from .probes import Cosines, Samples
@@ -172,6 +173,9 @@ class _Training:
             if samples is not None:
                 self.gate()
                 samples.draw_original()
+            if not METHODS[cfg.method].stepwise:
+                self._solve(samples)
+                return
             self._prepare()
             step = load_checkpoint(
                 self.run, digest, self.delta.tensors, self.optimizer, self._named_prompts()
@@ -197,6 +201,21 @@ class _Training:
                 f"Run {base.id} was trained on another base model than {self.cfg.model}. Choose that one."
             )
         return delta, f"{self.model_hash}+{models.file_hash(base.weights_path)}"
+
+    def _solve(self, samples: Samples | None) -> None:
+        """theta' at once: the one step of a method without descent, which needs no checkpoint."""
+        self.run.update_status(state="running")
+        self.run.truncate_metrics(0)
+        self.prompts, self.cosines_at = [], lambda step: False
+        began = time.perf_counter()
+        self.delta, losses = self.method.solve(self.pipe, self.cfg, self.model_hash)
+        self.seconds.append(time.perf_counter() - began)
+        self._tell(1, losses)
+        if samples is not None:
+            self.gate()
+            samples.save(1, self.delta, [])
+        self._keep()
+        self.run.update_status(state="done", step=1, eta_s=None, error=None)
 
     def _prepare(self) -> None:
         cfg, unet = self.cfg, self.pipe.unet

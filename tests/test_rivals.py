@@ -225,6 +225,8 @@ def test_kpop_resolves_as_it_did():
             {"method": "uce", "trainable": "xattn"},
             "no use for trainable: leave it out or set it to kv",
         ),
+        ({"method": "uce", "steps": 200}, "UCE has no use for steps: leave it out or set it to 1"),
+        ({"method": "uce", "latents": "fresh"}, "no use for latents"),
     ],
 )
 def test_what_a_method_has_no_use_for_is_refused(fields, told):
