@@ -37,5 +37,6 @@ METHODS: Mapping[str, MethodFacts] = MappingProxyType(
         "esd": MethodFacts("ESD", "aims past the neutral text"),
         "uce": MethodFacts("UCE", "solves for keys and values in closed form", stepwise=False),
         "ca": MethodFacts("CA", "draws the concept as its anchor, without data", erase_on=("neutral",)),
+        "sld": MethodFacts("SLD", "steers as it draws, trains nothing", stepwise=False, has_weights=False),
     }
 )

@@ -144,6 +144,13 @@ _NO_DESCENT = {
     "rollout_steps": 1,
     "rollout_guidance": 0.0,
 }
+_NO_WEIGHTS = {
+    **_NO_DESCENT,
+    "trainable": "xattn",
+    "retain_weight": 0.0,
+    "retain_neutral": False,
+    "base_run": None,
+}
 # Rates and steps of the rivals are KPOP's of the same model unless named here: the same budget.
 _METHODS = {
     "kpop": _MethodRow({}),
@@ -157,6 +164,7 @@ _METHODS = {
         },
     ),
     "uce": _MethodRow({**_NO_DESCENT, "trainable": "kv"}, defining={"retain_neutral": False}),
+    "sld": _MethodRow(_NO_WEIGHTS),
 }
 _GENERATION = {
     "emoji": {

@@ -17,7 +17,7 @@ from . import models
 from .batches import phrase, retained_texts
 from .config import EraseConfig, GenerationConfig, concept_name, names
 from .disk import disk_error
-from .drawing import Row, draw
+from .drawing import Row, Safety, draw, safety_of
 from .hidden_prompt import HiddenPrompt, find_cross_attention, site_names
 from .precision import precision_context
 from .weights import WeightDelta
@@ -110,10 +110,10 @@ class Samples:
         """Once, while the U-Net holds theta."""
         self.original = self._draw([Row(text, seed, "original", None) for text, seed in self.asked], None)
 
-    def save(self, step: int, delta: WeightDelta, prompts: Sequence[HiddenPrompt]) -> None:
-        """Draw and write one folder; prompts: the keys, or none. Raises RunError when the disk refuses."""
+    def save(self, step: int, delta: WeightDelta | None, prompts: Sequence[HiddenPrompt]) -> None:
+        """Draw and write one folder; delta: theta', if any; prompts: the keys, if any. Raises RunError."""
         unet = self.pipe.unet
-        delta = delta.to(unet.device, unet.dtype)
+        delta = None if delta is None else delta.to(unet.device, unet.dtype)
         keyed = [
             Row(
                 text,
@@ -124,7 +124,7 @@ class Samples:
             for i, (text, seed) in enumerate(self.asked if prompts else ())
         ]
         plain = [Row(text, seed, "sanitized", None) for text, seed in (*self.asked, *self.kept)]
-        pictures = self._draw([*plain, *keyed], delta)
+        pictures = self._draw([*plain, *keyed], delta, safety_of(self.run))
         count = len(self.asked)
         strips = {
             "original": self.original,
@@ -137,9 +137,9 @@ class Samples:
             if images:
                 _write_png(_strip(images), folder / f"{name}.png")
 
-    def _draw(self, rows: list[Row], delta: WeightDelta | None) -> list[Image]:
+    def _draw(self, rows: list[Row], delta: WeightDelta | None, safety: Safety | None = None) -> list[Image]:
         with precision_context(self.pipe.unet.device, self.precision) if rows else nullcontext():
-            return draw(self.pipe, rows, delta, None, self.config, None, None)
+            return draw(self.pipe, rows, delta, None, self.config, None, None, safety)
 
 
 def _strip(images: list[Image]) -> Image:

@@ -145,6 +145,11 @@ class Run:
         return self.path / "weights.safetensors"
 
     @property
+    def has_result(self) -> bool:
+        """Whether sanitized pictures can be drawn: there are weights, or the method trains none."""
+        return self.weights_path.exists() if self.method.has_weights else self.status.state == "done"
+
+    @property
     def checkpoint_dir(self) -> Path:
         return self.path / "checkpoint"
 

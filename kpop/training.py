@@ -194,7 +194,8 @@ class _Training:
             return None, self.model_hash
         base = open_run(self.cfg.base_run, self.run.path.parent)
         if not base.weights_path.is_file():
-            raise RunError(f"Run {base.id} has no weights to start from. Wait until it is done.")
+            then = "Wait until it is done" if base.method.has_weights else f"{base.method.title} trains none"
+            raise RunError(f"Run {base.id} has no weights to start from. {then}.")
         delta = WeightDelta.load(base.weights_path)
         if delta.model_hash != self.model_hash:
             raise RunError(
@@ -334,7 +335,8 @@ class _Training:
         for i, prompt in enumerate(self.prompts):
             concept = None if self.cfg.prompt_sharing == "shared" else concept_name(self.cfg.concepts[i])
             prompt.frozen().save(self.run.key_path(concept))
-        self.delta.over(self.base).save(self.run.weights_path)
+        if self.delta is not None:
+            self.delta.over(self.base).save(self.run.weights_path)
 
 
 def _is_number(value: float) -> bool:

@@ -227,6 +227,8 @@ def test_kpop_resolves_as_it_did():
         ),
         ({"method": "uce", "steps": 200}, "UCE has no use for steps: leave it out or set it to 1"),
         ({"method": "uce", "latents": "fresh"}, "no use for latents"),
+        ({"method": "sld", "learning_rate": 1e-5}, "SLD has no use for learning_rate"),
+        ({"method": "sld", "base_run": "some-run"}, "SLD has no use for base_run: leave it out[.]"),
     ],
 )
 def test_what_a_method_has_no_use_for_is_refused(fields, told):

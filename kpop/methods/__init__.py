@@ -2,7 +2,7 @@
 
 A stepwise method (method_table.METHODS) has `removal(student, batch, p, cfg)`, and one with a key also
 `transfer(student, batch, p, cfg)`, each returning the loss to minimise and its named parts. The others have
-`solve(pipe, cfg, model_hash)`, which returns theta' (a WeightDelta) and named numbers.
+`solve(pipe, cfg, model_hash)`, which returns theta' (a WeightDelta, None for no weights) and named numbers.
 """
 
 from __future__ import annotations
