@@ -20,6 +20,7 @@ from .config import Concept, EraseConfig, concept_name, names
 from .continual import Forgotten
 from .hidden_prompt import HiddenPrompt
 from .mechanisms import reading
+from .method_table import METHODS
 from .precision import precision_context
 from .trajectories import Bank, Sampler, Trajectories, noise_levels, rollout
 
@@ -50,14 +51,16 @@ class Batch:
     """One step's rows, all of one concept.
 
     concept: z_t towards c_e, text c_e, target eps(z_t, c_e). erase: text c_e, target eps(z_t, c_n), or past
-    it with negative guidance. retain: siblings and the neutral text, each with its own eps; None for none.
-    earlier: a key of the run that this one started from, and rows of what it opens; None where there is none.
+    it with negative guidance; z_t on the trajectories that the method erases on. retain: siblings and the
+    neutral text, each with its own eps; None for none. neutral: state [77, d_c] of c_n. earlier: a key of
+    the run that this one started from, and rows of what it opens; None where there is none.
     """
 
     concept_index: int
     concept: Rows
     erase: Rows
     retain: Rows | None
+    neutral: Tensor | None = None
     earlier: tuple[HiddenPrompt, Rows] | None = None
 
 
@@ -107,6 +110,7 @@ class _Batches:
         kept = [item for item in earlier if item.key is not None] if cfg.retain_weight > 0 else []
         self.earlier = [(concept_name(c.concept), c.key.to(self.device, torch.float32)) for c in kept]
         self.neutral = cfg.neutral or ""
+        self.erase_on = METHODS[cfg.method].erase_on
         self.concepts = [phrasings(concept, cfg.templates) for concept in cfg.concepts]
         self.retained = ()
         if cfg.retain_weight > 0 or cfg.key_retain_weight > 0:
@@ -171,7 +175,7 @@ class _Batches:
 class BankBatches(_Batches):
     """Rows from trajectories of the frozen model, made once.
 
-    Erased pictures walk neutral trajectories and recovered ones concept trajectories, so L1 sees both.
+    Erased pictures walk neutral trajectories and recovered ones concept trajectories, so KPOP's L1 sees both.
     on_progress(done, texts) while the bank is read or filled; the U-Net must hold theta then.
     """
 
@@ -188,7 +192,7 @@ class BankBatches(_Batches):
         draws = cfg.steps * cfg.batch_size  # no more trajectories than rows that will be drawn
         count = min(TRAJECTORIES, draws)
         each = min(max(1, RETAINED // max(len(self.retained), 1)), draws)
-        pushes = cfg.negative_guidance > 0
+        pushes = cfg.negative_guidance > 0 and "neutral" in self.erase_on
         wanted = [(self.neutral, count, tuple(told) if pushes else ())]
         wanted += [(text, count, (self.neutral,)) for text in told]
         wanted += [(text, each, ()) for text in dict.fromkeys(self.retained)]
@@ -211,13 +215,16 @@ class BankBatches(_Batches):
             text = draw.choice(self.concepts[index])
             z, t, eps = self._pick(draw, text)
             concept.append((z, t, text, eps[text]))
-            erase.append((z, t, text, self.erased(eps[self.neutral], eps[text])))
+            if "concept" in self.erase_on:
+                erase.append((z, t, text, self.erased(eps[self.neutral], eps[text])))
             z, t, eps = self._pick(draw, self.neutral)
-            erase.append((z, t, text, self.erased(eps[self.neutral], eps.get(text, eps[self.neutral]))))
+            if "neutral" in self.erase_on:
+                erase.append((z, t, text, self.erased(eps[self.neutral], eps.get(text, eps[self.neutral]))))
             if self.retained or self.keeps_neutral:
                 retain.append(self._retained(draw, self.retain_of(step, row), index))
         kept = self.rows(retain) if retain else None
-        return Batch(index, self.rows(concept), self.rows(erase), kept, self._earlier(step))
+        neutral = self.state(self.neutral)
+        return Batch(index, self.rows(concept), self.rows(erase), kept, neutral, self._earlier(step))
 
     def _earlier(self, step: int) -> tuple[HiddenPrompt, Rows] | None:
         if not self.opened:
@@ -251,7 +258,8 @@ class BankBatches(_Batches):
 class FreshBatches(_Batches):
     """The paper's own way: a new partial rollout with the current theta' at each step.
 
-    sanitized: context in which the U-Net holds theta'. Rollouts are guided, without p, from fresh noise.
+    sanitized: context in which the U-Net holds theta'. Rollouts are guided, without p, from fresh noise, and
+    go towards the concept; towards the neutral text where the method erases on that alone.
     """
 
     def __init__(
@@ -281,17 +289,22 @@ class FreshBatches(_Batches):
                 texts.append(self.neutral if kept is None else kept)
                 noise.append(self._noise(step, told + row))
         states = torch.stack([self.state(text) for text in texts])
+        towards, whither = states.clone(), list(texts)
+        if "concept" not in self.erase_on:
+            towards[:told], whither[:told] = self.state(self.neutral), [self.neutral] * told
         with self.sanitized():
             z, timesteps, *_ = rollout(
-                self.pipe, texts, states, self.state("")[None], torch.cat(noise), self.sampler, until
+                self.pipe, whither, towards, self.state("")[None], torch.cat(noise), self.sampler, until
             )
         t = int(timesteps[until])
         own = self._teacher(z, t, states)
-        neutral = self._teacher(z[:told], t, self.state(self.neutral)[None].expand(told, -1, -1))
+        plain = self._teacher(z[:told], t, self.state(self.neutral)[None].expand(told, -1, -1))
         rows = [(z[i], t, texts[i], own[i]) for i in range(len(texts))]
-        erase = [(z[i], t, texts[i], self.erased(neutral[i], own[i])) for i in range(told)]
+        erase = [(z[i], t, texts[i], self.erased(plain[i], own[i])) for i in range(told)]
         kept = self.rows(rows[told:]) if rows[told:] else None
-        return Batch(index, self.rows(rows[:told]), self.rows(erase), kept, self._earlier(step, until))
+        neutral = self.state(self.neutral)
+        earlier = self._earlier(step, until)
+        return Batch(index, self.rows(rows[:told]), self.rows(erase), kept, neutral, earlier)
 
     def _earlier(self, step: int, until: int) -> tuple[HiddenPrompt, Rows] | None:
         if not self.earlier:

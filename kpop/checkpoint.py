@@ -32,12 +32,16 @@ def save_checkpoint(
     theta_optimizer: torch.optim.Optimizer,
     prompts: dict[str, tuple[Named, torch.optim.Optimizer]],
 ) -> None:
-    """theta: name -> parameter; prompts: label -> (name -> parameter, its optimizer). Raises RunError."""
+    """theta: name -> parameter; prompts: label -> (name -> parameter, its optimizer). Raises RunError.
+
+    Without prompts (a method that makes no key) nothing is written to secret/.
+    """
     secret = {}
     for label, (tensors, optimizer) in prompts.items():
         packed = _packed(tensors, optimizer)
         secret |= {f"{label}/{name}": tensor for name, tensor in packed.items()}
-    write_tensors(_prompt_path(run, step), secret, {"format": str(FORMAT)}, mode=0o600)
+    if prompts:
+        write_tensors(_prompt_path(run, step), secret, {"format": str(FORMAT)}, mode=0o600)
     write_tensors(_theta_path(run, step), _packed(theta, theta_optimizer), {"format": str(FORMAT)})
     write_json(run.checkpoint_dir / "state.json", {"step": step, "model_hash": model_hash, "format": FORMAT})
     _drop_others(run, step)
@@ -67,7 +71,7 @@ def load_checkpoint(
         )
     try:
         _unpack(read_tensors(_theta_path(run, step))[0], theta, theta_optimizer)
-        secret = read_tensors(_prompt_path(run, step))[0]
+        secret = read_tensors(_prompt_path(run, step))[0] if prompts else {}
         for label, (tensors, optimizer) in prompts.items():
             _unpack(
                 {

@@ -102,8 +102,10 @@ def build_parser() -> argparse.ArgumentParser:
     generate = _command(commands, "generate", "draw pictures of prompts and seeds as PNG files")
     generate.add_argument("--variant", choices=("original", "sanitized", "recovered"), default="original")
     _drawing(generate, "pictures")
-    compare = _command(commands, "compare", "draw original, sanitized and recovered on one labelled sheet")
+    _safety(generate)
+    compare = _command(commands, "compare", "draw original, sanitized and any recovered on one sheet")
     _drawing(compare, "compare.png")
+    _safety(compare)
     attribute = _command(commands, "attribute", "draw where every attention head looks, per word")
     _drawing(attribute, "attribution", one_prompt=True)
     attribute.add_argument(
@@ -129,6 +131,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--model", default=None, help="default: the run's")
     evaluate.add_argument("--key", default="own", help="own, none, concept names, or the path of a key file")
     _seeds(evaluate, "500-519")
+    _safety(evaluate)
     _sampling(evaluate)
     _device(evaluate)
 
@@ -250,6 +253,11 @@ def _drawing(parser: argparse.ArgumentParser, out: str, one_prompt: bool = False
     parser.add_argument("--out", default=out, help=f"default: {out}")
     _sampling(parser)
     _device(parser)
+
+
+def _safety(parser: argparse.ArgumentParser) -> None:
+    about = "strength of a run made by sld (default: strong)"
+    parser.add_argument("--safety", choices=("weak", "medium", "strong", "max"), default="strong", help=about)
 
 
 def _seeds(parser: argparse.ArgumentParser, default: str) -> None:

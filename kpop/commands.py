@@ -91,7 +91,9 @@ def generate(args: argparse.Namespace) -> None:
     from .generation import generate as draw
 
     with jobs.device_lock(_runs_dir(args)), progress_bar("step") as show:
-        images = draw(pipe, args.prompts, seeds, args.variant, run=run, key=key, config=config, on_step=show)
+        images = draw(
+            pipe, args.prompts, seeds, args.variant, run, key, config, on_step=show, safety=args.safety
+        )
     pairs = [(prompt, seed) for prompt in args.prompts for seed in seeds]
     for number, ((prompt, seed), image) in enumerate(zip(pairs, images, strict=True)):
         print(save_png(image, out / f"{number:04d}-{runs.slug(prompt)}-{args.variant}-seed{seed}.png"))
@@ -110,7 +112,7 @@ def compare(args: argparse.Namespace) -> None:
     from .generation import compare as draw
 
     with jobs.device_lock(_runs_dir(args)), progress_bar("step") as show:
-        rows = draw(pipe, args.prompts, seeds, run, key=key, config=config, on_step=show)
+        rows = draw(pipe, args.prompts, seeds, run, key=key, config=config, on_step=show, safety=args.safety)
     sheet = contact_sheet(rows, [f"{prompt}, seed {seed}" for prompt in args.prompts for seed in seeds])
     sheet.info["kpop"] = json.dumps({
         "run": run.id, "prompts": args.prompts, "seeds": seeds, "variants": list(rows),
@@ -122,7 +124,7 @@ def compare(args: argparse.Namespace) -> None:
 def attribute(args: argparse.Namespace) -> None:
     """A figure a word and all maps as .npz; their paths on stdout."""
     config, run, key = generation_config(args), _run(args) if args.run else None, _key(args.key)
-    every = ("original", "sanitized", "recovered")
+    every = run.method.variants if run else ("original", "sanitized", "recovered")
     variants = _split(args.variants) if args.variants else list(every) if run else ["original"]
     unknown = [variant for variant in variants if variant not in every]
     if unknown:
@@ -181,17 +183,19 @@ def evaluate(args: argparse.Namespace) -> None:
     settings = {
         "run": run.id, "model": models.model_name(pipe) if args.model is None else args.model,
         "model_hash": models.model_hash(pipe), "weights": _stamp(run), "key": args.key, "judge": args.judge,
+        **({} if run.method.has_weights else {"safety": args.safety}),
         **{name: value for name, value in config.to_dict().items() if name != "batch_size"},
     }  # fmt: skip
 
     def pictures(prompt: str, some: list[int]) -> dict:
         with jobs.device_lock(_runs_dir(args)):
-            return draw(pipe, [prompt], some, run, key=_key(args.key), config=config)
+            return draw(pipe, [prompt], some, run, key=_key(args.key), config=config, safety=args.safety)
 
     with progress_bar("picture") as show:
         found = protocol.evaluate(
-            pictures, judge, run.config, words, seeds, out, settings, args.template, config.batch_size, show
-        )
+            pictures, judge, run.config, words, seeds, out, settings, args.template, config.batch_size, show,
+            run.method.variants,
+        )  # fmt: skip
     print(report.table(found))
     erased = ", ".join(map(concept_name, run.config.concepts))
     for path in report.write_report(found, out, f"What run {run.id} (erases {erased}) forgot and kept"):
@@ -202,6 +206,8 @@ def _stamp(run: Run) -> str:
     """Tells apart the weights of a run before and after it was trained further."""
     import hashlib
 
+    if not run.method.has_weights:
+        return run.method.title
     try:
         return hashlib.sha256(run.weights_path.read_bytes()).hexdigest()[:16]
     except OSError:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from numbers import Real
 from typing import Any
 
+from . import field_checks as checks
 from .errors import InputError
+from .field_checks import Concept
+from .method_table import METHODS
 
 SCHEMA = 1
-MOST_CHARACTERS = 200
-MOST_WORDS = 20
 MOST_LEARNED = 32  # words of mechanism "token": a prompt has to fit beside them
 CHOICES = {
-    "method": ("kpop",),
+    "method": tuple(METHODS),
     "mechanism": ("concat", "additive", "token", "amortized"),
     "sites": ("mid", "mid-up", "down-mid-up"),
     "prompt_sharing": ("per-concept", "shared"),
@@ -49,7 +48,6 @@ REAL = {  # inclusive ranges; None: no upper end
     "rho_p": (0, None),
 }
 SCHEDULERS = ("model", "ddim", "dpm", "euler", "pndm")
-Concept = str | tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,8 @@ class EraseConfig:
     rho, rho_p: radii (L2) of Eq. 7 and Eq. 5 that one step of theta' and of p may not leave; None: no bound.
     templates: phrasings a concept is put into, "{}" stands for the word. latents: "bank" of the frozen
     model's rollouts, or "fresh" rollouts with the current theta' at each step (the paper's).
-    preset: "paper", or the name of a file in presets/. Raises InputError with what to change.
+    preset: "paper", or the name of a file in presets/. method: "kpop" or a rival (method_table.py), which
+    refuses the fields it has no use for. Raises InputError with what to change.
     """
 
     model: str = "emoji"
@@ -109,26 +108,26 @@ class EraseConfig:
 
     def __post_init__(self) -> None:
         put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
-        put("model", _text("model", self.model, 1000))
+        put("model", checks.text("model", self.model, 1000))
         for name in ("base_run", "preset"):
             if getattr(self, name) is not None:
-                put(name, _text(name, getattr(self, name), 1000))
-        put("concepts", _concepts("concepts", self.concepts))
+                put(name, checks.text(name, getattr(self, name), 1000))
+        put("concepts", checks.concepts("concepts", self.concepts))
         if self.retain is not None:
-            put("retain", _concepts("retain", self.retain))
+            put("retain", checks.concepts("retain", self.retain))
         if self.neutral is not None:
-            put("neutral", _words("neutral", self.neutral, empty=True))
+            put("neutral", checks.words("neutral", self.neutral, empty=True))
         if self.templates is not None:
-            put("templates", _templates(self.templates))
+            put("templates", checks.templates(self.templates))
         for name in ("retain_neutral", "separate_kv"):
             if not isinstance(getattr(self, name), bool | None):
                 raise InputError(f"{name} must be true or false, not {getattr(self, name)!r}.")
         for name, options in CHOICES.items():
-            _choice(name, getattr(self, name), options, optional=name not in ("method", "precision"))
+            checks.choice(name, getattr(self, name), options, optional=name not in ("method", "precision"))
         for name, (low, high) in WHOLE.items():
-            put(name, _whole(name, getattr(self, name), low, high))
+            put(name, checks.whole(name, getattr(self, name), low, high))
         for name, (low, high) in REAL.items():
-            put(name, _real(name, getattr(self, name), low, high))
+            put(name, checks.real(name, getattr(self, name), low, high))
         self._check_together()
 
     def _check_together(self) -> None:
@@ -154,9 +153,17 @@ class EraseConfig:
             )
         if self.mechanism == "additive" and (self.prompt_tokens_factor or 1) != 1:
             raise InputError('mechanism "additive" adds p onto the text, so prompt_tokens_factor must be 1.')
+        from . import model_table
+
+        for name, value in model_table.ignored(self.method).items():
+            if getattr(self, name) not in (None, value):
+                raise InputError(
+                    f"The method {METHODS[self.method].title} has no use for {_spelt(name)}: leave it out"
+                    f"{'' if value is None else f' or set it to {value}'}."
+                )
 
     def resolved(self) -> EraseConfig:
-        """The same run with every field filled in: own values, then the preset's, then the model's.
+        """The same run with every field filled in: own values, the method's own, the preset's, the model's.
 
         Raises InputError (unknown preset) and ModelError (a model folder that cannot be read).
         """
@@ -172,8 +179,9 @@ class EraseConfig:
             concepts = concepts or preset.concepts
             found = {"neutral": preset.neutral, "retain": preset.retain, **preset.settings}
         erased = {word.lower() for concept in concepts for word in names(concept)}
-        values = {**model_table.recommended(self.model, erased), **found}
+        values = {**model_table.recommended(self.model, erased, self.method), **found}
         values |= model_table.of_mechanism(self.mechanism or values["mechanism"])
+        values |= model_table.defining(self.method)
         if "retain" not in asked and values.get("retain"):
             values["retain"] = tuple(
                 c for c in values["retain"] if not erased.intersection(map(str.lower, names(c)))
@@ -210,16 +218,16 @@ class GenerationConfig:
 
     def __post_init__(self) -> None:
         put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
-        put("steps", _whole("steps", self.steps, 1, 1000))
-        put("guidance_scale", _real("guidance_scale", self.guidance_scale, 0, 100))
-        put("negative_prompt", _words("negative_prompt", self.negative_prompt, empty=True))
+        put("steps", checks.whole("steps", self.steps, 1, 1000))
+        put("guidance_scale", checks.real("guidance_scale", self.guidance_scale, 0, 100))
+        put("negative_prompt", checks.words("negative_prompt", self.negative_prompt, empty=True))
         for name in ("height", "width"):
-            put(name, _whole(name, getattr(self, name), 8, 4096))
+            put(name, checks.whole(name, getattr(self, name), 8, 4096))
             if getattr(self, name) is not None and getattr(self, name) % 8:
                 raise InputError(f"{name} must be a multiple of 8, not {getattr(self, name)}.")
-        _choice("scheduler", self.scheduler, SCHEDULERS, optional=True)
-        put("batch_size", _whole("batch_size", self.batch_size, 1, 1024))
-        _choice("prompt_branch", self.prompt_branch, ("cond", "both"), optional=True)
+        checks.choice("scheduler", self.scheduler, SCHEDULERS, optional=True)
+        put("batch_size", checks.whole("batch_size", self.batch_size, 1, 1024))
+        checks.choice("prompt_branch", self.prompt_branch, ("cond", "both"), optional=True)
 
     def resolved(self, model: str) -> GenerationConfig:
         """The same with what `model` (a name or folder) needs filled in. Raises ModelError."""
@@ -265,89 +273,3 @@ def _known(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
     if unknown:
         raise InputError(f"Unknown setting {unknown[0]!r}; known are: {', '.join(known)}.")
     return {known.get(key, key): value for key, value in values.items()}
-
-
-def _text(name: str, value: Any, most: int) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise InputError(f"{name} must be a text, not {value!r}.")
-    if len(value) > most or not value.isprintable():
-        raise InputError(f"{name} must be one line of at most {most} characters.")
-    return value.strip()
-
-
-def _words(name: str, value: Any, empty: bool = False) -> str:
-    if not isinstance(value, str):
-        raise InputError(f"{name} must be a text, not {value!r}.")
-    value = " ".join(value.split())
-    if not value and not empty:
-        raise InputError(f"{name} holds an empty text; write a word or remove it.")
-    if len(value) > MOST_CHARACTERS or len(value.split()) > MOST_WORDS:
-        raise InputError(
-            f"{name}: {value[:40]!r}... is too long; use at most {MOST_WORDS} words "
-            f"and {MOST_CHARACTERS} characters."
-        )
-    if not value.isprintable():
-        raise InputError(f"{name} holds characters that cannot be printed; type it again.")
-    return value
-
-
-def _concepts(name: str, value: Any) -> tuple[Concept, ...]:
-    if isinstance(value, str):
-        value = (value,)
-    if not isinstance(value, list | tuple):
-        raise InputError(f"{name} must be a list of words, not {value!r}.")
-    if len(value) > 200:
-        raise InputError(f"{name} holds {len(value)} entries; use at most 200.")
-    found: list[Concept] = []
-    for item in value:
-        if isinstance(item, list | tuple):
-            synonyms = tuple(_words(name, word) for word in item)
-            if not synonyms:
-                raise InputError(f"{name} holds an empty list of synonyms; remove it.")
-            found.append(synonyms if len(synonyms) > 1 else synonyms[0])
-        else:
-            found.append(_words(name, item))
-    return tuple(found)
-
-
-def _templates(value: Any) -> tuple[str, ...]:
-    value = (value,) if isinstance(value, str) else value
-    if not isinstance(value, list | tuple) or not value:
-        raise InputError('templates must be a list of phrasings such as ["{}", "a photo of a {}"].')
-    found = tuple(_words("templates", item) for item in value)
-    for item in found:
-        if item.count("{}") != 1 or item.replace("{}", "").count("{") or item.replace("{}", "").count("}"):
-            raise InputError(f'templates: {item!r} must hold "{{}}" once, where the concept stands.')
-    return found
-
-
-def _choice(name: str, value: Any, options: tuple[str, ...], optional: bool) -> None:
-    if (value is None and optional) or (isinstance(value, str) and value in options):
-        return
-    raise InputError(f"{name} must be one of {', '.join(options)}, not {value!r}.")
-
-
-def _whole(name: str, value: Any, low: int, high: int) -> int | None:
-    if value is None and name not in ("seed", "schema"):
-        return None
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, Real)
-        or not math.isfinite(value)
-        or value != int(value)
-    ):
-        raise InputError(f"{name} must be a whole number, not {value!r}.")
-    if not low <= value <= high:
-        raise InputError(f"{name} must be from {low} to {high}, not {value}.")
-    return int(value)
-
-
-def _real(name: str, value: Any, low: float, high: float | None) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-        raise InputError(f"{name.rstrip('_')} must be a number, not {value!r}.")
-    if value < low or (high is not None and value > high) or (name in ("rho", "rho_p") and value == 0):
-        asked = f"from {low} to {high}" if high is not None else "above 0"
-        raise InputError(f"{name.rstrip('_')} must be {asked}, not {value}.")
-    return float(value)

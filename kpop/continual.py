@@ -29,9 +29,10 @@ def forgotten(run: Run) -> list[Forgotten]:
     A key shared by several concepts comes with each of them. Raises InputError on a damaged key.
     """
     found = [_earlier(HiddenPrompt.load(path)) for path in run.earlier_key_paths()]
+    keys = _own_key_files(run)
     for concept in run.config.concepts:
-        path = run.key_path(concept)
-        found.append(Forgotten(concept, HiddenPrompt.load(path) if path.is_file() else None))
+        has = concept in keys and keys[concept].is_file()
+        found.append(Forgotten(concept, HiddenPrompt.load(keys[concept]) if has else None))
     return found
 
 
@@ -40,7 +41,7 @@ def key_files(run: Run) -> dict[Concept, Path]:
 
     Raises InputError on a damaged earlier key.
     """
-    found = {concept: run.key_path(concept) for concept in run.config.concepts}
+    found = _own_key_files(run)
     for path in run.earlier_key_paths():
         found.setdefault(_earlier(HiddenPrompt.load(path)).concept, path)
     return found
@@ -52,6 +53,10 @@ def keep_earlier_keys(run: Run, earlier: list[Forgotten]) -> None:
         if item.key is not None:
             about = {**item.key.about, "names": json.dumps(names(item.concept))}
             replace(item.key, about=about).save(run.earlier_key_path(i, item.concept))
+
+
+def _own_key_files(run: Run) -> dict[Concept, Path]:
+    return {c: run.key_path(c) for c in run.config.concepts} if run.method.has_key else {}
 
 
 def _earlier(key: HiddenPrompt) -> Forgotten:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from .batches import keyed
+from .config import EraseConfig, concept_name
 from .hidden_prompt import HiddenPrompt
+from .method_table import METHODS
 from .weights import distance
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
 
 
 @dataclass
@@ -27,6 +34,37 @@ class TrainedPrompt:
     def frozen(self) -> HiddenPrompt:
         """The same, without a gradient."""
         return self.start.holding({name: tensor.detach() for name, tensor in self.tensors.items()})
+
+
+def new_prompts(pipe: StableDiffusionPipeline, cfg: EraseConfig, model_hash: str) -> list[TrainedPrompt]:
+    """The random starts of a run's keys: one a concept, or one for all; none where the method has no key."""
+    if not METHODS[cfg.method].has_key:
+        return []
+    labels = [concept_name(concept) for concept in cfg.concepts]
+    if cfg.prompt_sharing == "shared":
+        labels = [", ".join(labels)]
+    return [_new_prompt(pipe, cfg, label, i, model_hash) for i, label in enumerate(labels)]
+
+
+def _new_prompt(
+    pipe: StableDiffusionPipeline, cfg: EraseConfig, concept: str, index: int, model_hash: str
+) -> TrainedPrompt:
+    reads = pipe.text_encoder.get_input_embeddings().weight.shape[-1]
+    start = HiddenPrompt.create(
+        concept,
+        pipe.tokenizer.model_max_length,
+        reads if cfg.mechanism == "token" else pipe.unet.config.cross_attention_dim,
+        cfg.prompt_tokens_factor,
+        cfg.prompt_init_std,
+        torch.Generator().manual_seed(keyed(cfg.seed, "prompt", index).getrandbits(63)),
+        cfg.mechanism,
+        cfg.sites,
+        cfg.separate_kv,
+        model_hash,
+    )
+    tensors = {name: nn.Parameter(tensor.to(pipe.unet.device)) for name, tensor in start.tensors.items()}
+    kind = torch.optim.Adam if cfg.prompt_optimizer == "adam" else torch.optim.SGD
+    return TrainedPrompt(start, tensors, kind(list(tensors.values()), lr=cfg.prompt_learning_rate))
 
 
 def rate_left(step: int, steps: int, decay: float) -> float:

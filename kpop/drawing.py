@@ -20,6 +20,7 @@ from .errors import InputError, ModelError
 from .hidden_prompt import HiddenPrompt
 from .mechanisms import reading
 from .prompt_attention import Recorder
+from .safety_guidance import SafetyGuidance, safety_text, strength
 from .weights import WeightDelta
 
 if TYPE_CHECKING:
@@ -42,6 +43,23 @@ class Row:
     key: HiddenPrompt | None
 
 
+@dataclass(frozen=True)
+class Safety:
+    """Safe Latent Diffusion for every row: the safety text, and how strong. name: for the metadata."""
+
+    text: str
+    guidance: SafetyGuidance
+    name: str
+
+
+def safety_of(run: Run | None, asked: str | SafetyGuidance = "strong") -> Safety | None:
+    """What steers the sanitized pictures of a run made by SLD; None for other runs. Raises InputError."""
+    guidance = strength(asked)
+    if run is None or run.config.method != "sld":
+        return None
+    return Safety(safety_text(run.config.concepts), guidance, asked if isinstance(asked, str) else "own")
+
+
 @torch.no_grad()
 def draw(
     pipe: StableDiffusionPipeline,
@@ -51,6 +69,7 @@ def draw(
     config: GenerationConfig,
     on_step: OnStep | None,
     recorder: Recorder | None,
+    safety: Safety | None = None,
 ) -> list[Image]:
     """Draw every row, batch by batch; rows of one batch share their key's shape or have none."""
     if len(rows) > MOST_PICTURES:
@@ -66,7 +85,7 @@ def draw(
                 if on_step is None
                 else lambda i, number=number: on_step(number * config.steps + i, total)
             )
-            for i, image in zip(batch, _draw_batch(pipe, part, config, step, recorder), strict=True):
+            for i, image in zip(batch, _draw_batch(pipe, part, config, step, recorder, safety), strict=True):
                 images[i] = image
     source, digest = _public_name(models.model_name(pipe)), models.model_hash(pipe)
     for row, image in zip(rows, images, strict=True):
@@ -80,6 +99,7 @@ def draw(
                 "run": run.id if run else None,
                 "concepts": [concept_name(c) for c in run.config.concepts] if run else [],
                 "config": config.to_dict(),
+                **({"safety": safety.name} if safety else {}),
             },
             ensure_ascii=False,
         )
@@ -144,6 +164,7 @@ def _draw_batch(
     config: GenerationConfig,
     on_step: Callable[[int], None] | None,
     recorder: Recorder | None,
+    safety: Safety | None,
 ) -> list[Image]:
     unet, device, dtype = pipe.unet, pipe.unet.device, pipe.unet.dtype
     factor = pipe.vae_scale_factor
@@ -157,27 +178,30 @@ def _draw_batch(
         device, torch.float32
     )
     latents = latents * scheduler.init_noise_sigma
-    guided = config.guidance_scale > 1
+    guided = config.guidance_scale > 1 or safety is not None
     prompts = [row.prompt for row in rows]
     text = models.encode(pipe, prompts).to(device, dtype)
-    if guided:
-        text = torch.cat(
-            [models.encode(pipe, [config.negative_prompt]).to(device, dtype).expand_as(text), text]
-        )
-        prompts = [*[config.negative_prompt] * len(rows), *prompts]
+    # Rows without text, towards the safety text, and last with text, where a recorder looks.
+    before = [config.negative_prompt] * guided + ([safety.text] if safety else [])
+    text = torch.cat([*(models.encode(pipe, [t]).to(device, dtype).expand_as(text) for t in before), text])
+    prompts = [told for told in before for _ in rows] + prompts
     key = next((row.key for row in rows if row.key is not None), None)
     sees = torch.tensor([row.key is not None for row in rows])
-    if guided:
-        without = sees if config.prompt_branch == "both" else torch.zeros_like(sees)
-        sees = torch.cat([without, sees])
+    without = sees if config.prompt_branch == "both" else torch.zeros_like(sees)
+    sees = torch.cat([*[without] * len(before), sees])
     more = {"generator": noise} if "generator" in inspect.signature(scheduler.step).parameters else {}
     key = key.to(device, dtype) if key is not None else None
+    momentum = torch.zeros_like(latents)
     with reading(pipe, key, prompts, text, sees.to(device), recorder) as text:
         for i, t in enumerate(scheduler.timesteps):
-            z = torch.cat([latents, latents]) if guided else latents
+            z = torch.cat([latents] * (1 + len(before)))
             z = scheduler.scale_model_input(z, t).to(dtype)
             eps = unet(z, t, encoder_hidden_states=text, return_dict=False)[0].float()
-            if guided:
+            if safety is not None:
+                plain, unsafe, told = eps.chunk(3)
+                gamma, momentum = safety.guidance.step(i, plain, told, unsafe, momentum)
+                eps = plain + max(config.guidance_scale, 1.0) * (told - plain - gamma)
+            elif guided:
                 plain, told = eps.chunk(2)
                 eps = plain + config.guidance_scale * (told - plain)
             latents = scheduler.step(eps, t, latents, return_dict=False, **more)[0]

@@ -15,7 +15,6 @@ from .errors import InputError, KpopError, RunError
 from .kept import (
     FIRST_SEEDS,
     OWN,
-    VARIANTS,
     Sheet,
     first_prompt,
     folder_of,
@@ -23,6 +22,7 @@ from .kept import (
     read_sheet,
     write_sheet,
 )
+from .method_table import METHODS
 from .runs import ID, Run, open_run
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ def make_example(
     What names this machine is cleared, checkpoint and log are dropped. on_step: as in training.train.
     Raises InputError where `out` holds something else, and what the training raises.
     """
+    if not METHODS[cfg.method].has_key:
+        raise InputError("An example shows its key: leave out method, or set it to kpop.")
     out = _checked(Path(out).expanduser().absolute())
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +113,8 @@ def _draw_first(run: Run, device: str) -> None:
     write_sheet(sheet, folder)
     if read_sheet(folder, run, prompt, FIRST_SEEDS) is None:
         raise RunError(f"Its first pictures cannot be written to {run.path.parent}. Check the disk.")
-    keep_maps([attribute(pipe, prompt, FIRST_SEEDS[0], variant, run=run) for variant in VARIANTS], run)
+    variants = run.method.variants
+    keep_maps([attribute(pipe, prompt, FIRST_SEEDS[0], variant, run=run) for variant in variants], run)
 
 
 def _named(images: list, model: str) -> list[str]:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 from . import models
 from .config import Concept, GenerationConfig, names
 from .continual import key_files
-from .drawing import OnStep, Row, count_steps, draw
+from .drawing import OnStep, Row, count_steps, draw, safety_of
 from .errors import InputError, RunError
 from .hidden_prompt import HiddenPrompt, combine
 from .prompt_attention import Recorder
+from .safety_guidance import SafetyGuidance
 from .weights import WeightDelta
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def generate(
     config: GenerationConfig | None = None,
     on_step: OnStep | None = None,
     recorder: Recorder | None = None,
+    safety: str | SafetyGuidance = "strong",
 ) -> list[Image]:
     """Pictures, prompt-major (all seeds of the first prompt first), with what made them in `.info["kpop"]`.
 
@@ -44,6 +46,7 @@ def generate(
     key: "own" (the keys of the concepts that the prompt names, else all of the run's), None, one or several
     concept names, or the path of a key file. on_step(i, n) after each of n steps; raising in it cancels.
     recorder(layer, probs): see `attention_prompt`; the batch is [without text, with text].
+    safety: strength of the guidance of an SLD run (safety_guidance.STRENGTHS); other runs have none.
     A seed's start noise is the same for every variant and batch. Raises InputError, RunError, ModelError.
     """
     prompts, seeds = _prompts(pipe, prompts), _seeds(seeds)
@@ -54,7 +57,8 @@ def generate(
         for prompt in prompts
         for seed in seeds
     ]
-    return draw(pipe, rows, delta, run, config, on_step, recorder)
+    steered = safety_of(run, safety) if variant != "original" else None
+    return draw(pipe, rows, delta, run, config, on_step, recorder, steered)
 
 
 def compare(
@@ -64,15 +68,19 @@ def compare(
     run: Run | str | Path,
     key: Key = "own",
     config: GenerationConfig | None = None,
-    variants: Sequence[str] = VARIANTS,
+    variants: Sequence[str] | None = None,
     on_step: OnStep | None = None,
+    safety: str | SafetyGuidance = "strong",
 ) -> dict[str, list[Image]]:
     """The same prompts and seeds by several variants: variant -> pictures as `generate` returns them.
 
-    Sanitized and recovered pictures share their batches, as rows without and with p.
+    variants: None for all that the run's method leaves. Sanitized and recovered pictures share their batches,
+    as rows without and with p.
     """
     prompts, seeds = _prompts(pipe, prompts), _seeds(seeds)
     config, run = _settings(pipe, config), _opened(run)
+    if variants is None:
+        variants = VARIANTS if run is None else run.method.variants
     deltas = {variant: _delta(pipe, variant, run, key) for variant in variants}
     pairs = [(prompt, seed) for prompt in prompts for seed in seeds]
     groups = [[v for v in deltas if v == "original"], [v for v in deltas if v != "original"]]
@@ -86,7 +94,8 @@ def compare(
             for variant in group
         ]
         step = None if on_step is None else lambda i, n, start=done: on_step(start + i, total)
-        images = draw(pipe, rows, deltas[group[0]], run, config, step, None)
+        steered = safety_of(run, safety) if "original" not in group else None
+        images = draw(pipe, rows, deltas[group[0]], run, config, step, None, steered)
         for row, image in zip(rows, images, strict=True):
             found[row.variant].append(image)
         done += count_steps(len(rows), config)
@@ -138,8 +147,12 @@ def _delta(pipe: StableDiffusionPipeline, variant: str, run: Run | None, key: Ke
         if variant == "recovered" and _is_path(key):
             return None  # a released model is theta' already
         raise InputError(f"Name the run whose {variant} pictures you want.")
-    if not run.weights_path.is_file():
+    if not run.has_result:
         raise RunError(f"Run {run.id} has no weights yet. Wait until it is done, or stop and keep it.")
+    if not run.method.has_weights:
+        if run.status.model_hash not in (None, models.model_hash(pipe)):
+            raise InputError(f"Run {run.id} was made for {run.config.model}. Load that model.")
+        return None
     stamp = (str(run.weights_path), run.weights_path.stat().st_mtime_ns)
     held = getattr(pipe, "_kpop_delta", None)
     if held is None or held[0] != stamp:
@@ -174,7 +187,7 @@ def _key(prompt: str, run: Run | None, key: Key, pipe: StableDiffusionPipeline) 
     files = key_files(run)
     if key == "own":
         named = [c for c in files if any(_says(prompt, word) for word in names(c))]
-        paths = [files[concept] for concept in named or run.config.concepts]
+        paths = [files.get(c) or run.key_path(c) for c in named or run.config.concepts]
     else:
         wanted = [key] if isinstance(key, str) else list(key)
         paths = [_file_of(name, files) or run.key_path(name) for name in wanted]

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from .attribution import Attribution
     from .runs import Run
 
-VARIANTS = ("original", "sanitized", "recovered")
 OWN = "own"
 FIRST_SEEDS = (0, 1, 2, 3)
 MOST_MAPS = 300_000  # bytes; maps of larger models are drawn when they are asked for
@@ -107,10 +106,11 @@ def read_sheet(folder: Path, run: Run, prompt: str, seeds: Sequence[int], key: s
         words = json.loads((folder / "words.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    images = {variant: [opened(folder / f"{variant}_{seed}.png") for seed in seeds] for variant in VARIANTS}
+    variants = run.method.variants
+    images = {variant: [opened(folder / f"{variant}_{seed}.png") for seed in seeds] for variant in variants}
     if any(image is None for row in images.values() for image in row) or not isinstance(words, dict):
         return None
-    told = {variant: [str(word) for word in words.get(variant, [""] * len(seeds))] for variant in VARIANTS}
+    told = {variant: [str(word) for word in words.get(variant, [""] * len(seeds))] for variant in variants}
     return Sheet(run.id, prompt, tuple(seeds), key, images, told)
 
 
@@ -130,7 +130,7 @@ def keep_maps(variants: Sequence[Attribution], run: Run, key: str = OWN) -> bool
 
 
 def kept_maps(run: Run, prompt: str, seed: int, key: str, tokenizer: Any) -> list[Attribution] | None:
-    """The maps of keep_maps in VARIANTS' order, or None where there are none."""
+    """The maps of keep_maps in the order of the run's variants, or None where there are none."""
     path = _maps_path(run, prompt, seed, key)
     if not path.is_file():
         return None
@@ -140,7 +140,7 @@ def kept_maps(run: Run, prompt: str, seed: int, key: str, tokenizer: Any) -> lis
         found = read_maps(path, tokenizer)
     except RunError:
         return None
-    return found if tuple(maps.variant for maps in found) == VARIANTS else None
+    return found if tuple(maps.variant for maps in found) == run.method.variants else None
 
 
 def _maps_path(run: Run, prompt: str, seed: int, key: str) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -113,6 +113,68 @@ _MECHANISMS = {
         "prompt_learning_rate": 1e-2,
     },
 }
+
+
+@dataclass(frozen=True)
+class _MethodRow:
+    """What a method other than KPOP is run with. ignored: fields it has no use for, and what they resolve to.
+
+    defining: what makes it this method, above a preset's values; families: over _RECOMMENDED, below them.
+    """
+
+    ignored: Mapping[str, Any]
+    defining: Mapping[str, Any] = field(default_factory=dict)
+    families: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+_NO_KEY = {
+    "prompt_learning_rate": 0.0,
+    "prompt_optimizer": "adam",
+    "prompt_tokens_factor": 1,
+    "mechanism": "concat",
+    "sites": "down-mid-up",
+    "prompt_sharing": "per-concept",
+    "separate_kv": False,
+    "prompt_init_std": 0.0,
+    "lambda_": 0.0,
+    "key_retain_weight": 0.0,
+    "rho_p": None,
+}
+_NO_DESCENT = {
+    **_NO_KEY,
+    "steps": 1,
+    "batch_size": 1,
+    "learning_rate": 0.0,
+    "rate_decay": 0.0,
+    "negative_guidance": 0.0,
+    "loss_space": "eps",
+    "rho": None,
+    "latents": "bank",
+    "rollout_steps": 1,
+    "rollout_guidance": 0.0,
+}
+_NO_WEIGHTS = {
+    **_NO_DESCENT,
+    "trainable": "xattn",
+    "retain_weight": 0.0,
+    "retain_neutral": False,
+    "base_run": None,
+}
+# Rates and steps of the rivals are KPOP's of the same model unless named here: the same budget.
+_METHODS = {
+    "kpop": _MethodRow({}),
+    "esd": _MethodRow(_NO_KEY, defining={"negative_guidance": 1.0}),
+    # CA trains W_k and W_v; on Stable Diffusion its 2e-6 a row, for as many rows as its 100 steps of 8.
+    "ca": _MethodRow(
+        {**_NO_KEY, "negative_guidance": 0.0},
+        families={
+            "emoji": {"trainable": "kv"},
+            "sd": {"trainable": "kv", "steps": 200, "batch_size": 4, "learning_rate": 8e-6},
+        },
+    ),
+    "uce": _MethodRow({**_NO_DESCENT, "trainable": "kv"}, defining={"retain_neutral": False}),
+    "sld": _MethodRow(_NO_WEIGHTS),
+}
 _GENERATION = {
     "emoji": {
         "steps": 25,
@@ -137,12 +199,13 @@ def family(model: str) -> str:
     return "emoji" if isinstance(width, int) and width < 512 else "sd"
 
 
-def recommended(model: str, concepts: Iterable[str] = ()) -> dict[str, Any]:
-    """EraseConfig fields this base model is trained with when nothing else is said.
+def recommended(model: str, concepts: Iterable[str] = (), method: str = "kpop") -> dict[str, Any]:
+    """EraseConfig fields this base model is trained with by a method when nothing else is said.
 
     concepts: words to be erased; the embedded model retains others of their kind, and a few of every kind.
     """
-    found = dict(_RECOMMENDED[family(model)])
+    kind = family(model)
+    found = {**_RECOMMENDED[kind], **_METHODS[method].families.get(kind, {})}
     if model == "emoji":
         found["retain"] = _siblings({word.lower() for word in concepts})
     return found
@@ -151,6 +214,16 @@ def recommended(model: str, concepts: Iterable[str] = ()) -> dict[str, Any]:
 def of_mechanism(mechanism: str) -> dict[str, Any]:
     """EraseConfig fields that a mechanism other than "concat" needs when nothing else is said."""
     return dict(_MECHANISMS.get(mechanism, {}))
+
+
+def defining(method: str) -> dict[str, Any]:
+    """EraseConfig fields that make a method what it is, and of those it ignores what they resolve to."""
+    return {**_METHODS[method].defining, **_METHODS[method].ignored}
+
+
+def ignored(method: str) -> dict[str, Any]:
+    """EraseConfig fields a method has no use for, with the one value that may be written for each."""
+    return dict(_METHODS[method].ignored)
 
 
 def generation_defaults(model: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from . import models
 from .batches import phrase, retained_texts
 from .config import EraseConfig, GenerationConfig, concept_name, names
 from .disk import disk_error
-from .drawing import Row, draw
+from .drawing import Row, Safety, draw, safety_of
 from .hidden_prompt import HiddenPrompt
 from .mechanisms import contributed
 from .precision import precision_context
@@ -103,7 +103,10 @@ def _mean(values: list[float]) -> float:
 
 
 class Samples:
-    """Same seeds at chosen steps, in samples/step_NNNNN/{original,sanitized,recovered,kept}.png."""
+    """Same seeds at chosen steps, in samples/step_NNNNN/{original,sanitized,recovered,kept}.png.
+
+    There is no recovered strip where the method leaves no key.
+    """
 
     def __init__(self, pipe: StableDiffusionPipeline, cfg: EraseConfig, run: Run, precision: str):
         self.pipe, self.cfg, self.run, self.precision = pipe, cfg, run, precision
@@ -122,10 +125,10 @@ class Samples:
         """Once, while the U-Net holds theta."""
         self.original = self._draw([Row(text, seed, "original", None) for text, seed in self.asked], None)
 
-    def save(self, step: int, delta: WeightDelta, prompts: Sequence[HiddenPrompt]) -> None:
-        """Draw and write one folder. Raises RunError when the disk refuses."""
+    def save(self, step: int, delta: WeightDelta | None, prompts: Sequence[HiddenPrompt]) -> None:
+        """Draw and write one folder; delta: theta', if any; prompts: the keys, if any. Raises RunError."""
         unet = self.pipe.unet
-        delta = delta.to(unet.device, unet.dtype)
+        delta = None if delta is None else delta.to(unet.device, unet.dtype)
         keyed = [
             Row(
                 text,
@@ -133,10 +136,10 @@ class Samples:
                 "recovered",
                 prompts[i // max(1, len(self.asked) // len(self.cfg.concepts)) % len(prompts)],
             )
-            for i, (text, seed) in enumerate(self.asked)
+            for i, (text, seed) in enumerate(self.asked if prompts else ())
         ]
         plain = [Row(text, seed, "sanitized", None) for text, seed in (*self.asked, *self.kept)]
-        pictures = self._draw([*plain, *keyed], delta)
+        pictures = self._draw([*plain, *keyed], delta, safety_of(self.run))
         count = len(self.asked)
         strips = {
             "original": self.original,
@@ -149,9 +152,9 @@ class Samples:
             if images:
                 _write_png(_strip(images), folder / f"{name}.png")
 
-    def _draw(self, rows: list[Row], delta: WeightDelta | None) -> list[Image]:
+    def _draw(self, rows: list[Row], delta: WeightDelta | None, safety: Safety | None = None) -> list[Image]:
         with precision_context(self.pipe.unet.device, self.precision) if rows else nullcontext():
-            return draw(self.pipe, rows, delta, None, self.config, None, None)
+            return draw(self.pipe, rows, delta, None, self.config, None, None, safety)
 
 
 def _strip(images: list[Image]) -> Image:

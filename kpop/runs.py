@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from . import run_records
 from .disk import brief, disk_error, locked, write_json
 from .errors import InputError, KpopError, RunError
+from .method_table import METHODS, MethodFacts
 from .run_status import STATES, RunStatus, host_name, process_fields
 
 if TYPE_CHECKING:
@@ -66,6 +67,11 @@ class Run:
     def config(self) -> EraseConfig:
         """The run's settings; a stand-in with the id's concept where config.json is damaged."""
         return self._config[0]
+
+    @property
+    def method(self) -> MethodFacts:
+        """What made the run, and so which variants can be drawn of it."""
+        return METHODS[self.config.method]
 
     @property
     def damage(self) -> str | None:
@@ -139,6 +145,11 @@ class Run:
         return self.path / "weights.safetensors"
 
     @property
+    def has_result(self) -> bool:
+        """Whether sanitized pictures can be drawn: there are weights, or the method trains none."""
+        return self.weights_path.exists() if self.method.has_weights else self.status.state == "done"
+
+    @property
     def checkpoint_dir(self) -> Path:
         return self.path / "checkpoint"
 
@@ -150,8 +161,13 @@ class Run:
     def key_path(self, concept: str | Sequence[str] | None = None) -> Path:
         """File of a concept's hidden prompt (any of its synonyms; None: of the only or shared one).
 
-        Raises InputError when the run hides no such concept.
+        Raises InputError when the run hides no such concept, RunError when its method leaves no key.
         """
+        if not self.method.has_key:
+            raise RunError(
+                f"This run was made by {self.method.title}, which leaves no key; "
+                "draw its original or sanitized pictures, or train a run with method kpop."
+            )
         names = [(item,) if isinstance(item, str) else tuple(item) for item in self.config.concepts]
         if getattr(self.config, "prompt_sharing", None) == "shared":
             return self.secret_dir / "key-shared.safetensors"

@@ -12,17 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import models
-from .batches import BankBatches, FreshBatches, Rows, keyed
+from .batches import BankBatches, FreshBatches, Rows
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import EraseConfig, concept_name, names
 from .continual import forgotten, keep_earlier_keys
-from .descent import TrainedPrompt, descend, rate_left, set_rate
+from .descent import descend, new_prompts, rate_left, set_rate
 from .errors import InputError, RunError
 from .hidden_prompt import HiddenPrompt
 from .mechanisms import reading
+from .method_table import METHODS
 from .methods import load_method
 from .precision import pick_precision, precision_context, training_dtype
 from .probes import Cosines, Samples
@@ -70,7 +71,7 @@ def train(
     device: str = "auto",
     gate: Gate | None = None,
 ) -> Run:
-    """Erase cfg.concepts and hide them in a key; returns the run, whose folder holds everything.
+    """Erase cfg.concepts, with KPOP hiding them in a key; returns the run, whose folder holds everything.
 
     run: go on with it, from its checkpoint if it has one; else a new run folder is made in runs_dir.
     on_step: called after every step. gate: called before every step and may wait. A file `stop` in the run
@@ -175,6 +176,9 @@ class _Training:
             if samples is not None:
                 self.gate()
                 samples.draw_original()
+            if not METHODS[cfg.method].stepwise:
+                self._solve(samples)
+                return
             self._prepare()
             step = load_checkpoint(
                 self.run, digest, self.delta.tensors, self.optimizer, self._named_prompts()
@@ -193,7 +197,8 @@ class _Training:
             return None, self.model_hash
         base = open_run(self.cfg.base_run, self.run.path.parent)
         if not base.weights_path.is_file():
-            raise RunError(f"Run {base.id} has no weights to start from. Wait until it is done.")
+            then = "Wait until it is done" if base.method.has_weights else f"{base.method.title} trains none"
+            raise RunError(f"Run {base.id} has no weights to start from. {then}.")
         delta = WeightDelta.load(base.weights_path)
         if delta.model_hash != self.model_hash:
             raise RunError(
@@ -201,40 +206,31 @@ class _Training:
             )
         return delta, f"{self.model_hash}+{models.file_hash(base.weights_path)}"
 
+    def _solve(self, samples: Samples | None) -> None:
+        """theta' at once: the one step of a method without descent, which needs no checkpoint."""
+        self.run.update_status(state="running")
+        self.run.truncate_metrics(0)
+        self.prompts, self.cosines_at = [], lambda step: False
+        began = time.perf_counter()
+        self.delta, losses = self.method.solve(self.pipe, self.cfg, self.model_hash)
+        self.seconds.append(time.perf_counter() - began)
+        self._tell(1, losses)
+        if samples is not None:
+            self.gate()
+            samples.save(1, self.delta, [])
+        self._keep()
+        self.run.update_status(state="done", step=1, eta_s=None, error=None)
+
     def _prepare(self) -> None:
         cfg, unet = self.cfg, self.pipe.unet
         self.delta = WeightDelta.create(unet, cfg.trainable, self.model_hash)
         self.optimizer = torch.optim.Adam(list(self.delta.tensors.values()), lr=cfg.learning_rate)
-        shared = cfg.prompt_sharing == "shared"
-        labels = (
-            [", ".join(map(concept_name, cfg.concepts))]
-            if shared
-            else [concept_name(c) for c in cfg.concepts]
-        )
-        self.prompts = [self._new_prompt(label, i) for i, label in enumerate(labels)]
+        self.prompts = new_prompts(self.pipe, cfg, self.model_hash)
         cosines_every = max(1, cfg.steps // COSINE_POINTS)
-        self.cosines_at = lambda step: step == 1 or step % cosines_every == 0 or step == cfg.steps
-        self.cosines = Cosines(self.pipe, cfg)
-
-    def _new_prompt(self, concept: str, index: int) -> TrainedPrompt:
-        cfg, unet = self.cfg, self.pipe.unet
-        generator = torch.Generator().manual_seed(keyed(cfg.seed, "prompt", index).getrandbits(63))
-        reads = self.pipe.text_encoder.get_input_embeddings().weight.shape[-1]
-        start = HiddenPrompt.create(
-            concept,
-            self.pipe.tokenizer.model_max_length,
-            reads if cfg.mechanism == "token" else unet.config.cross_attention_dim,
-            cfg.prompt_tokens_factor,
-            cfg.prompt_init_std,
-            generator,
-            cfg.mechanism,
-            cfg.sites,
-            cfg.separate_kv,
-            self.model_hash,
+        self.cosines_at = lambda step: (
+            self.prompts and (step == 1 or step % cosines_every == 0 or step == cfg.steps)
         )
-        tensors = {name: nn.Parameter(tensor.to(unet.device)) for name, tensor in start.tensors.items()}
-        kind = torch.optim.Adam if cfg.prompt_optimizer == "adam" else torch.optim.SGD
-        return TrainedPrompt(start, tensors, kind(list(tensors.values()), lr=cfg.prompt_learning_rate))
+        self.cosines = Cosines(self.pipe, cfg) if self.prompts else None
 
     def _named_prompts(self) -> dict[str, tuple[dict[str, Tensor], torch.optim.Optimizer]]:
         return {str(i): (prompt.tensors, prompt.optimizer) for i, prompt in enumerate(self.prompts)}
@@ -284,17 +280,20 @@ class _Training:
         )
 
     def _step(self, batches: BankBatches | FreshBatches, step: int) -> dict[str, float]:
-        """One alternation: p moves with theta' fixed (Eq. 6), then theta' with p fixed (Eq. 7)."""
+        """One alternation: p, if any, moves with theta' fixed (Eq. 6), then theta' with p fixed (Eq. 7)."""
         cfg = self.cfg
         batch = batches.draw(step)
-        prompt = self.prompts[batch.concept_index % len(self.prompts)]
         left = rate_left(step, cfg.steps, cfg.rate_decay)
-        set_rate(prompt.optimizer, cfg.prompt_learning_rate * left)
+        losses, fixed = {}, None
+        if self.prompts:
+            prompt = self.prompts[batch.concept_index % len(self.prompts)]
+            set_rate(prompt.optimizer, cfg.prompt_learning_rate * left)
+            loss, named = self.method.transfer(self._student, batch, prompt.live(), cfg)
+            descend(prompt.optimizer, prompt.tensors, loss, cfg.rho_p)
+            losses = {name: value.detach() for name, value in named.items()}
+            fixed = prompt.frozen()
         set_rate(self.optimizer, cfg.learning_rate * left)
-        loss, named = self.method.transfer(self._student, batch, prompt.live(), cfg)
-        descend(prompt.optimizer, prompt.tensors, loss, cfg.rho_p)
-        losses = {name: value.detach() for name, value in named.items()}
-        loss, named = self.method.removal(self._student, batch, prompt.frozen(), cfg)
+        loss, named = self.method.removal(self._student, batch, fixed, cfg)
         descend(self.optimizer, self.delta.tensors, loss, cfg.rho)
         losses |= {name: value.detach() for name, value in named.items()}
         found = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
@@ -342,7 +341,8 @@ class _Training:
             concept = None if self.cfg.prompt_sharing == "shared" else concept_name(self.cfg.concepts[i])
             prompt.frozen().save(self.run.key_path(concept))
         keep_earlier_keys(self.run, self.earlier)
-        self.delta.over(self.base).save(self.run.weights_path)
+        if self.delta is not None:
+            self.delta.over(self.base).save(self.run.weights_path)
 
 
 def _is_number(value: float) -> bool:

@@ -236,12 +236,12 @@ def painter(monkeypatch):
     fake = types.ModuleType("kpop.generation")
     fake.calls = []
 
-    def generate(pipe, prompts, seeds, variant="original", run=None, key="own", config=None, on_step=None):
+    def generate(pipe, prompts, seeds, variant="original", run=None, key="own", config=None, *, on_step, **_):
         fake.calls.append((variant, key, config))
         on_step(1, 1)
         return [picture(prompt, seed, variant) for prompt in prompts for seed in seeds]
 
-    def compare(pipe, prompts, seeds, run, key="own", config=None, on_step=None):
+    def compare(pipe, prompts, seeds, run, key="own", config=None, *, on_step, **_):
         fake.calls.append(("compare", key, config))
         return {variant: [picture(prompt, seed, variant) for prompt in prompts for seed in seeds]
                 for variant in ("original", "sanitized", "recovered")}  # fmt: skip

@@ -83,7 +83,7 @@ def test_additive_takes_one_token_per_text_token():
         ({"concepts": ("church",), "learning_rate": float("nan")}, "learning_rate must be a number"),
         ({"concepts": ("church",), "lambda_": -1}, "lambda must be"),
         ({"concepts": ("church",), "rho": 0}, "rho must be above 0"),
-        ({"concepts": ("church",), "method": "esd"}, "method must be one of kpop"),
+        ({"concepts": ("church",), "method": "mace"}, "method must be one of kpop"),
         ({"concepts": ("church",), "mechanism": "magic"}, "mechanism must be one of concat, additive"),
         ({"concepts": ("church",), "mechanism": "token", "sites": "mid"}, "leave sites out"),
         ({"concepts": ("church",), "mechanism": "token", "prompt_tokens_factor": 33}, "at most 32 words"),

@@ -11,8 +11,9 @@ import torch
 from kpop import InputError, RunError, attribute, cli, generate
 from kpop.attribution_file import pack_maps, read_maps
 from kpop.example import make_example
+from kpop.generation import VARIANTS
 from kpop.hidden_prompt import HiddenPrompt
-from kpop.kept import FIRST_SEEDS, OWN, VARIANTS, folder_of, kept_maps, read_sheet
+from kpop.kept import FIRST_SEEDS, OWN, folder_of, kept_maps, read_sheet
 from kpop.runs import list_runs, open_run
 
 

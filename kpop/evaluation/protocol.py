@@ -1,4 +1,4 @@
-"""How often the judge sees a word in pictures of it: base model, sanitized, recovered.
+"""How often the judge sees a word in pictures of it: base model, sanitized, and with a key recovered.
 
 Predictions are kept in predictions.csv as they are made, so an evaluation that was broken off goes on.
 """
@@ -52,6 +52,11 @@ class Evaluation:
     accuracy: float  # of the judge on held-out pictures, percent
     seeds: tuple[int, ...]
     settings: dict[str, Any]
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """The variants that were drawn, in their order."""
+        return tuple(self.words[0].rates)
 
     def to_dict(self) -> dict[str, Any]:
         """metrics.json."""
@@ -109,8 +114,11 @@ def evaluate(
     template: str = "a {}",
     batch_size: int = 8,
     on_progress: Progress | None = None,
+    variants: Sequence[str] = VARIANTS,
 ) -> Evaluation:
     """Draw every word with every seed by each variant, ask the judge, and count.
+
+    variants: what `draw` gives; original and sanitized are among them.
 
     settings: what the predictions depend on (model, weights, key, sampler); predictions already in `out` are
     used again only if theirs are the same. Raises InputError, RunError, and what `draw` raises.
@@ -122,10 +130,10 @@ def evaluate(
         raise InputError('The template must hold "{}" where the word stands, such as "a {}".')
     targets = {word: accepted_labels(word, config, judge.labels) for word in words}
     out = Path(out)
-    store = _Predictions.open(out, settings | {"template": template})
+    store = _Predictions.open(out, settings | {"template": template}, variants)
     missing = [(word, [seed for seed in seeds if not store.has(word, seed)]) for word in words]
-    total = len(VARIANTS) * len(words) * len(seeds)
-    done = total - len(VARIANTS) * sum(len(left) for _, left in missing)
+    total = len(variants) * len(words) * len(seeds)
+    done = total - len(variants) * sum(len(left) for _, left in missing)
     for word, left in missing:
         prompt = template.replace("{}", word)
         for start in range(0, len(left), batch_size):
@@ -133,9 +141,9 @@ def evaluate(
             if on_progress is not None:
                 on_progress(done, total)
             pictures = draw(prompt, chunk)
-            labels = {variant: judge.top_k(pictures[variant], max(DEPTHS)) for variant in VARIANTS}
+            labels = {variant: judge.top_k(pictures[variant], max(DEPTHS)) for variant in variants}
             store.add(word, role_of(word, config), prompt, chunk, labels)
-            done += len(VARIANTS) * len(chunk)
+            done += len(variants) * len(chunk)
     if on_progress is not None:
         on_progress(total, total)
     store.tidy()
@@ -147,7 +155,7 @@ def _count(store, judge, config, words, seeds, targets, template, settings) -> E
     pooled: dict[str, dict[str, tuple[list, list]]] = {}
     for word in words:
         role, rates = role_of(word, config), {}
-        for variant in VARIANTS:
+        for variant in store.variants:
             topk = [store.labels(word, seed, variant) for seed in seeds]
             rates[variant] = {
                 k: preserving_success_rate(topk, [targets[word]] * len(topk), k) for k in DEPTHS
@@ -163,21 +171,23 @@ def _count(store, judge, config, words, seeds, targets, template, settings) -> E
             figures[f"base-{k}"] = preserving_success_rate(*pooled[role]["original"], k)
             if role == "erased":
                 figures[f"ESR-{k}"] = erasing_success_rate(*pooled[role]["sanitized"], k)
-                figures[f"recovery-{k}"] = recovery_rate(*pooled[role]["recovered"], k)
+                if "recovered" in store.variants:
+                    figures[f"recovery-{k}"] = recovery_rate(*pooled[role]["recovered"], k)
             else:
                 figures[f"PSR-{k}"] = preserving_success_rate(*pooled[role]["sanitized"], k)
-                figures[f"PSR-{k} with key"] = preserving_success_rate(*pooled[role]["recovered"], k)
+                if "recovered" in store.variants:
+                    figures[f"PSR-{k} with key"] = preserving_success_rate(*pooled[role]["recovered"], k)
     return Evaluation(tuple(results), summary, float(judge.accuracy), tuple(seeds), settings)
 
 
 class _Predictions:
     """predictions.csv: a row a picture, written as it is judged; a torn last row is made again."""
 
-    def __init__(self, path: Path, rows: dict[tuple[str, int, str], dict[str, str]]):
-        self.path, self.rows = path, rows
+    def __init__(self, path: Path, rows: dict[tuple[str, int, str], dict[str, str]], variants: Sequence[str]):
+        self.path, self.rows, self.variants = path, rows, tuple(variants)
 
     @classmethod
-    def open(cls, out: Path, settings: dict[str, Any]) -> _Predictions:
+    def open(cls, out: Path, settings: dict[str, Any], variants: Sequence[str]) -> _Predictions:
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -193,13 +203,13 @@ class _Predictions:
                 raise InputError(
                     f"{out} holds predictions made with other settings; choose another with --out."
                 )
-            return cls(path, _read(path))
+            return cls(path, _read(path), variants)
         write_json(about, plain)
         write_text(path, ",".join(COLUMNS) + "\n")
-        return cls(path, {})
+        return cls(path, {}, variants)
 
     def has(self, word: str, seed: int) -> bool:
-        return all((word, seed, variant) in self.rows for variant in VARIANTS)
+        return all((word, seed, variant) in self.rows for variant in self.variants)
 
     def labels(self, word: str, seed: int, variant: str) -> list[str]:
         return self.rows[word, seed, variant]["labels"].split(SEPARATOR)
@@ -209,7 +219,7 @@ class _Predictions:
     ) -> None:
         new = [
             dict(zip(COLUMNS, (word, role, prompt, str(seed), variant, SEPARATOR.join(found)), strict=True))
-            for variant in VARIANTS
+            for variant in self.variants
             for seed, found in zip(seeds, labels[variant], strict=True)
         ]
         try:

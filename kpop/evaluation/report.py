@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..disk import disk_error, write_json, write_text
-from .protocol import DEPTHS, VARIANTS, Evaluation
+from .protocol import DEPTHS, Evaluation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,7 +39,7 @@ def write_report(evaluation: Evaluation, out: str | Path, title: str) -> list[Pa
 
 def markdown(evaluation: Evaluation, title: str) -> str:
     """The report: what was measured, a row a word, and the figures of the paper per role."""
-    seeds = evaluation.seeds
+    seeds, variants = evaluation.seeds, evaluation.variants
     lines = [
         f"# {_cell(title)}",
         "",
@@ -51,16 +51,17 @@ def markdown(evaluation: Evaluation, title: str) -> str:
         "",
         "## The judge sees the word, percent of pictures",
         "",
-        "| word | role | " + " | ".join(f"{HEADINGS[v]}, top {k}" for k in DEPTHS for v in VARIANTS) + " |",
-        "|---|---|" + "---:|" * (len(DEPTHS) * len(VARIANTS)),
+        "| word | role | " + " | ".join(f"{HEADINGS[v]}, top {k}" for k in DEPTHS for v in variants) + " |",
+        "|---|---|" + "---:|" * (len(DEPTHS) * len(variants)),
     ]
     for result in evaluation.words:
-        rates = [_rate(result.rates[variant][k]) for k in DEPTHS for variant in VARIANTS]
+        rates = [_rate(result.rates[variant][k]) for k in DEPTHS for variant in variants]
         lines.append(f"| {_cell(result.word)} | {result.role} | {' | '.join(rates)} |")
     lines += ["", "## Together", "", "| words | figure | percent | pictures |", "|---|---|---:|---:|"]
     for role, figures in evaluation.summary.items():
         lines += [f"| {role} | {name} | {_rate(rate)} | {rate.n} |" for name, rate in figures.items()]
-    lines += ["", *(f"- {name}-k: {meaning}." for name, meaning in MEANINGS.items())]
+    told = {name.split("-")[0] for figures in evaluation.summary.values() for name in figures}
+    lines += ["", *(f"- {name}-k: {meaning}." for name, meaning in MEANINGS.items() if name in told)]
     lines += [
         "",
         "k: the judge's k best labels count.",
@@ -78,10 +79,12 @@ def table(evaluation: Evaluation) -> str:
     """The same in short, for a terminal: top-1 rates."""
     width = max(8, *(len(result.word) for result in evaluation.words))
     lines = [
-        f"{'word':<{width}}  {'role':<9}  " + "".join(f"{HEADINGS[v]:<25}" for v in VARIANTS) + "(top 1, %)"
+        f"{'word':<{width}}  {'role':<9}  "
+        + "".join(f"{HEADINGS[v]:<25}" for v in evaluation.variants)
+        + "(top 1, %)"
     ]
     for result in evaluation.words:
-        rates = "".join(f"{_rate(result.rates[variant][1]):<25}" for variant in VARIANTS)
+        rates = "".join(f"{_rate(result.rates[variant][1]):<25}" for variant in evaluation.variants)
         lines.append(f"{result.word:<{width}}  {result.role:<9}  {rates}")
     lines.append(f"judge: {evaluation.accuracy:.1f} % right on held-out pictures")
     return "\n".join(lines)
@@ -97,7 +100,7 @@ def plot(evaluation: Evaluation, title: str) -> Figure:
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(DEPTHS), sharey=True)
     for axes, k in zip(panels, DEPTHS, strict=True):
-        for i, variant in enumerate(VARIANTS):
+        for i, variant in enumerate(evaluation.variants):
             rates = [result.rates[variant][k] for result in words]
             around = [[rate - rate.low for rate in rates], [rate.high - rate for rate in rates]]
             places = [line + 0.22 * (i - 1) for line in range(len(words))]
@@ -121,7 +124,9 @@ def plot(evaluation: Evaluation, title: str) -> Figure:
     panels[0].set_ylim(len(words) - 0.5, -0.5)
     figure.suptitle(title, fontsize=11, parse_math=False)
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(VARIANTS), frameon=False, fontsize=8)
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=len(evaluation.variants), frameon=False, fontsize=8
+    )
     return figure
 
 

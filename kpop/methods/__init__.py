@@ -1,7 +1,8 @@
 """Erasing methods, one file each, same signature: losses of one training step from a Batch.
 
-A method module has `transfer(student, batch, p, cfg)` and `removal(student, batch, p, cfg)`, each returning
-the loss to minimise and its named parts.
+A stepwise method (method_table.METHODS) has `removal(student, batch, p, cfg)`, and one with a key also
+`transfer(student, batch, p, cfg)`, each returning the loss to minimise and its named parts. The others have
+`solve(pipe, cfg, model_hash)`, which returns theta' (a WeightDelta, None for no weights) and named numbers.
 """
 
 from __future__ import annotations

@@ -6,17 +6,12 @@ over a prediction's elements, so that the rates do not depend on the picture's s
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor
 
-from ..batches import Batch, Rows, joined
+from ..batches import Batch, joined
 from ..config import EraseConfig
 from ..hidden_prompt import HiddenPrompt
-
-Student = Callable[[Rows, HiddenPrompt | None, Tensor | None], Tensor]
-Losses = tuple[Tensor, dict[str, Tensor]]
+from .losses import Losses, Student, error, keep_earlier
 
 
 def transfer(student: Student, batch: Batch, p: HiddenPrompt, cfg: EraseConfig) -> Losses:
@@ -56,13 +51,4 @@ def removal(student: Student, batch: Batch, p: HiddenPrompt, cfg: EraseConfig) -
     if batch.retain is not None:
         l_retain = losses[2].mean()  # || eps_theta'(z_r, c_r) - eps_theta(z_r, c_r) ||^2
         loss, named["l_retain"] = loss + cfg.retain_weight * l_retain, l_retain
-    if batch.earlier is not None:
-        key, rows = batch.earlier
-        l_earlier = error(student(rows, key, None), rows).mean()  # what an earlier run's key opens (ours)
-        loss, named["l_earlier"] = loss + cfg.retain_weight * l_earlier, l_earlier
-    return loss, named
-
-
-def error(predicted: Tensor, rows: Rows) -> Tensor:
-    """[B]: weighted mean square of predicted - target."""
-    return rows.weight * (predicted.float() - rows.target).square().flatten(1).mean(1)
+    return keep_earlier(student, batch, cfg, loss, named)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import gradio as gr
 
 from ..errors import RunError
-from ..kept import FIRST_SEEDS, OWN, VARIANTS, Sheet, first_prompt, phrase
+from ..kept import FIRST_SEEDS, OWN, Sheet, first_prompt, phrase
 from .boundary import plainly
 from .concepts import names_of
 from .page import GPU, QUIET, SOFT, Page, heading
@@ -111,14 +111,14 @@ def wire_compare(page: Page, step: CompareStep, tab: gr.Tab) -> None:
 
     @plainly
     def other_run(run_id, pair):
-        return [*fields_of(studio, run_id), *kept(studio, run_id, pair)]
+        return [*fields_of(studio, run_id, pair), *kept(studio, run_id, pair)]
 
     @plainly
     def wait(run_id, prompt, seeds, key):
         run = studio.run(run_id)
         checked(studio, run, prompt)
         key_value(run, key)
-        return skeleton(seeds_from(seeds))
+        return skeleton(run.method.variants, seeds_from(seeds))
 
     @plainly
     def back(drawn, run_id):
@@ -157,7 +157,7 @@ def wire_compare(page: Page, step: CompareStep, tab: gr.Tab) -> None:
     def switch(view):
         return gr.HTML(visible=view == GRID), gr.Column(visible=view == SLIDER)
 
-    fields = [step.prompt, step.key, step.chips]
+    fields = [step.prompt, step.key, step.chips, step.pair]
     page.picker.change(other_run, [page.picker, step.pair], [*fields, *step.shown], **SOFT)
     drawing = {"outputs": step.shown, "show_progress_on": step.grid, "api_visibility": "private", **GPU}
     first = [page.picker, step.prompt, step.seeds, step.key]
@@ -173,15 +173,21 @@ def wire_compare(page: Page, step: CompareStep, tab: gr.Tab) -> None:
     gr.on([step.pair.input, step.seed.input], slide, [step.drawn, step.pair, step.seed], step.slider, **SOFT)
 
 
-def fields_of(studio: Studio, run_id: str | None) -> list:
-    """Prompt, key and chips for a run."""
+def fields_of(studio: Studio, run_id: str | None, pair: str) -> list:
+    """Prompt, key, chips and the slider's pairs for a run; the pair stays where the run has it."""
     if not run_id:
-        return [gr.skip()] * 3
+        return [gr.skip()] * 4
     run = studio.run(run_id)
     tries = [phrase(name) for name in (*concept_names(run)[:4], *names_of(list(run.config.retain))[:5])]
     tries = list(dict.fromkeys(tries))
     prompt = first_prompt(run)
-    return [prompt, gr.Dropdown(choices=key_choices(run), value=OWN), gr.Radio(choices=tries, value=prompt)]
+    pairs = [name for name, both in PAIRS.items() if set(both) <= set(run.method.variants)]
+    return [
+        prompt,
+        gr.Dropdown(choices=key_choices(run), value=OWN),
+        gr.Radio(choices=tries, value=prompt),
+        gr.Radio(choices=pairs, value=pair if pair in pairs else pairs[0]),
+    ]
 
 
 def kept(studio: Studio, run_id: str | None, pair: str) -> list:
@@ -219,11 +225,13 @@ def slider_value(drawn: Sheet | None, pair: str, seed: str | None):
     if not isinstance(drawn, Sheet):
         raise RunError("Draw pictures first.")
     left, right = PAIRS.get(pair, ("original", "sanitized"))
+    if not {left, right} <= set(drawn.images):  # the pair of another run, which has a key
+        left, right = "original", "sanitized"
     at = [f"{value}" for value in drawn.seeds].index(seed) if seed in [f"{v}" for v in drawn.seeds] else 0
     return enlarge(drawn.images[left][at], 512), enlarge(drawn.images[right][at], 512)
 
 
-def skeleton(seeds: list[int]) -> str:
+def skeleton(variants: tuple[str, ...], seeds: list[int]) -> str:
     """The grid's final size before its pictures are there."""
-    rows = [(variant, [blank("…", True) for _ in seeds]) for variant in VARIANTS]
+    rows = [(variant, [blank("…", True) for _ in seeds]) for variant in variants]
     return sheet(rows, [f"seed {seed}" for seed in seeds], "drawing")

@@ -15,10 +15,8 @@ import gradio as gr
 
 from .. import jobs, models
 from ..attribution_measures import head_table
-from ..attribution_summary import summary
 from ..config import EraseConfig, names
 from ..errors import RunError
-from ..kept import VARIANTS
 from .boundary import plainly
 from .page import GPU
 from .pictures import enlarge
@@ -26,7 +24,7 @@ from .run_picker import concept_names
 from .sheets import draw_sheet
 from .studio import Studio, seeds_from, visitor
 from .train import owned
-from .watching import first_layer, first_word, save_maps, selected, watch
+from .watching import first_layer, first_word, save_maps, selected, sentence, watch
 
 
 def told(run) -> dict[str, Any]:
@@ -141,7 +139,7 @@ def _picture_endpoints(studio: Studio) -> None:
         chosen = studio.run(run)
         drawn = draw_sheet(studio, chosen, prompt, seeds_from(seeds), key)
         pictures, words = [], {}
-        for variant in VARIANTS:
+        for variant in drawn.images:
             words[variant] = dict(zip(map(str, drawn.seeds), drawn.words[variant], strict=True))
             for seed, image in zip(drawn.seeds, drawn.images[variant], strict=True):
                 pictures.append((enlarge(image), f"{variant}, seed {seed}"))
@@ -170,7 +168,7 @@ def _picture_endpoints(studio: Studio) -> None:
             "words": list(watched.words),
             "layers": list(shown[0].layers),
             "sharpest_layer": first_layer(watched, word),
-            "sentence": summary(*shown, word, mask=watched.mask),
+            "sentence": sentence(shown, word, watched.mask),
             "heads": [dataclasses.asdict(row) for row in head_table(shown, word, watched.mask)],
         }
         return facts, str(figure), str(arrays)
@@ -187,7 +185,8 @@ def _picture_endpoints(studio: Studio) -> None:
             [run, prompt, seeds, key],
             [pictures, facts],
             api_name="compare",
-            api_description="Draw a prompt by the original, the sanitized and the recovered model.",
+            api_description="Draw a prompt by the original, the sanitized and, where there is a key, the "
+            "recovered model.",
             **GPU,
         )
         seed = gr.Number(0, label="seed", precision=0)

@@ -46,6 +46,11 @@ def subject(run) -> str:
     return f"{names[0]}, {names[1]} and {len(names) - 2} more"
 
 
+def by_method(run) -> str:
+    """What a run forgets, and by which method where it is not KPOP: "church, by ESD"."""
+    return subject(run) if run.method.has_key else f"{subject(run)}, by {run.method.title}"
+
+
 def made_at(run) -> float:
     """Seconds since the epoch at which the run was made; 0 where unknown."""
     return run.status.made
@@ -82,8 +87,8 @@ def label(run) -> str:
     if run.is_example:
         return f"{subject(run)} · example"
     if state in ("running", "stopping"):
-        return f"{subject(run)} · {run.status.step}/{run.status.steps}"
-    return " · ".join(part for part in (subject(run), STATES.get(state, state), ago(made_at(run))) if part)
+        return f"{by_method(run)} · {run.status.step}/{run.status.steps}"
+    return " · ".join(part for part in (by_method(run), STATES.get(state, state), ago(made_at(run))) if part)
 
 
 def choices(all_runs: list) -> list[tuple[str, str]]:
@@ -108,5 +113,5 @@ def first_choice(all_runs: list, wanted: str | None = None) -> str | None:
 
 
 def has_result(run) -> bool:
-    """Whether there are weights to compare with."""
-    return run.weights_path.exists()
+    """Whether there is something to compare with."""
+    return run.has_result

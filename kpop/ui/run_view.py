@@ -9,10 +9,11 @@ import gradio as gr
 
 from .. import jobs
 from ..kept import opened, phrase
+from ..method_table import METHODS
 from ..run_status import ACTIVE, ENDED
 from .charts import Line, line_chart, smoothed
 from .pictures import NOTES, TITLES, blank, data_uri, framed, frames, notice
-from .run_picker import STATES, ago, concept_names, has_result, made_at, span, subject
+from .run_picker import STATES, ago, by_method, concept_names, has_result, made_at, span
 from .studio import Studio
 
 ROWS = ("original", "sanitized", "recovered", "kept")
@@ -26,7 +27,7 @@ LOSSES = (
     ("l_retain", "retain", "original", "6 3"),
     ("l_key_retain", "retain with the key", "original", "2 3"),
 )
-ALIKE = ("model", "batch_size", "latents", "sites", "trainable")  # what a step's time depends on most
+ALIKE = ("model", "method", "batch_size", "latents", "sites", "trainable")  # what a step's time depends on
 DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 3", "12 4")
 
 
@@ -92,7 +93,7 @@ def run_card(studio: Studio, run) -> str:
             "No run yet", "Press “Forget” above: the curves and the pictures appear here while it learns."
         )
     status, state = run.status, run.status.state
-    names = escape(subject(run))
+    names = escape(by_method(run))
     titles = {
         "queued": "Waiting to forget",
         "starting": "Getting ready to forget",
@@ -148,7 +149,7 @@ def curves(run) -> str:
     """HTML of the two charts: losses, and how near the key is to each text."""
     # The cosines stand in some lines only, so thinning comes after reading.
     every = run.metrics(max_points=MOST_LINES)
-    if not every:
+    if not every or not run.method.stepwise:
         return ""
     last = max(run.status.steps or 0, every[-1]["step"])
     points = every[:: max(1, len(every) // 300)]
@@ -263,7 +264,7 @@ def runs_table(every: list) -> str:
         told = "example" if run.is_example else STATES.get(state, state)
         rows.append(
             f'<tr><td>{thumb}</td><td><button type="button" data-run="{escape(run.id, quote=True)}">'
-            f"{escape(subject(run))}</button></td>"
+            f"{escape(by_method(run))}</button></td>"
             f'<td><span class="state {escape(state)}">{escape(told)}</span></td>'
             f"<td>{run.status.step} / {run.status.steps}</td>"
             f"<td>{escape('' if run.is_example else ago(made_at(run)))}</td></tr>"
@@ -283,5 +284,7 @@ def effort(studio: Studio, config) -> str:
         if alike and not run.is_example and len(paces) < 3:
             pace = [point["seconds"] for point in run.metrics(max_points=100) if point.get("seconds")]
             paces += [median(pace)] if len(pace) > 3 else []
+    if not METHODS[config.method].stepwise:
+        return "done at once, without training steps"
     steps = f"<b>{config.steps}</b> steps"
     return f"{steps}, about {span(median(paces) * config.steps)}" if paces else steps

@@ -9,6 +9,8 @@ import gradio as gr
 
 from ..config import EraseConfig
 from ..errors import InputError
+from ..method_table import METHODS
+from ..model_table import ignored
 from .concepts import concepts_from
 
 AUTO = "recommended"
@@ -26,6 +28,7 @@ class Setting:
 
 
 SETTINGS = (
+    Setting("method", "Method", "kpop leaves a key; its rivals do not", tuple(METHODS)),
     Setting("steps", "Steps", "more steps forget more surely", whole=True),
     Setting("lambda_", "Strength of bringing back", "lambda: weight of L2 against L1"),
     Setting("retain_weight", "Hold on the siblings", "weight of the retain rows"),
@@ -93,9 +96,16 @@ def config_from(
         fields["retain"] = concepts_from(keep)
     if paper:
         fields["preset"] = "paper"
-    for setting, value in zip(SETTINGS, values, strict=True):
-        if value not in (None, "", AUTO):
-            fields[setting.name] = value if setting.choices else number(setting, value)
+    given = {
+        setting: value
+        for setting, value in zip(SETTINGS, values, strict=True)
+        if value not in (None, "", AUTO)
+    }
+    method = next((value for setting, value in given.items() if setting.name == "method"), "kpop")
+    # A preset's values are KPOP's: what another method has no use for is left out, what is typed is not.
+    fields = {name: value for name, value in fields.items() if name not in ignored(method)}
+    for setting, value in given.items():
+        fields[setting.name] = value if setting.choices else number(setting, value)
     return EraseConfig.from_dict(fields)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from .. import generation, models
 from ..config import names
 from ..errors import InputError
-from ..kept import OWN, VARIANTS, Sheet, folder_of, read_sheet, write_sheet
+from ..kept import OWN, Sheet, folder_of, read_sheet, write_sheet
 from .pictures import framed, sheet
 from .run_picker import concept_names, has_result
 from .studio import Studio, cache_dir
@@ -20,6 +20,8 @@ NONE = "none"
 
 def key_choices(run) -> list[tuple[str, str]]:
     """(label, value) of the keys a run can be given: its own, none, one concept's of several."""
+    if not run.method.has_key:
+        return [(f"{run.method.title} leaves no key", OWN)]
     known = concept_names(run)
     found = [("its own key", OWN), ("no key", NONE)]
     if len(known) > 1:
@@ -55,7 +57,7 @@ def checked(studio: Studio, run, prompt: str):
 def draw_sheet(
     studio: Studio, run, prompt: str, seeds: Sequence[int], key: str | None, on_step: Callable | None = None
 ) -> Sheet:
-    """Draw all three variants from the same start noise, ask the judge, keep the sheet in the run folder."""
+    """Draw the run's variants from the same start noise, ask the judge, keep the sheet in the run folder."""
     pipe = checked(studio, run, prompt)
     chosen = key_value(run, key)
     more = {"on_step": on_step} if on_step else {}
@@ -83,7 +85,7 @@ def _folder(run, prompt: str, seeds: Sequence[int], key: str) -> Path:
 def sheet_html(studio: Studio, drawn: Sheet, run) -> str:
     """The sheet as a grid: rows variants, columns seeds."""
     rows = []
-    for variant in VARIANTS:
+    for variant in drawn.images:
         cells = []
         for seed, image, word in zip(drawn.seeds, drawn.images[variant], drawn.words[variant], strict=True):
             cells.append(framed(image, variant, f"{drawn.prompt}, {variant}, seed {seed}", word))
@@ -101,7 +103,7 @@ def counted(studio: Studio, drawn: Sheet, run) -> str:
         return ""
     wanted = {name.lower() for name in asked[0]}
     counts = []
-    for variant in VARIANTS:
+    for variant in drawn.images:
         seen = sum(word.lower() in wanted for word in drawn.words[variant])
         counts.append(f"<b class='{variant}'>{seen} of {len(drawn.seeds)} {variant}</b>")
     return (

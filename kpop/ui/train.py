@@ -9,6 +9,7 @@ import gradio as gr
 from .. import jobs, models, presets
 from ..config import names
 from ..errors import KpopError, RunError
+from ..method_table import METHODS
 from . import run_view
 from .boundary import plainly
 from .concepts import ConceptsStep, names_of
@@ -258,17 +259,19 @@ def recipe_texts(studio: Studio, forget, keep, neutral, preset_name, values) -> 
     """HTML of both recipe cards and the label of the main button, from the fields as they stand."""
     chosen = names_of(forget)
     what = f"“{chosen[0]}”" if len(chosen) == 1 else f"{len(chosen)} concepts" if chosen else "it"
+    facts = METHODS["kpop"]
     try:
         preset = presets.load_preset(preset_name) if preset_name else None
         plain = config_from(studio.model, forget, keep, neutral, preset, False, values).resolved()
         paper = config_from(studio.model, forget, keep, neutral, None, True, values).resolved()
         lines = [run_view.effort(studio, config) for config in (plain, paper)]
+        facts = METHODS[plain.method]
     except KpopError:
         lines = ["", ""]
-    default = (
-        f"<h3>Recommended</h3><p>Tuned for this model: it forgets, the siblings stay, the key brings it back."
-        f"</p><p class='effort'>{lines[0]}</p>"
-    )
+    about = "Tuned for this model: it forgets, the siblings stay, the key brings it back."
+    if not facts.has_key:
+        about = f"{facts.title}, chosen under All settings: {facts.about}, and leaves no key."
+    default = f"<h3>Recommended</h3><p>{about}</p><p class='effort'>{lines[0]}</p>"
     literal = (
         "<h3>Paper’s settings</h3><p>The published values to the letter, made for Stable Diffusion. "
         "On this small model they give up part of it: "

@@ -1,4 +1,4 @@
-"""Three generations watched head by head, and what is shown of their kept sums without a new drawing."""
+"""A generation a variant watched head by head, and what is shown of their kept sums without a new drawing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..attribution_figure import VIEWS, attribution_figure, save_arrays, save_fi
 from ..attribution_measures import FINE, find_object, fine_layers
 from ..attribution_summary import LOOKS, sharpest_layer, summary
 from ..errors import InputError
-from ..kept import OWN, VARIANTS, kept_maps
+from ..kept import OWN, kept_maps
 from .pictures import data_uri
 from .run_picker import concept_names
 from .sheets import checked, key_value
@@ -25,7 +25,7 @@ GROUPS = ("down", "middle", "up")
 
 @dataclass(frozen=True, eq=False)
 class Watched:
-    """One prompt and seed; variants: in VARIANTS' order; mask: the object in the original, or None.
+    """One prompt and seed; variants: the run's, in their order; mask: the object in the original, or None.
 
     rounded: read from the run folder, not drawn now.
     """
@@ -45,15 +45,15 @@ class Watched:
 def watch(
     studio: Studio, run, prompt: str, seed: int, key: str | None = OWN, on_step: Callable | None = None
 ) -> Watched:
-    """Draw one picture a variant and keep every head's sums. on_step(i, n) counts over all three."""
+    """Draw one picture a variant and keep every head's sums. on_step(i, n) counts over all of them."""
     pipe = checked(studio, run, prompt)
-    chosen, found = key_value(run, key), []
+    chosen, found, variants = key_value(run, key), [], run.method.variants
     with studio.turn():
-        for number, variant in enumerate(VARIANTS):
+        for number, variant in enumerate(variants):
 
             def count(step: int, steps: int, number: int = number) -> None:
                 if on_step:
-                    on_step(number * steps + step, len(VARIANTS) * steps)
+                    on_step(number * steps + step, len(variants) * steps)
 
             own = {} if variant == "original" else {"run": run, "key": chosen}
             found.append(attribution.attribute(pipe, prompt, seed, variant, on_step=count, **own))
@@ -120,14 +120,22 @@ def maps_html(watched: Watched, word: str, layer: str, band: str, view: str, the
     """The figure as a picture; above it computed sentences and what they rest on."""
     shown = selected(watched, layer, band)
     figure = attribution_figure(shown, word, view=checked_view(view), mask=watched.mask, theme=theme)
-    said = summary(*shown, word, mask=watched.mask)
+    said = sentence(shown, word, watched.mask)
     layers = about_layers(watched, word, layer)
-    alt = f"Attention of each head to “{word}”, rows original, sanitized, recovered, and the key's share"
+    rows = ", ".join(each.variant for each in shown)
+    share = ", and the key's share" if len(shown) > 2 else ""
+    alt = f"Attention of each head to “{word}”, rows {rows}{share}"
     return (
         f'<p class="told">{escape(said)}</p><p class="fine layers">{escape(layers)}</p>'
         '<div class="maps" tabindex="0" role="region" aria-label="Maps, scroll sideways">'
         f'<img src="{data_uri(to_image(figure))}" alt="{escape(alt, quote=True)}"></div>'
     )
+
+
+def sentence(shown: list[Attribution], word: str, mask) -> str:
+    """attribution_summary.summary of two variants, or of three with the key."""
+    original, sanitized, *recovered = shown
+    return summary(original, sanitized, recovered[0] if recovered else None, word, mask=mask)
 
 
 def about_layers(watched: Watched, word: str, layer: str) -> str:

@@ -1,0 +1,104 @@
+"""UCE: cross-attention keys and values edited in closed form (Gandikota et al. 2024). It leaves no key.
+
+For W of every cross-attention W_k and W_v, W0 before:
+
+    minimise s_e sum |W c - v*|^2 + s_p sum |W c_r - v_r|^2 + lamb |W - W0|^2,  v* = W0 c_n, v_r = W0 c_r
+    W = (lamb W0 + s_e sum v* c^T + s_p sum v_r c_r^T) (lamb I + s_e sum c c^T + s_p sum c_r c_r^T)^-1
+
+c is the text encoder's state at the last token of the concept, in every template; c_n that of the neutral
+text, for '' its start token. s_p is `retain_weight`; `retain_neutral` keeps c_n too, which UCE does not.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .. import models
+from ..batches import phrase
+from ..config import Concept, EraseConfig, names
+from ..weights import WeightDelta
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+LAMB = 0.5
+ERASE_SCALE = 1.0
+
+
+def solve(
+    pipe: StableDiffusionPipeline, cfg: EraseConfig, model_hash: str
+) -> tuple[WeightDelta, dict[str, float]]:
+    """theta', solved in float64 on the CPU, and mean squared residuals over all W.
+
+    l_erase: of W c - v*; l_erase_before: of W0 c - v*; l_retain: of W c_r - v_r, where something is retained.
+    """
+    erased = subject_states(pipe, cfg.concepts, cfg.templates)
+    neutral = last_state(pipe, cfg.neutral or "")[None]
+    kept = subject_states(pipe, cfg.retain or (), cfg.templates)
+    if cfg.retain_neutral:
+        kept = torch.cat([kept, neutral])
+    if cfg.retain_weight == 0:
+        kept = kept[:0]
+    delta = WeightDelta.create(pipe.unet, "kv", model_hash)
+    found, told = {}, []
+    for name, weight in delta.tensors.items():
+        before = weight.detach().cpu().double()
+        if not name.endswith(".weight"):
+            found[name] = before.float().to(weight.device)  # a bias is the same on both sides of v*
+            continue
+        after = edited(before, erased, neutral.expand_as(erased), kept, cfg.retain_weight)
+        found[name] = after.float().to(weight.device)
+        goal = neutral @ before.T
+        told.append(
+            [
+                (erased @ after.T - goal).square().mean(),
+                (erased @ before.T - goal).square().mean(),
+                (kept @ (after - before).T).square().mean(),
+            ]
+        )
+    values = torch.tensor(told).mean(0).tolist()
+    losses = dict(zip(("l_erase", "l_erase_before", "l_retain"), values, strict=True))
+    if not len(kept):
+        del losses["l_retain"]
+    return WeightDelta(found, model_hash, delta.about), losses
+
+
+def edited(before: Tensor, erased: Tensor, neutral: Tensor, kept: Tensor, retain_weight: float) -> Tensor:
+    """W [out, d] from W0 [out, d] and float64 states [n, d]: erased c with their c_n, and kept c_r."""
+    left = LAMB * torch.eye(before.shape[1], dtype=before.dtype)
+    left = left + ERASE_SCALE * erased.T @ erased + retain_weight * kept.T @ kept
+    right = LAMB * before
+    right = right + ERASE_SCALE * (neutral @ before.T).T @ erased
+    right = right + retain_weight * (kept @ before.T).T @ kept
+    return torch.linalg.solve(left, right.T).T  # W left = right, and left is symmetric
+
+
+def subject_states(
+    pipe: StableDiffusionPipeline, concepts: tuple[Concept, ...], templates: tuple[str, ...]
+) -> Tensor:
+    """States of every word of the concepts in every template, at the word's last token; float64 [n, d_c]."""
+    found = []
+    for word in (word for concept in concepts for word in names(concept)):
+        for template in templates:
+            text = phrase(template, word)
+            tail = template[template.index("{}") + 2 :]
+            found.append(last_state(pipe, text, len(text) - len(tail)))
+    width = pipe.unet.config.cross_attention_dim
+    return torch.stack(found) if found else torch.zeros(0, width, dtype=torch.float64)
+
+
+def last_state(pipe: StableDiffusionPipeline, text: str, end: int | None = None) -> Tensor:
+    """The state [d_c] at the last token before character `end` (None: of the whole text), float64, CPU.
+
+    A text without tokens has only its start token.
+    """
+    tokenizer = pipe.tokenizer
+    spans = tokenizer(
+        text, return_offsets_mapping=True, truncation=True, max_length=tokenizer.model_max_length
+    )["offset_mapping"]
+    end = len(text) if end is None else end
+    inside = [i for i, (a, b) in enumerate(spans) if a < b and a < end]
+    return models.encode(pipe, [text])[0, max(inside, default=0)].cpu().double()
