@@ -170,9 +170,9 @@ def _attend(
 ) -> Tensor:
     """softmax(Q K^T * scale + mask) V, [B, heads, Q, width].
 
-    On the CPU two batched products beat the fused kernel while Q K^T is small.
+    On the CPU two batched products beat the fused kernel where Q K^T is small and a backward follows.
     """
-    small = query.device.type == "cpu" and query.shape[2] * key.shape[2] <= SMALL
+    small = query.shape[2] * key.shape[2] <= SMALL and torch.is_grad_enabled() and query.device.type == "cpu"
     if record is None and not small:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
     scores = (query * scale) @ key.transpose(-1, -2)
