@@ -22,7 +22,7 @@ from .errors import InputError, KpopError
 
 MOST_SEEDS = 100_000
 LISTS = ("concepts", "retain")
-FLAGS = ("retain_neutral", "separate_kv")  # true or false
+FLAGS = ("retain_neutral", "separate_kv", "gradient_checkpointing")  # true or false
 SYNONYMS = {"steps": ("--sampling-steps",), "guidance_scale": ("--guidance",)}
 ABOUT = {
     "concepts": "words to erase; synonyms of one concept as 'church|chapel'",
@@ -34,6 +34,7 @@ ABOUT = {
     "model": "name, local diffusers folder, or hub id",
     "base_run": "start from that run's sanitized weights",
     "prompt_tokens_factor": "k: the key has k * 77 tokens",
+    "gradient_checkpointing": "less memory for more time",
     "prompt_branch": "which halves of guidance see the key",
 }
 

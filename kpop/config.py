@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from numbers import Real
 from typing import Any
 
+from .config_values import (
+    Concept,
+    choice_value,
+    concepts_value,
+    real_value,
+    templates_value,
+    text_value,
+    whole_value,
+    words_value,
+)
 from .errors import InputError
 
 SCHEMA = 1
-MOST_CHARACTERS = 200
-MOST_WORDS = 20
 CHOICES = {
     "method": ("kpop",),
     "mechanism": ("concat", "additive"),
@@ -48,7 +54,6 @@ REAL = {  # inclusive ranges; None: no upper end
     "rho_p": (0, None),
 }
 SCHEDULERS = ("model", "ddim", "dpm", "euler", "pndm")
-Concept = str | tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ class EraseConfig:
     rho, rho_p: radii (L2) of Eq. 7 and Eq. 5 that one step of theta' and of p may not leave; None: no bound.
     templates: phrasings a concept is put into, "{}" stands for the word. latents: "bank" of the frozen
     model's rollouts, or "fresh" rollouts with the current theta' at each step (the paper's).
+    gradient_checkpointing: less memory for more time; the losses are the same.
     preset: "paper", or the name of a file in presets/. Raises InputError with what to change.
     """
 
@@ -101,32 +107,33 @@ class EraseConfig:
     rollout_guidance: float | None = None
     checkpoint_every: int | None = None
     sample_every: int | None = None
+    gradient_checkpointing: bool | None = None
     seed: int = 0
     precision: str = "auto"
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
         put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
-        put("model", _text("model", self.model, 1000))
+        put("model", text_value("model", self.model, 1000))
         for name in ("base_run", "preset"):
             if getattr(self, name) is not None:
-                put(name, _text(name, getattr(self, name), 1000))
-        put("concepts", _concepts("concepts", self.concepts))
+                put(name, text_value(name, getattr(self, name), 1000))
+        put("concepts", concepts_value("concepts", self.concepts))
         if self.retain is not None:
-            put("retain", _concepts("retain", self.retain))
+            put("retain", concepts_value("retain", self.retain))
         if self.neutral is not None:
-            put("neutral", _words("neutral", self.neutral, empty=True))
+            put("neutral", words_value("neutral", self.neutral, empty=True))
         if self.templates is not None:
-            put("templates", _templates(self.templates))
-        for name in ("retain_neutral", "separate_kv"):
+            put("templates", templates_value(self.templates))
+        for name in ("retain_neutral", "separate_kv", "gradient_checkpointing"):
             if not isinstance(getattr(self, name), bool | None):
                 raise InputError(f"{name} must be true or false, not {getattr(self, name)!r}.")
         for name, options in CHOICES.items():
-            _choice(name, getattr(self, name), options, optional=name not in ("method", "precision"))
+            choice_value(name, getattr(self, name), options, optional=name not in ("method", "precision"))
         for name, (low, high) in WHOLE.items():
-            put(name, _whole(name, getattr(self, name), low, high))
+            put(name, whole_value(name, getattr(self, name), low, high))
         for name, (low, high) in REAL.items():
-            put(name, _real(name, getattr(self, name), low, high))
+            put(name, real_value(name, getattr(self, name), low, high))
         self._check_together()
 
     def _check_together(self) -> None:
@@ -203,16 +210,16 @@ class GenerationConfig:
 
     def __post_init__(self) -> None:
         put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
-        put("steps", _whole("steps", self.steps, 1, 1000))
-        put("guidance_scale", _real("guidance_scale", self.guidance_scale, 0, 100))
-        put("negative_prompt", _words("negative_prompt", self.negative_prompt, empty=True))
+        put("steps", whole_value("steps", self.steps, 1, 1000))
+        put("guidance_scale", real_value("guidance_scale", self.guidance_scale, 0, 100))
+        put("negative_prompt", words_value("negative_prompt", self.negative_prompt, empty=True))
         for name in ("height", "width"):
-            put(name, _whole(name, getattr(self, name), 8, 4096))
+            put(name, whole_value(name, getattr(self, name), 8, 4096))
             if getattr(self, name) is not None and getattr(self, name) % 8:
                 raise InputError(f"{name} must be a multiple of 8, not {getattr(self, name)}.")
-        _choice("scheduler", self.scheduler, SCHEDULERS, optional=True)
-        put("batch_size", _whole("batch_size", self.batch_size, 1, 1024))
-        _choice("prompt_branch", self.prompt_branch, ("cond", "both"), optional=True)
+        choice_value("scheduler", self.scheduler, SCHEDULERS, optional=True)
+        put("batch_size", whole_value("batch_size", self.batch_size, 1, 1024))
+        choice_value("prompt_branch", self.prompt_branch, ("cond", "both"), optional=True)
 
     def resolved(self, model: str) -> GenerationConfig:
         """The same with what `model` (a name or folder) needs filled in. Raises ModelError."""
@@ -258,89 +265,3 @@ def _known(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
     if unknown:
         raise InputError(f"Unknown setting {unknown[0]!r}; known are: {', '.join(known)}.")
     return {known.get(key, key): value for key, value in values.items()}
-
-
-def _text(name: str, value: Any, most: int) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise InputError(f"{name} must be a text, not {value!r}.")
-    if len(value) > most or not value.isprintable():
-        raise InputError(f"{name} must be one line of at most {most} characters.")
-    return value.strip()
-
-
-def _words(name: str, value: Any, empty: bool = False) -> str:
-    if not isinstance(value, str):
-        raise InputError(f"{name} must be a text, not {value!r}.")
-    value = " ".join(value.split())
-    if not value and not empty:
-        raise InputError(f"{name} holds an empty text; write a word or remove it.")
-    if len(value) > MOST_CHARACTERS or len(value.split()) > MOST_WORDS:
-        raise InputError(
-            f"{name}: {value[:40]!r}... is too long; use at most {MOST_WORDS} words "
-            f"and {MOST_CHARACTERS} characters."
-        )
-    if not value.isprintable():
-        raise InputError(f"{name} holds characters that cannot be printed; type it again.")
-    return value
-
-
-def _concepts(name: str, value: Any) -> tuple[Concept, ...]:
-    if isinstance(value, str):
-        value = (value,)
-    if not isinstance(value, list | tuple):
-        raise InputError(f"{name} must be a list of words, not {value!r}.")
-    if len(value) > 200:
-        raise InputError(f"{name} holds {len(value)} entries; use at most 200.")
-    found: list[Concept] = []
-    for item in value:
-        if isinstance(item, list | tuple):
-            synonyms = tuple(_words(name, word) for word in item)
-            if not synonyms:
-                raise InputError(f"{name} holds an empty list of synonyms; remove it.")
-            found.append(synonyms if len(synonyms) > 1 else synonyms[0])
-        else:
-            found.append(_words(name, item))
-    return tuple(found)
-
-
-def _templates(value: Any) -> tuple[str, ...]:
-    value = (value,) if isinstance(value, str) else value
-    if not isinstance(value, list | tuple) or not value:
-        raise InputError('templates must be a list of phrasings such as ["{}", "a photo of a {}"].')
-    found = tuple(_words("templates", item) for item in value)
-    for item in found:
-        if item.count("{}") != 1 or item.replace("{}", "").count("{") or item.replace("{}", "").count("}"):
-            raise InputError(f'templates: {item!r} must hold "{{}}" once, where the concept stands.')
-    return found
-
-
-def _choice(name: str, value: Any, options: tuple[str, ...], optional: bool) -> None:
-    if (value is None and optional) or (isinstance(value, str) and value in options):
-        return
-    raise InputError(f"{name} must be one of {', '.join(options)}, not {value!r}.")
-
-
-def _whole(name: str, value: Any, low: int, high: int) -> int | None:
-    if value is None and name not in ("seed", "schema"):
-        return None
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, Real)
-        or not math.isfinite(value)
-        or value != int(value)
-    ):
-        raise InputError(f"{name} must be a whole number, not {value!r}.")
-    if not low <= value <= high:
-        raise InputError(f"{name} must be from {low} to {high}, not {value}.")
-    return int(value)
-
-
-def _real(name: str, value: Any, low: float, high: float | None) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-        raise InputError(f"{name.rstrip('_')} must be a number, not {value!r}.")
-    if value < low or (high is not None and value > high) or (name in ("rho", "rho_p") and value == 0):
-        asked = f"from {low} to {high}" if high is not None else "above 0"
-        raise InputError(f"{name.rstrip('_')} must be {asked}, not {value}.")
-    return float(value)

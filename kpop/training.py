@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +24,7 @@ from .hidden_prompt import HiddenPrompt, attention_prompt
 from .methods import load_method
 from .precision import pick_precision, precision_context, training_dtype
 from .probes import Cosines, Samples
+from .recompute import recomputed
 from .run_status import ENDED
 from .runs import Run, create_run, open_run
 from .trajectories import Bank, Sampler, cache_folder
@@ -289,6 +290,7 @@ class _Training:
         loss, named = self.method.transfer(self._student, batch, prompt.pair, cfg)
         descend(prompt.optimizer, prompt.tensors, loss, cfg.rho_p)
         losses = {name: value.detach() for name, value in named.items()}
+        del loss, named  # or what p's gradient did not pass through is held while theta' learns
         fixed = prompt.frozen().tensors
         loss, named = self.method.removal(self._student, batch, fixed, cfg)
         descend(self.optimizer, self.delta.tensors, loss, cfg.rho)
@@ -304,11 +306,14 @@ class _Training:
     def _student(self, rows: Rows, p: Tensor | tuple[Tensor, Tensor] | None, sees: Tensor | None) -> Tensor:
         """eps_theta'(z_t, text, p), [B, C, h, w]."""
         unet, cfg = self.pipe.unet, self.cfg
-        with (
-            precision_context(unet.device, self.precision),
-            self.delta.applied(unet),
-            attention_prompt(unet, p, cfg.sites, cfg.mechanism, sees),
-        ):
+
+        @contextmanager
+        def told() -> Iterator[None]:
+            with self.delta.applied(unet), attention_prompt(unet, p, cfg.sites, cfg.mechanism, sees):
+                yield
+
+        again = recomputed(unet, told) if cfg.gradient_checkpointing else nullcontext()
+        with precision_context(unet.device, self.precision), told(), again:
             return unet(rows.z.to(unet.dtype), rows.t, encoder_hidden_states=rows.text, return_dict=False)[0]
 
     def _tell(self, step: int, losses: dict[str, float]) -> None:

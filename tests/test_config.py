@@ -91,6 +91,7 @@ def test_additive_takes_one_token_per_text_token():
         ({"concepts": ("church",), "separate_kv": True, "mechanism": "additive"}, "separate_kv"),
         ({"concepts": ("church",), "retain_neutral": "yes"}, "true or false"),
         ({"concepts": ("church",), "retain_neutral": 1}, "true or false"),
+        ({"concepts": ("church",), "gradient_checkpointing": 1}, "true or false"),
     ],
 )
 def test_what_cannot_be_used_is_refused_in_words(fields, told):

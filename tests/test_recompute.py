@@ -1,0 +1,31 @@
+"""Gradient checkpointing: the same losses and weights, in less memory."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from kpop import train
+
+CHOICES = [
+    {},
+    {"trainable": "full", "separate_kv": True},
+    {"mechanism": "additive"},
+    {"latents": "fresh", "batch_size": 1},
+    {"precision": "bf16"},
+]
+
+
+@pytest.mark.parametrize("changes", CHOICES)
+def test_losses_weights_and_key_are_the_same(tiny_config, tiny_pipe, tmp_path, changes):
+    runs = [
+        train(tiny_config(gradient_checkpointing=on, **changes), tmp_path / str(on), pipe=tiny_pipe)
+        for on in (False, True)
+    ]
+    plain, again = (
+        [{n: v for n, v in row.items() if n.startswith("l_")} for row in run.metrics()] for run in runs
+    )
+    assert plain == again
+    for path in (lambda run: run.weights_path, lambda run: run.key_path()):
+        one, other = (load_file(path(run)) for run in runs)
+        assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    assert not any(getattr(part, "gradient_checkpointing", False) for part in tiny_pipe.unet.modules())
