@@ -83,6 +83,20 @@ def retained_texts(cfg: EraseConfig) -> tuple[str, ...]:
     return tuple(phrase(cfg.templates[i % len(cfg.templates)], word) for i, word in enumerate(words))
 
 
+def bank_wants(cfg: EraseConfig) -> list[tuple[str, int, tuple[str, ...]]]:
+    """(text, trajectories, texts whose eps is asked for on them too) that the bank of a run holds."""
+    told = dict.fromkeys(text for concept in cfg.concepts for text in phrasings(concept, cfg.templates))
+    keeps = cfg.retain_weight > 0 or cfg.key_retain_weight > 0
+    retained = dict.fromkeys(retained_texts(cfg)) if keeps else {}
+    draws = cfg.steps * cfg.batch_size  # no more trajectories than rows that will be drawn
+    count = min(TRAJECTORIES, draws)
+    each = min(max(2, RETAINED // max(len(retained_texts(cfg)), 1)), draws)
+    neutral = cfg.neutral or ""
+    wanted = [(neutral, count, tuple(told) if cfg.negative_guidance > 0 else ())]
+    wanted += [(text, count, (neutral,)) for text in told]
+    return wanted + [(text, each, ()) for text in retained]
+
+
 def keyed(*parts: object) -> random.Random:
     """The generator of one draw."""
     return random.Random(" ".join(map(str, parts)))
@@ -161,14 +175,7 @@ class BankBatches(_Batches):
         on_progress: Callable[[int, int], None] | None = None,
     ):
         super().__init__(pipe, cfg)
-        told = dict.fromkeys(text for concept in self.concepts for text in concept)
-        draws = cfg.steps * cfg.batch_size  # no more trajectories than rows that will be drawn
-        count = min(TRAJECTORIES, draws)
-        each = min(max(2, RETAINED // max(len(self.retained), 1)), draws)
-        pushes = cfg.negative_guidance > 0
-        wanted = [(self.neutral, count, tuple(told) if pushes else ())]
-        wanted += [(text, count, (self.neutral,)) for text in told]
-        wanted += [(text, each, ()) for text in dict.fromkeys(self.retained)]
+        wanted = bank_wants(cfg)
         self.bank: dict[str, Trajectories] = {}
         for i, (text, count, targets) in enumerate(wanted):
             self.bank[text] = bank.get(text, count, targets)

@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 from kpop import train
+from kpop.estimate import estimate
 
 CHOICES = [
     {},
@@ -29,3 +30,11 @@ def test_losses_weights_and_key_are_the_same(tiny_config, tiny_pipe, tmp_path, c
         one, other = (load_file(path(run)) for run in runs)
         assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
     assert not any(getattr(part, "gradient_checkpointing", False) for part in tiny_pipe.unet.modules())
+
+
+def test_it_needs_less_memory(tiny_config, tiny_pipe):
+    def found(on):
+        return estimate(tiny_config(gradient_checkpointing=on, batch_size=8).resolved(), tiny_pipe.unet)
+
+    assert found(True).activations < 0.8 * found(False).activations
+    assert found(True).backward_rows == found(False).backward_rows
