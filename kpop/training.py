@@ -20,6 +20,7 @@ from .checkpoint import load_checkpoint, save_checkpoint
 from .config import EraseConfig, concept_name, names
 from .descent import TrainedPrompt, descend, rate_left, set_rate
 from .errors import InputError, RunError
+from .health import Health, check_fits, memory_in_words
 from .hidden_prompt import HiddenPrompt, attention_prompt
 from .methods import load_method
 from .precision import pick_precision, precision_context, training_dtype
@@ -87,7 +88,7 @@ def train(
         elif models.model_name(pipe) not in ("", cfg.model):
             if models.model_hash(pipe) != models.model_hash(cfg.model):
                 raise InputError(f"The pipeline given is not {cfg.model}; give the one the settings name.")
-        with _interrupts() as interrupted:
+        with _interrupts() as interrupted, memory_in_words(cfg, pipe):
             _Training(cfg, run, pipe, on_step, gate or (lambda: None), interrupted).run_all()
     except KeyboardInterrupt:
         _end(run, "interrupted", "It was interrupted from the keyboard.")
@@ -165,6 +166,7 @@ class _Training:
         self.model_hash = models.model_hash(self.pipe)
         self.run.update_status(model_hash=self.model_hash, step=0, steps=cfg.steps)
         self.method = load_method(cfg.method)
+        check_fits(cfg, self.pipe)
         samples = Samples(self.pipe, cfg, self.run, self.precision) if cfg.sample_every else None
         with ExitStack() as held:
             self.base, digest = self._base()
@@ -178,6 +180,7 @@ class _Training:
                 self.run, digest, self.delta.tensors, self.optimizer, self._named_prompts()
             )
             self.run.truncate_metrics(step)
+            self.health = Health(cfg, self.run.metrics(None) if step else ())
             try:
                 batches = self._batches(digest)
             except _Stopped:
@@ -296,11 +299,7 @@ class _Training:
         descend(self.optimizer, self.delta.tensors, loss, cfg.rho)
         losses |= {name: value.detach() for name, value in named.items()}
         found = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
-        if not all(map(_is_number, found.values())):
-            raise RunError(
-                f"The losses grew beyond all numbers at step {step}. Lower learning_rate or "
-                "prompt_learning_rate and start a new run."
-            )
+        self.health.check(step, found, [*self.delta.tensors.values(), *prompt.tensors.values()])
         return found
 
     def _student(self, rows: Rows, p: Tensor | tuple[Tensor, Tensor] | None, sees: Tensor | None) -> Tensor:
@@ -343,7 +342,3 @@ class _Training:
             concept = None if self.cfg.prompt_sharing == "shared" else concept_name(self.cfg.concepts[i])
             prompt.frozen().save(self.run.key_path(concept))
         self.delta.over(self.base).save(self.run.weights_path)
-
-
-def _is_number(value: float) -> bool:
-    return value == value and abs(value) != float("inf")
