@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -147,8 +148,15 @@ class EraseConfig:
         both = sorted(kept.intersection(erased))
         if both:
             raise InputError(f"{both[0]!r} is both to be erased and to be retained; remove it from one list.")
-        if self.neutral and self.neutral.lower() in erased:
-            raise InputError(f"{self.neutral!r} is both to be erased and the neutral text; change one.")
+        told = [
+            word
+            for word in erased
+            if re.search(rf"(?<!\w){re.escape(word)}(?!\w)", (self.neutral or "").lower())
+        ]
+        if told:
+            raise InputError(
+                f"The neutral text {self.neutral!r} names {told[0]!r}, which is to be erased; change one."
+            )
         if self.separate_kv and self.mechanism == "additive":
             raise InputError('separate_kv needs mechanism "concat": an additive prompt is one tensor.')
         if self.mechanism == "additive" and (self.prompt_tokens_factor or 1) != 1:
