@@ -15,7 +15,8 @@ lint: setup-dev
 	$(BIN)/ruff format --check .
 
 bench: setup
-	$(BIN)/python benchmarks/attribution.py
+	$(BIN)/python -m benchmarks.attribution
+	$(BIN)/python -m benchmarks.train --steps 200 1000 --measure-steps 20
 
 setup: $(VENV)/.installed
 setup-dev: $(VENV)/.installed-dev

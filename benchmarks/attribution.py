@@ -1,6 +1,6 @@
 """What watching the heads costs: generation with and without recording, alternating, in one run.
 
-    python benchmarks/attribution.py [--model emoji] [--seeds 0 1 2 3] [--rounds 5] [--daam]
+    python -m benchmarks.attribution [--model emoji] [--seeds 0 1 2 3] [--rounds 5] [--daam]
 
 On a CPU the ratios are of processor time, which other programs on the machine disturb less. --daam adds the
 daam package's tracer, one picture at a time and on models of 64x64 latents, which is all it can do.

@@ -96,6 +96,26 @@ def retained_texts(cfg: EraseConfig) -> tuple[str, ...]:
     return tuple(dict.fromkeys(texts))
 
 
+def bank_wants(
+    cfg: EraseConfig, retained: Sequence[str] | None = None
+) -> list[tuple[str, int, tuple[str, ...]]]:
+    """(text, trajectories, texts whose eps is asked for on them too) that the bank of a run holds.
+
+    retained: the texts to keep, where they are more than cfg's own.
+    """
+    told = dict.fromkeys(text for concept in cfg.concepts for text in phrasings(concept, cfg.templates))
+    if retained is None:
+        retained = retained_texts(cfg) if cfg.retain_weight > 0 or cfg.key_retain_weight > 0 else ()
+    draws = cfg.steps * cfg.batch_size  # no more trajectories than rows that will be drawn
+    count = min(TRAJECTORIES, draws)
+    each = min(max(1, RETAINED // max(len(retained), 1)), draws)
+    pushes = cfg.negative_guidance > 0 and "neutral" in METHODS[cfg.method].erase_on
+    neutral = cfg.neutral or ""
+    wanted = [(neutral, count, tuple(told) if pushes else ())]
+    wanted += [(text, count, (neutral,)) for text in told]
+    return wanted + [(text, each, ()) for text in dict.fromkeys(retained)]
+
+
 def keyed(*parts: object) -> random.Random:
     """The generator of one draw."""
     return random.Random(" ".join(map(str, parts)))
@@ -188,21 +208,14 @@ class BankBatches(_Batches):
         earlier: Sequence[Forgotten] = (),
     ):
         super().__init__(pipe, cfg, earlier)
-        told = dict.fromkeys(text for concept in self.concepts for text in concept)
-        draws = cfg.steps * cfg.batch_size  # no more trajectories than rows that will be drawn
-        count = min(TRAJECTORIES, draws)
-        each = min(max(1, RETAINED // max(len(self.retained), 1)), draws)
-        pushes = cfg.negative_guidance > 0 and "neutral" in self.erase_on
-        wanted = [(self.neutral, count, tuple(told) if pushes else ())]
-        wanted += [(text, count, (self.neutral,)) for text in told]
-        wanted += [(text, each, ()) for text in dict.fromkeys(self.retained)]
+        wanted = bank_wants(cfg, self.retained)
         self.bank: dict[str, Trajectories] = {}
         for i, (text, count, targets) in enumerate(wanted):
             self.bank[text] = bank.get(text, count, targets)
             if on_progress is not None:
                 on_progress(i + 1, len(wanted))
         self.opened = [
-            bank.get(phrase(cfg.templates[0], word), min(TRAJECTORIES, draws), key=key)
+            bank.get(phrase(cfg.templates[0], word), min(TRAJECTORIES, cfg.steps * cfg.batch_size), key=key)
             for word, key in self.earlier
         ]
 

@@ -6,23 +6,24 @@ Nothing here loads torch: commands.py does, once a command needs it.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from . import config
+from .cli_values import LISTS, concept_list, erase_config, generation_config, seed_list
 from .config import EraseConfig, GenerationConfig
 from .errors import InputError, KpopError
 
-MOST_SEEDS = 100_000
-LISTS = ("concepts", "retain")
-FLAGS = ("retain_neutral", "separate_kv")  # true or false
+__all__ = ["build_parser", "concept_list", "erase_config", "generation_config", "main", "seed_list"]
+
+FLAGS = ("retain_neutral", "separate_kv", "gradient_checkpointing")  # true or false
 SYNONYMS = {"steps": ("--sampling-steps",), "guidance_scale": ("--guidance",)}
 ABOUT = {
     "concepts": "words to erase; synonyms of one concept as 'church|chapel'",
@@ -34,6 +35,7 @@ ABOUT = {
     "model": "name, local diffusers folder, or hub id",
     "base_run": "start from that run's sanitized weights",
     "prompt_tokens_factor": "k: the key has k * 77 tokens",
+    "gradient_checkpointing": "less memory for more time",
     "prompt_branch": "which halves of guidance see the key",
 }
 
@@ -97,6 +99,12 @@ def build_parser() -> argparse.ArgumentParser:
 
     train = _command(commands, "train", "train a run here and now; the last line is its folder")
     _erase_flags(train)
+    train.add_argument(
+        "--config", default=None, metavar="FILE", help="settings as .yaml or .json; flags win over it"
+    )
+    train.add_argument(
+        "--dry-run", action="store_true", help="only say what it would train, in how much memory"
+    )
     _device(train)
 
     generate = _command(commands, "generate", "draw pictures of prompts and seeds as PNG files")
@@ -175,9 +183,9 @@ def _command(commands, name: str, about: str, function: str | None = None) -> ar
     )
 
     def run(args: argparse.Namespace) -> int | None:
-        from . import commands as bodies
-
-        return getattr(bodies, function or name)(args)
+        body = function or name
+        bodies = import_module(f"{__package__}.{'run_commands' if body.startswith('runs_') else 'commands'}")
+        return getattr(bodies, body)(args)
 
     parser.set_defaults(run_command=run)
     return parser
@@ -206,38 +214,6 @@ def _erase_flag(parser: argparse.ArgumentParser, name: str) -> None:
     else:
         more |= {"metavar": "TEXT"}
     parser.add_argument("--" + name.rstrip("_").replace("_", "-"), **more)
-
-
-def erase_config(args: argparse.Namespace) -> EraseConfig:
-    """The EraseConfig of the flags of _erase_flags. Raises InputError."""
-    values = {
-        key.removeprefix("erase_"): value for key, value in vars(args).items() if key.startswith("erase_")
-    }
-    for name in LISTS:
-        if name in values:
-            values[name] = concept_list(values[name])
-    for pair in args.set:
-        name, equals, text = pair.partition("=")
-        if not equals:
-            raise InputError(f"--set takes FIELD=VALUE, not {pair!r}.")
-        try:
-            value = json.loads(text)
-        except ValueError:
-            value = text
-        values["lambda_" if name.strip() == "lambda" else name.strip().replace("-", "_")] = value
-    return EraseConfig.from_dict(values)
-
-
-def concept_list(texts: Sequence[str]) -> list[str | tuple[str, ...]]:
-    """Concepts from words: commas between concepts, "|" between synonyms; "none" alone is no concept."""
-    if [text.strip().lower() for text in texts] == ["none"]:
-        return []
-    found: list[str | tuple[str, ...]] = []
-    for item in ",".join(texts).split(","):
-        synonyms = tuple(word.strip() for word in item.split("|") if word.strip())
-        if synonyms:
-            found.append(synonyms if len(synonyms) > 1 else synonyms[0])
-    return found
 
 
 def _drawing(parser: argparse.ArgumentParser, out: str, one_prompt: bool = False) -> None:
@@ -282,29 +258,5 @@ def _sampling(parser: argparse.ArgumentParser) -> None:
         )
 
 
-def generation_config(args: argparse.Namespace) -> GenerationConfig:
-    """The GenerationConfig of the sampling flags. Raises InputError."""
-    values = {
-        key.removeprefix("draw_"): value for key, value in vars(args).items() if key.startswith("draw_")
-    }
-    return GenerationConfig(**values)
-
-
 def _device(parser: argparse.ArgumentParser, default: str | None = "auto") -> None:
     parser.add_argument("--device", default=default, help="auto, cpu, cuda, cuda:1 or mps")
-
-
-def seed_list(text: str) -> list[int]:
-    """Seeds from "500-519" or "1,5,9-11". Raises InputError."""
-    found: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isascii() or not first.isdigit() or (dash and not (last.isascii() and last.isdigit())):
-            raise InputError(f"Seeds are written as 0-3 or 1,5,9, not {text[:60]!r}.")
-        start, end = int(first), int(last if dash else first)
-        if end < start or end >= 2**63 or end - start >= MOST_SEEDS or len(found) > MOST_SEEDS:
-            raise InputError(
-                f"Seeds {part.strip()[:60]!r}: write the smaller first, and at most {MOST_SEEDS}."
-            )
-        found += range(start, end + 1)
-    return list(dict.fromkeys(found))

@@ -6,34 +6,28 @@ import argparse
 import json
 import os
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
 
 from . import jobs, runs
-from .cli import concept_list, erase_config, generation_config, seed_list
+from .cli_values import concept_list, erase_config, generation_config, seed_list
 from .command_output import output_folder, progress_bar, save_png, stop_on_interrupt
-from .config import concept_name, names
+from .config import EraseConfig, concept_name, names
 from .errors import InputError, KpopError
+from .run_commands import named_run, runs_dir
 from .runs import Run
 
 
-def _runs_dir(args: argparse.Namespace) -> Path:
-    return Path(args.runs).expanduser() if args.runs else runs.default_runs_dir()
-
-
-def _run(args: argparse.Namespace) -> Run:
-    return runs.open_run(args.run, _runs_dir(args))
-
-
 def train(args: argparse.Namespace) -> int:
-    """Train in this process. Ctrl-C saves and stops after the step, twice ends at once; both exit 130."""
+    """Train in this process. Ctrl-C saves and stops after the step, twice ends at once; both exit 130.
+
+    --dry-run: only what it would be, as JSON on stdout.
+    """
     cfg = erase_config(args).resolved()
     if cfg.base_run is not None:
-        runs.open_run(cfg.base_run, _runs_dir(args))
+        runs.open_run(cfg.base_run, runs_dir(args))
     from . import models
 
     dtype = "fp32" if cfg.precision == "fp32" else "auto"
@@ -45,7 +39,9 @@ def train(args: argparse.Namespace) -> int:
             models.check_text(pipe, text)
     if str(pipe.unet.dtype) == "torch.float16":
         pipe = None  # cards without bf16 draw in fp16, which cannot be trained in: the trainer loads its own
-    run = runs.create_run(cfg, _runs_dir(args), status="starting", device=args.device)
+    if args.dry_run:
+        return _dry_run(cfg, pipe, args.device)
+    run = runs.create_run(cfg, runs_dir(args), status="starting", device=args.device)
     print(f"{run.id}: {', '.join(map(concept_name, run.config.concepts))}", file=sys.stderr)
     status = 1
     try:
@@ -55,6 +51,29 @@ def train(args: argparse.Namespace) -> int:
     finally:
         print(run.path)
     return status
+
+
+def _dry_run(cfg: EraseConfig, pipe, device: str) -> int:
+    from .estimate import estimate_run, gigabytes
+
+    if pipe is None:
+        from . import models, precision
+
+        pipe = models.load_pipeline(cfg.model, device, precision.training_dtype(cfg.precision, device))
+    try:
+        found = estimate_run(cfg, pipe)
+    except InputError as error:
+        print(json.dumps({"config": cfg.to_dict(), "estimate": None}, indent=2, ensure_ascii=False))
+        print(f"{error} Nothing was trained.", file=sys.stderr)
+        return 0
+    print(json.dumps({"config": cfg.to_dict(), "estimate": found.to_dict()}, indent=2, ensure_ascii=False))
+    print(
+        f"{found.trainable_parameters:,} parameters of the U-Net and {found.prompt_parameters:,} of the key; "
+        f"about {gigabytes(found.memory)} on {found.device}; {found.bank_rows:,} U-Net rows for the bank, "
+        f"{found.step_rows:.1f} a step ({found.backward_rows} with backward). Nothing was trained.",
+        file=sys.stderr,
+    )
+    return 0
 
 
 def _train(run: Run, device: str, pipe, show: Callable) -> int:
@@ -83,14 +102,14 @@ def _train(run: Run, device: str, pipe, show: Callable) -> int:
 def generate(args: argparse.Namespace) -> None:
     """PNG files, one a prompt and seed; their paths on stdout."""
     config, seeds, key = generation_config(args), seed_list(args.seeds), _key(args.key)
-    run = _run(args) if args.run else None
+    run = named_run(args) if args.run else None
     if run is None and args.variant != "original" and args.key in ("own", "none"):
         raise InputError(f"Name the run whose {args.variant} pictures you want with --run.")
     out = output_folder(args.out)
     pipe = _pipe(args, run)
     from .generation import generate as draw
 
-    with jobs.device_lock(_runs_dir(args)), progress_bar("step") as show:
+    with jobs.device_lock(runs_dir(args)), progress_bar("step") as show:
         images = draw(
             pipe, args.prompts, seeds, args.variant, run, key, config, on_step=show, safety=args.safety
         )
@@ -103,7 +122,7 @@ def compare(args: argparse.Namespace) -> None:
     """One sheet: a row a variant, a column a prompt and seed; its path on stdout."""
     if not args.run:
         raise InputError("Name the run to compare with --run.")
-    config, seeds, run, key = generation_config(args), seed_list(args.seeds), _run(args), _key(args.key)
+    config, seeds, run, key = generation_config(args), seed_list(args.seeds), named_run(args), _key(args.key)
     out = Path(args.out).expanduser()
     out = out if out.suffix.lower() == ".png" else out / "compare.png"
     output_folder(out.parent)
@@ -111,7 +130,7 @@ def compare(args: argparse.Namespace) -> None:
     from .contact_sheet import contact_sheet
     from .generation import compare as draw
 
-    with jobs.device_lock(_runs_dir(args)), progress_bar("step") as show:
+    with jobs.device_lock(runs_dir(args)), progress_bar("step") as show:
         rows = draw(pipe, args.prompts, seeds, run, key=key, config=config, on_step=show, safety=args.safety)
     sheet = contact_sheet(rows, [f"{prompt}, seed {seed}" for prompt in args.prompts for seed in seeds])
     sheet.info["kpop"] = json.dumps({
@@ -123,7 +142,7 @@ def compare(args: argparse.Namespace) -> None:
 
 def attribute(args: argparse.Namespace) -> None:
     """A figure a word and all maps as .npz; their paths on stdout."""
-    config, run, key = generation_config(args), _run(args) if args.run else None, _key(args.key)
+    config, run, key = generation_config(args), named_run(args) if args.run else None, _key(args.key)
     every = run.method.variants if run else ("original", "sanitized", "recovered")
     variants = _split(args.variants) if args.variants else list(every) if run else ["original"]
     unknown = [variant for variant in variants if variant not in every]
@@ -137,7 +156,7 @@ def attribute(args: argparse.Namespace) -> None:
 
     found = []
     for variant in variants:
-        with jobs.device_lock(_runs_dir(args)), progress_bar("step") as show:
+        with jobs.device_lock(runs_dir(args)), progress_bar("step") as show:
             maps = look(
                 pipe,
                 args.prompt,
@@ -164,7 +183,7 @@ def attribute(args: argparse.Namespace) -> None:
 
 def evaluate(args: argparse.Namespace) -> None:
     """Predictions, metrics, report and plot in --out; a table and the paths on stdout."""
-    config, seeds, run = generation_config(args), seed_list(args.seeds), _run(args)
+    config, seeds, run = generation_config(args), seed_list(args.seeds), named_run(args)
     out = output_folder(args.out or f"evaluation-{run.id}")
     every = (*run.config.concepts, *(run.config.retain or ()))
     words = _split(args.words) if args.words else [concept_name(concept) for concept in every]
@@ -188,7 +207,7 @@ def evaluate(args: argparse.Namespace) -> None:
     }  # fmt: skip
 
     def pictures(prompt: str, some: list[int]) -> dict:
-        with jobs.device_lock(_runs_dir(args)):
+        with jobs.device_lock(runs_dir(args)):
             return draw(pipe, [prompt], some, run, key=_key(args.key), config=config, safety=args.safety)
 
     with progress_bar("picture") as show:
@@ -214,70 +233,6 @@ def _stamp(run: Run) -> str:
         raise InputError(
             f"Run {run.id} has no weights yet. Wait until it is done, or stop and keep it."
         ) from None
-
-
-def runs_list(args: argparse.Namespace) -> None:
-    """A line a run."""
-    jobs.reconcile(_runs_dir(args))
-    rows = []
-    for run in runs.list_runs(_runs_dir(args)):
-        status = run.status
-        rows.append({
-            "id": run.id, "state": status.state, "step": status.step, "steps": status.steps,
-            "made": status.made,
-            "concepts": [concept_name(concept) for concept in run.config.concepts], "error": status.error,
-            "path": str(run.path),
-        })  # fmt: skip
-    if args.json:
-        print(json.dumps(rows, indent=2, ensure_ascii=False))
-        return
-    if not rows:
-        print(f"No runs in {_runs_dir(args)}. Start one with `python -m kpop train`.", file=sys.stderr)
-    wide = max((len(row["id"]) for row in rows), default=0)
-    for row in rows:
-        made = datetime.fromtimestamp(row["made"]).strftime("%Y-%m-%d %H:%M") if row["made"] else ""
-        steps = f"{row['step']}/{row['steps']}"
-        print(
-            f"{row['id']:<{wide}}  {row['state']:<11}  {steps:>11}  {made:<16}  {', '.join(row['concepts'])}"
-        )
-
-
-def runs_show(args: argparse.Namespace) -> None:
-    """Settings, state and the newest metrics as JSON."""
-    run = _run(args)
-    rows = run.metrics(max_points=2)
-    print(json.dumps({
-        "id": run.id, "path": str(run.path), "status": asdict(run.status), "config": run.config.to_dict(),
-        "checkpoint_step": run.checkpoint_step(), "queue_position": jobs.queue_position(run),
-        "last_metrics": rows[-1] if rows else None,
-    }, indent=2, ensure_ascii=False))  # fmt: skip
-
-
-def runs_stop(args: argparse.Namespace) -> None:
-    """Ask, then wait until it has stopped."""
-    run = _run(args)
-    jobs.stop(run)
-    while not args.no_wait and run.status.state in jobs.HELD:
-        time.sleep(0.5)
-        jobs.reconcile(run.path.parent)
-    status = run.status
-    print(f"{run.id}: {status.state} at step {status.step} of {status.steps}")
-
-
-def runs_resume(args: argparse.Namespace) -> None:
-    """Queue it again; it trains in the background."""
-    run = _run(args)
-    print(f"{run.id}: {jobs.resume(run, device=args.device)}")
-    ahead = jobs.queue_position(run)
-    if ahead is not None:
-        print(f"It waits for {ahead} other run{'' if ahead == 1 else 's'}.")
-
-
-def runs_delete(args: argparse.Namespace) -> None:
-    """Remove the folder."""
-    run = _run(args)
-    jobs.delete(run)
-    print(f"{run.id}: deleted")
 
 
 def example(args: argparse.Namespace) -> None:

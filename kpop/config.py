@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -64,6 +65,7 @@ class EraseConfig:
     rho, rho_p: radii (L2) of Eq. 7 and Eq. 5 that one step of theta' and of p may not leave; None: no bound.
     templates: phrasings a concept is put into, "{}" stands for the word. latents: "bank" of the frozen
     model's rollouts, or "fresh" rollouts with the current theta' at each step (the paper's).
+    gradient_checkpointing: less memory for more time; the losses are the same.
     preset: "paper", or the name of a file in presets/. method: "kpop" or a rival (method_table.py), which
     refuses the fields it has no use for. Raises InputError with what to change.
     """
@@ -102,6 +104,7 @@ class EraseConfig:
     rollout_guidance: float | None = None
     checkpoint_every: int | None = None
     sample_every: int | None = None
+    gradient_checkpointing: bool | None = None
     seed: int = 0
     precision: str = "auto"
     schema: int = SCHEMA
@@ -119,7 +122,7 @@ class EraseConfig:
             put("neutral", checks.words("neutral", self.neutral, empty=True))
         if self.templates is not None:
             put("templates", checks.templates(self.templates))
-        for name in ("retain_neutral", "separate_kv"):
+        for name in ("retain_neutral", "separate_kv", "gradient_checkpointing"):
             if not isinstance(getattr(self, name), bool | None):
                 raise InputError(f"{name} must be true or false, not {getattr(self, name)!r}.")
         for name, options in CHOICES.items():
@@ -141,8 +144,15 @@ class EraseConfig:
         both = sorted(kept.intersection(erased))
         if both:
             raise InputError(f"{both[0]!r} is both to be erased and to be retained; remove it from one list.")
-        if self.neutral and self.neutral.lower() in erased:
-            raise InputError(f"{self.neutral!r} is both to be erased and the neutral text; change one.")
+        told = [
+            word
+            for word in erased
+            if re.search(rf"(?<!\w){re.escape(word)}(?!\w)", (self.neutral or "").lower())
+        ]
+        if told:
+            raise InputError(
+                f"The neutral text {self.neutral!r} names {told[0]!r}, which is to be erased; change one."
+            )
         if self.separate_kv and self.mechanism in ("additive", "token", "amortized"):
             raise InputError(f'separate_kv needs mechanism "concat": {self.mechanism} has one tensor.')
         if self.sites is not None and self.mechanism == "token":

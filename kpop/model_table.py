@@ -75,6 +75,7 @@ _COMMON = {
     "sites": "down-mid-up",
     "prompt_tokens_factor": 1,
     "lambda_": 0.3,
+    "gradient_checkpointing": False,
 }
 # The emoji row is measured (docs/results.md); the sd row is the paper's rates with our bank, sites and key.
 _RECOMMENDED = {

@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,12 +21,14 @@ from .config import EraseConfig, concept_name, names
 from .continual import forgotten, keep_earlier_keys
 from .descent import descend, new_prompts, rate_left, set_rate
 from .errors import InputError, RunError
+from .health import Health, check_fits, memory_in_words
 from .hidden_prompt import HiddenPrompt
 from .mechanisms import reading
 from .method_table import METHODS
 from .methods import load_method
 from .precision import pick_precision, precision_context, training_dtype
 from .probes import Cosines, Samples
+from .recompute import recomputed
 from .run_status import ENDED
 from .runs import Run, create_run, open_run
 from .trajectories import Bank, Sampler, cache_folder
@@ -89,7 +91,7 @@ def train(
         elif models.model_name(pipe) not in ("", cfg.model):
             if models.model_hash(pipe) != models.model_hash(cfg.model):
                 raise InputError(f"The pipeline given is not {cfg.model}; give the one the settings name.")
-        with _interrupts() as interrupted:
+        with _interrupts() as interrupted, memory_in_words(cfg, pipe):
             _Training(cfg, run, pipe, on_step, gate or (lambda: None), interrupted).run_all()
     except KeyboardInterrupt:
         _end(run, "interrupted", "It was interrupted from the keyboard.")
@@ -167,6 +169,7 @@ class _Training:
         self.model_hash = models.model_hash(self.pipe)
         self.run.update_status(model_hash=self.model_hash, step=0, steps=cfg.steps)
         self.method = load_method(cfg.method)
+        check_fits(cfg, self.pipe)
         samples = Samples(self.pipe, cfg, self.run, self.precision) if cfg.sample_every else None
         with ExitStack() as held:
             self.base, digest = self._base()
@@ -184,6 +187,7 @@ class _Training:
                 self.run, digest, self.delta.tensors, self.optimizer, self._named_prompts()
             )
             self.run.truncate_metrics(step)
+            self.health = Health(cfg, self.run.metrics(None) if step else ())
             try:
                 batches = self._batches(digest)
             except _Stopped:
@@ -291,27 +295,28 @@ class _Training:
             loss, named = self.method.transfer(self._student, batch, prompt.live(), cfg)
             descend(prompt.optimizer, prompt.tensors, loss, cfg.rho_p)
             losses = {name: value.detach() for name, value in named.items()}
+            del loss, named  # or what p's gradient did not pass through is held while theta' learns
             fixed = prompt.frozen()
         set_rate(self.optimizer, cfg.learning_rate * left)
         loss, named = self.method.removal(self._student, batch, fixed, cfg)
         descend(self.optimizer, self.delta.tensors, loss, cfg.rho)
         losses |= {name: value.detach() for name, value in named.items()}
         found = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
-        if not all(map(_is_number, found.values())):
-            raise RunError(
-                f"The losses grew beyond all numbers at step {step}. Lower learning_rate or "
-                "prompt_learning_rate and start a new run."
-            )
+        moved = [self.delta.tensors, *([prompt.tensors] if self.prompts else [])]
+        self.health.check(step, found, [tensor for part in moved for tensor in part.values()])
         return found
 
     def _student(self, rows: Rows, p: HiddenPrompt | None, sees: Tensor | None) -> Tensor:
         """eps_theta'(z_t, text, p), [B, C, h, w]."""
         unet = self.pipe.unet
-        with (
-            precision_context(unet.device, self.precision),
-            self.delta.applied(unet),
-            reading(self.pipe, p, rows.prompts, rows.text, sees) as states,
-        ):
+
+        @contextmanager
+        def told() -> Iterator[Tensor]:
+            with self.delta.applied(unet), reading(self.pipe, p, rows.prompts, rows.text, sees) as states:
+                yield states
+
+        again = recomputed(unet, told) if self.cfg.gradient_checkpointing else nullcontext()
+        with precision_context(unet.device, self.precision), told() as states, again:
             return unet(rows.z.to(unet.dtype), rows.t, encoder_hidden_states=states, return_dict=False)[0]
 
     def _tell(self, step: int, losses: dict[str, float]) -> None:
@@ -343,7 +348,3 @@ class _Training:
         keep_earlier_keys(self.run, self.earlier)
         if self.delta is not None:
             self.delta.over(self.base).save(self.run.weights_path)
-
-
-def _is_number(value: float) -> bool:
-    return value == value and abs(value) != float("inf")

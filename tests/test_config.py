@@ -76,6 +76,7 @@ def test_additive_takes_one_token_per_text_token():
         ({"concepts": ("church",), "retain": ("castle", "CHURCH")}, "both to be erased and to be retained"),
         ({"concepts": (("gun", "pistol"),), "retain": ("pistol",)}, "both to be erased"),
         ({"concepts": ("church",), "neutral": "church"}, "neutral"),
+        ({"concepts": (("church", "chapel"),), "neutral": "a photo of a Chapel"}, "names 'chapel'"),
         ({"concepts": ("church",), "steps": 0}, "steps must be from 1 to 100000"),
         ({"concepts": ("church",), "steps": 100_001}, "steps must be from 1 to 100000"),
         ({"concepts": ("church",), "steps": 2.5}, "whole number"),
@@ -94,11 +95,16 @@ def test_additive_takes_one_token_per_text_token():
         ({"concepts": ("church",), "separate_kv": True, "mechanism": "additive"}, "separate_kv"),
         ({"concepts": ("church",), "retain_neutral": "yes"}, "true or false"),
         ({"concepts": ("church",), "retain_neutral": 1}, "true or false"),
+        ({"concepts": ("church",), "gradient_checkpointing": 1}, "true or false"),
     ],
 )
 def test_what_cannot_be_used_is_refused_in_words(fields, told):
     with pytest.raises(InputError, match=told):
         EraseConfig(**fields)
+
+
+def test_a_neutral_text_may_hold_an_erased_word_inside_another():
+    assert EraseConfig(concepts=("car",), neutral="a carpet").neutral == "a carpet"
 
 
 def test_unknown_keys_and_presets_are_refused():

@@ -1,0 +1,198 @@
+"""What a training run costs: a plain loop as in the paper's code against ours, in turns, in one command.
+
+    python -m benchmarks.train --steps 200 1000 --measure-steps 20 --out docs/benchmarks.md
+    python -m benchmarks.train --steps 200 --quality --out docs/benchmarks.md
+    python -m benchmarks.train --model sd-random --steps 1000 --measure-steps 10 --device cuda
+
+Every way runs in a process of its own with the model loaded before the clock starts; the clock ends when
+weights and key are on disk. --measure-steps N: the ways of --measure do one step to warm up and N more, and
+the rest of their time follows from a line through (depth of the rollout, seconds) and the whole run's depths.
+--quality draws pictures with what the whole runs left and asks the judge.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+WAYS = {
+    "reference": "plain loop, z shared by both steps",
+    "reference-separate": "plain loop, a z for each step",
+    "fresh": "ours, latents fresh",
+    "bank": "ours, bank cold",
+    "bank-warm": "ours, bank warm",
+}
+SLOW = ("reference", "reference-separate", "fresh")
+PAPER_ROLLOUT = 50  # sampling steps of the slow ways' rollouts
+MARKS = {name: (f"<!-- {name}: begin -->", f"<!-- {name}: end -->") for name in ("train", "quality")}
+
+
+def main() -> None:
+    asked = arguments()
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure_all(asked, Path(folder))
+        put(cost_table(asked, found), "train", asked.out)
+        if asked.quality:
+            from benchmarks.quality import quality_table
+
+            last = {way: found[way, asked.steps[0]][-1] for way in WAYS if way in asked.ways}
+            put(quality_table(asked, last), "quality", asked.out)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--model", default="emoji", help='"emoji", a diffusers folder, or "sd-random"')
+    add("--concept", default="church")
+    add("--steps", type=int, nargs="+", default=[200, 1000])
+    add("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    add("--measure-steps", type=int, help="time this many steps after one to warm up, and extrapolate")
+    add("--measure", nargs="*", choices=WAYS, default=list(SLOW), help="ways that --measure-steps is for")
+    add("--rounds", type=int, default=1, help="the table shows medians")
+    add("--batch-size", type=int, help="default: the model's")
+    add("--set", action="append", default=[], metavar="FIELD=JSON", help="any other setting of all ways")
+    add("--reference-precision", choices=("same", "fp32", "bf16"), default="same", help="same: as ours")
+    add("--device", default="auto")
+    add("--quality", action="store_true", help="judge the weights of the first of --steps")
+    add("--seeds", default="500-519", help="pictures a word, for --quality")
+    add("--judge", default="emoji")
+    add("--out", type=Path, help="markdown file whose marked part is replaced (default: print)")
+    asked = parser.parse_args()
+    if "bank-warm" in asked.ways and "bank" not in asked.ways:
+        parser.error("bank-warm needs bank, which fills its cache")
+    asked.settings = {"model": asked.model, "concepts": [asked.concept], "sample_every": 0}
+    if asked.batch_size:
+        asked.settings["batch_size"] = asked.batch_size
+    for pair in asked.set:
+        name, _, value = pair.partition("=")
+        asked.settings[name] = json.loads(value)
+    return asked
+
+
+def measure_all(asked: argparse.Namespace, folder: Path) -> dict[tuple[str, int], list[dict]]:
+    """(way, steps) -> what measure.py told, a round each; the ways take turns, back and forth."""
+    found: dict[tuple[str, int], list[dict]] = {}
+    for number in range(asked.rounds):
+        for steps in asked.steps:
+            ways = [way for way in WAYS if way in asked.ways]
+            if number % 2:  # the other way round, but a warm bank after the cold one
+                ways = [way for way in reversed(ways) if way != "bank-warm"]
+                ways += ["bank-warm"] if "bank-warm" in asked.ways else []
+            for way in ways:
+                cache = folder / f"cache-{number}-{steps}"
+                found.setdefault((way, steps), []).append(measure_one(asked, way, steps, folder, cache))
+    return found
+
+
+def measure_one(asked: argparse.Namespace, way: str, steps: int, folder: Path, cache: Path) -> dict:
+    settings = dict(asked.settings, latents="fresh" if way in SLOW else "bank")
+    if way in SLOW:
+        settings.setdefault("rollout_steps", PAPER_ROLLOUT)
+    partly = asked.measure_steps is not None and way in asked.measure and asked.measure_steps + 1 < steps
+    order = {
+        "way": way, "model": asked.model, "device": asked.device, "settings": settings, "steps": steps,
+        "precision": asked.reference_precision, "measure": asked.measure_steps + 1 if partly else None,
+        "runs": str(folder / "runs"),
+    }  # fmt: skip
+    print(f"{WAYS[way]}, {steps} steps ...", file=sys.stderr, flush=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.measure", json.dumps(order)], stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "KPOP_CACHE": str(cache)}, cwd=Path(__file__).resolve().parent.parent,
+    )  # fmt: skip
+    if done.returncode:
+        sys.exit(f"{WAYS[way]}: ended with status {done.returncode}")
+    told = json.loads(done.stdout.splitlines()[-1])
+    return {**told, **whole_run(told)}
+
+
+def whole_run(told: dict) -> dict:
+    """total (seconds) and rows, back (rows a step): of the run, or of what it would have been.
+
+    A step's seconds and rows are a + b * depth, depth: sampling steps of its rollouts.
+    """
+    steps, depths = told["steps"], told["depths"]
+    if told["whole"]:
+        rows, back = (statistics.mean(step[i] for step in steps) for i in (1, 2))
+        return {"total": told["seconds"], "rows": rows, "back": back}
+    later = steps[1:]  # the first step warms up
+    seconds, rows, back = (
+        predicted(depths[1 : len(steps)], [step[i] for step in later], depths) for i in range(3)
+    )
+    total = told["setup"] + sum(seconds) + told["finish"]
+    return {"total": total, "rows": statistics.mean(rows), "back": statistics.mean(back)}
+
+
+def predicted(depths: list[int], values: list[float], wanted: list[int]) -> list[float]:
+    """The least-squares line through (depth, value), at every wanted depth; the mean where it would fall."""
+    mean, centre = statistics.mean(values), statistics.mean(depths)
+    spread = sum((depth - centre) ** 2 for depth in depths)
+    slope = 0.0
+    if spread:
+        slope = sum((d - centre) * (v - mean) for d, v in zip(depths, values, strict=True)) / spread
+    if slope <= 0:
+        return [mean] * len(wanted)
+    return [mean + slope * (depth - centre) for depth in wanted]
+
+
+def cost_table(asked: argparse.Namespace, found: dict[tuple[str, int], list[dict]]) -> str:
+    first = next(iter(found.values()))[0]
+    rounds = f"median of {asked.rounds} rounds" if asked.rounds > 1 else "one round"
+    lines = [
+        f"    python -m benchmarks.train {' '.join(sys.argv[1:])}", "",
+        f"{asked.model}, {asked.concept}, batch {first['batch_size']}, {first['precision']} "
+        f"(plain loop: {asked.reference_precision}), {rounds}; {first['machine']}.", "",
+        "| way | steps | seconds | of them before step 1 | U-Net rows a step | with backward | bank rows | "
+        "times the cold bank | peak MB | of them by training |",
+        "|---|---:|" + "---:|" * 8,
+    ]  # fmt: skip
+    for steps in asked.steps:
+        base = middle(found.get(("bank", steps)), "total")
+        for way in (way for way in WAYS if way in asked.ways):
+            many = found[way, steps]
+            whole = all(one["whole"] for one in many)
+            total = middle(many, "total")
+            ratio = f"{total / base:.1f}" if base else ""
+            peak, loaded = middle(many, "peak") / 2**20, middle(many, "loaded") / 2**20
+            cells = [
+                WAYS[way], str(steps), f"{'' if whole else '~'}{total:.1f}", f"{middle(many, 'setup'):.1f}",
+                f"{middle(many, 'rows'):.1f}", f"{middle(many, 'back'):.1f}",
+                f"{middle(many, 'bank_rows'):.0f}", ratio, f"{peak:.0f}", f"{peak - loaded:.0f}",
+            ]  # fmt: skip
+            lines.append(f"| {' | '.join(cells)} |")
+    memory = "resident, of a process each" if first["machine"].startswith("CPU") else "torch's on the GPU"
+    lines += ["", "Rows: counted by a hook on the U-Net, all of a batch. Seconds: from the loaded model to "
+              f"weights and key on disk, without sample pictures. Memory: {memory}."]  # fmt: skip
+    if any(not one["whole"] for many in found.values() for one in many):
+        lines += [f"~: timed over {asked.measure_steps} steps after one to warm up, the rest extrapolated by "
+                  "the depth of each step's rollout."]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def middle(many: list[dict] | None, name: str) -> float:
+    return statistics.median(one[name] for one in many) if many else 0.0
+
+
+def put(text: str, part: str, out: Path | None) -> None:
+    """Print, or replace what stands between the marks of `part` in the file."""
+    if out is None:
+        print(text)
+        return
+    begin, end = MARKS[part]
+    before = out.read_text("utf-8") if out.is_file() else ""
+    if begin not in before or end not in before:
+        before = f"{before.rstrip()}\n\n{begin}\n{end}\n".lstrip()
+    head, _, rest = before.partition(begin)
+    out.write_text(f"{head}{begin}\n\n{text}\n{end}{rest.partition(end)[2]}", "utf-8")
+    print(out)
+
+
+if __name__ == "__main__":
+    main()

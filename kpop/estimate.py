@@ -1,0 +1,267 @@
+"""What a run will take, before it starts: memory, trained parameters, and rows through the U-Net.
+
+Memory of the training steps is not guessed: both steps run on a copy of the U-Net whose tensors have shapes
+and no contents (torch's fake tensors), and every storage is counted while it lives, backward included.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from .batches import Batch, Rows, bank_wants, retained_texts
+from .config import EraseConfig
+from .errors import InputError
+from .method_table import METHODS
+from .methods import load_method
+from .precision import precision_context
+from .prompt_attention import attention_prompt
+from .recompute import recomputed
+from .trajectories import MOST_ROWS
+from .weights import WeightDelta, trainable_names
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+TOKENS = 77
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes, and rows of the batch through a U-Net forward.
+
+    weights: theta and what lies beside it on the device. trained: theta', float32. gradients, adam: of
+    theta'. prompts: p of every concept, with gradients and optimizer. activations: the peak of a step above
+    all these. memory: the peak of training; sample pictures are not in it, they are drawn between steps.
+    step_rows: forward rows a step, a mean with fresh rollouts; backward_rows: those that get a backward.
+    bank_rows: once, before the first step, where no trajectory is in the cache.
+    """
+
+    device: str
+    precision: str
+    trainable_parameters: int
+    prompt_parameters: int
+    prompt_shape: tuple[int, int, int]
+    weights: int
+    trained: int
+    gradients: int
+    adam: int
+    prompts: int
+    activations: int
+    memory: int
+    bank_rows: int
+    step_rows: float
+    backward_rows: int
+    total_rows: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, in field order."""
+        return {**asdict(self), "prompt_shape": list(self.prompt_shape)}
+
+
+def estimate(cfg: EraseConfig, unet: nn.Module, beside: Sequence[nn.Module] = ()) -> Estimate:
+    """What a run of cfg takes on this U-Net's device, without running it; nothing of the U-Net changes.
+
+    cfg: resolved, precision "fp32" or "bf16" (what is computed in); "auto" counts as the U-Net's own.
+    beside: modules that share the device, such as text encoder and autoencoder. Raises InputError (a
+    method without steps, or a p that is more than one tensor), ModelError.
+    """
+    facts = METHODS[cfg.method]
+    if cfg.mechanism not in ("concat", "additive") or not facts.stepwise:
+        raise InputError(f"There is no estimate for method {cfg.method} with mechanism {cfg.mechanism}.")
+    precision = cfg.precision
+    if precision == "auto":
+        precision = "bf16" if unet.dtype == torch.bfloat16 else "fp32"
+    sizes = dict(unet.named_parameters())
+    moved = sum(sizes[name].numel() for name in trainable_names(unet, cfg.trainable))
+    width = unet.config.cross_attention_dim
+    shape = (1, TOKENS * (cfg.prompt_tokens_factor if cfg.mechanism == "concat" else 1), width)
+    prompts = 0 if not facts.has_key else 1 if cfg.prompt_sharing == "shared" else len(cfg.concepts)
+    told = prompts * (2 if cfg.separate_kv else 1) * shape[1] * shape[2]
+    moments = 2 if cfg.prompt_optimizer == "adam" else 0
+    weights = sum(_bytes(module) for module in (unet, *beside))
+    traced = _trace(cfg, unet, precision)
+    # Adam moves all tensors at once on a GPU, through one more copy of them; a radius keeps the old ones.
+    spare = 4 * moved * ((unet.device.type == "cuda") + (cfg.rho is not None))
+    fixed = weights + 4 * moved + 8 * moved + 4 * told * (1 + moments)
+    peak = max(traced.peak, 4 * moved + spare)  # gradients are made while activations go
+    sampled = (cfg.rollout_steps - 1) / 2
+    drawn = cfg.batch_size * (1 + traced.retains)
+    fresh = cfg.latents == "fresh"
+    before = 2 * drawn * sampled + drawn + cfg.batch_size if fresh else 0.0
+    bank = 0 if fresh else bank_rows(cfg)
+    rows = traced.forward + before
+    return Estimate(
+        device=unet.device.type, precision=precision, trainable_parameters=moved, prompt_parameters=told,
+        prompt_shape=shape, weights=weights, trained=4 * moved, gradients=4 * moved, adam=8 * moved,
+        prompts=4 * told * (2 + moments), activations=max(0, peak - 4 * moved), memory=fixed + peak,
+        bank_rows=bank, step_rows=rows, backward_rows=traced.rows,
+        total_rows=bank + round(cfg.steps * rows),
+    )  # fmt: skip
+
+
+def estimate_run(cfg: EraseConfig, pipe: StableDiffusionPipeline) -> Estimate:
+    """`estimate` for a loaded pipeline, with the precision that training would pick. Raises ModelError."""
+    from .precision import pick_precision
+
+    cfg = replace(cfg, precision=pick_precision(cfg.precision, pipe))
+    return estimate(cfg, pipe.unet, [pipe.text_encoder, pipe.vae])
+
+
+def bank_rows(cfg: EraseConfig) -> int:
+    """Rows through the U-Net to fill the bank of a run when nothing is in the cache."""
+    rows = 0
+    for text, count, targets in bank_wants(cfg):
+        more = [other for other in dict.fromkeys(targets) if other not in (text, "")]
+        rows += count * cfg.rollout_steps * (2 + len(more))
+    return rows
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that this process could still have on the device; None where nobody can tell."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if device.type == "cpu":
+        import psutil
+
+        return psutil.virtual_memory().available
+    return None
+
+
+def gigabytes(count: float) -> str:
+    """ "3.4 GB", "0.12 GB"."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e9:.2g} GB"
+
+
+# The steps on tensors without contents
+
+
+@dataclass(frozen=True)
+class _Trace:
+    """peak: bytes above theta, theta' and p; forward: rows; rows: those with a backward; retains: whether
+    there are such rows.
+    """
+
+    peak: int
+    forward: int
+    rows: int
+    retains: bool
+
+
+def _trace(cfg: EraseConfig, unet: nn.Module, precision: str) -> _Trace:
+    method = load_method(cfg.method)
+    weighs = cfg.retain_weight > 0 or cfg.key_retain_weight > 0
+    retains = weighs and (bool(retained_texts(cfg)) or bool(cfg.retain_neutral))
+    forward = rows = 0
+    with FakeTensorMode(), torch.device(unet.device):
+        twin = type(unet).from_config(unet.config).eval()
+        for part in twin.modules():  # not `.to`, which cannot move tensors without contents
+            for name, weight in part.named_parameters(recurse=False):
+                empty = torch.empty(weight.shape, dtype=unet.dtype)
+                part.register_parameter(name, nn.Parameter(empty, requires_grad=False))
+        delta = WeightDelta.create(twin, cfg.trainable)
+        batch = _batch(cfg, twin, retains)
+        tokens = TOKENS * (cfg.prompt_tokens_factor if cfg.mechanism == "concat" else 1)
+        p = [
+            nn.Parameter(torch.empty(1, tokens, unet.config.cross_attention_dim))
+            for _ in range(2 if cfg.separate_kv else 1)
+        ]
+
+        def student(some: Rows, prompt, sees):
+            # Which rows see p is a question of contents, of which one value alone is remembered: it stands
+            # for all rows, and the mask takes the same room.
+            sees = None if sees is None else torch.tensor([True])
+            nonlocal forward, rows
+            forward += len(some.z)
+            rows += len(some.z) if torch.is_grad_enabled() else 0
+
+            @contextmanager
+            def told() -> Iterator[None]:
+                with delta.applied(twin), attention_prompt(twin, prompt, cfg.sites, cfg.mechanism, sees):
+                    yield
+
+            again = recomputed(twin, told) if cfg.gradient_checkpointing else nullcontext()
+            with precision_context(unet.device, precision), told(), again:
+                z = some.z.to(twin.dtype)
+                return twin(z, some.t, encoder_hidden_states=some.text, return_dict=False)[0]
+
+        def stepped(losses, tensors):
+            loss, _ = losses(student, batch, tuple(p) if len(p) > 1 else p[0], cfg)
+            return torch.autograd.grad(loss, tensors, allow_unused=True)
+
+        with Live([*twin.parameters(), *twin.buffers(), *delta.tensors.values(), *p]) as live:
+            if METHODS[cfg.method].has_key:
+                stepped(method.transfer, p)
+            for one in p:
+                one.requires_grad_(False)
+            stepped(method.removal, list(delta.tensors.values()))
+            if cfg.latents == "bank":
+                _bank_pass(twin, precision)
+    return _Trace(live.peak, forward, rows, retains)
+
+
+def _batch(cfg: EraseConfig, unet: nn.Module, retains: bool) -> Batch:
+    def rows(count: int) -> Rows:
+        z = torch.empty(count, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
+        text = torch.empty(count, TOKENS, unet.config.cross_attention_dim, dtype=unet.dtype)
+        return Rows(z, torch.zeros(count, dtype=torch.long), text, torch.empty_like(z), torch.empty(count))
+
+    size = cfg.batch_size
+    kinds = len(METHODS[cfg.method].erase_on)  # L1 on concept trajectories, on neutral ones, or on both
+    erase = size if cfg.latents == "fresh" else kinds * size
+    neutral = torch.empty(TOKENS, unet.config.cross_attention_dim, dtype=unet.dtype)
+    return Batch(0, rows(size), rows(erase), rows(size) if retains else None, neutral)
+
+
+@torch.no_grad()
+def _bank_pass(unet: nn.Module, precision: str) -> None:
+    z = torch.empty(MOST_ROWS, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
+    text = torch.empty(MOST_ROWS, TOKENS, unet.config.cross_attention_dim, dtype=unet.dtype)
+    with precision_context(unet.device, precision), attention_prompt(unet):
+        unet(z.to(unet.dtype), 1, encoder_hidden_states=text, return_dict=False)
+
+
+class Live(TorchDispatchMode):
+    """Bytes of the tensors that operations inside the block made and that are still held; and their peak.
+
+    known: tensors made before, of which views do not count.
+    """
+
+    def __init__(self, known: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._sizes = {tensor.untyped_storage()._cdata: 0 for tensor in known}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                self._note(tensor)
+        return out
+
+    def _note(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage._cdata in self._sizes:
+            return
+        self._sizes[storage._cdata] = storage.nbytes()
+        self.now += storage.nbytes()
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._gone, storage._cdata)
+
+    def _gone(self, storage: int) -> None:
+        self.now -= self._sizes.pop(storage, 0)
+
+
+def _bytes(module: nn.Module) -> int:
+    tensors = [*module.parameters(), *module.buffers()]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

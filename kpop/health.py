@@ -1,0 +1,160 @@
+"""Whether a run is well: losses and weights that are still numbers, and memory that is there.
+
+A step is judged before anything of it is told or saved, so the checkpoint before it stays good.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .batches import MOST_WEIGHT
+from .config import EraseConfig
+from .errors import InputError, KpopError, ModelError, RunError
+from .estimate import Estimate, estimate_run, free_memory, gigabytes
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+EARLY = 10  # steps whose losses say what is usual
+TOO_MUCH = 1e4  # times what was usual
+SOUND = 10.0  # no alarm below: predicting nothing at all costs 1 in eps
+ON_PROMPT = ("l_transfer", "l_key_retain")  # losses that p descends
+TIGHT = 0.25  # share of free memory from which on the CPU's memory is looked at closely
+
+
+class Health:
+    """Watches a run. rows: metrics of its first steps, where it goes on after a stop.
+
+    Losses of all kinds are squared errors of one scale, and some start at 0 exactly, so all are held
+    against the largest of their early medians.
+    """
+
+    def __init__(self, cfg: EraseConfig, rows: Sequence[Mapping[str, object]] = ()):
+        self.cfg = cfg
+        self.sound = SOUND * (MOST_WEIGHT if cfg.loss_space == "x0" else 1.0)
+        self.early: list[dict[str, float]] = []
+        for row in rows[:EARLY]:
+            found = {name: value for name, value in row.items() if name.startswith("l_")}
+            self.early.append({name: value for name, value in found.items() if isinstance(value, float)})
+
+    def check(self, step: int, losses: Mapping[str, float], tensors: Iterable[Tensor]) -> None:
+        """Raises RunError when step `step` must not be kept. tensors: theta' and p after the step."""
+        bad = [name for name, value in losses.items() if not math.isfinite(value)]
+        if bad:
+            raise self._ill(step, f"{', '.join(bad)}: no number any more", bad)
+        usual = self.usual()
+        most = None if usual is None else max(TOO_MUCH * usual, self.sound)
+        bad = [name for name, value in losses.items() if most is not None and value > most]
+        if bad:
+            told = ", ".join(f"{name} grew to {losses[name]:.3g}" for name in bad)
+            raise self._ill(step, f"{told}, and the first losses were near {usual:.2g}", bad)
+        if not bool(torch.nn.utils.get_total_norm(list(tensors)).isfinite()):
+            raise self._ill(step, "weights or key are no numbers any more", ())
+        if len(self.early) < EARLY:
+            self.early.append(dict(losses))
+
+    def usual(self) -> float | None:
+        """The largest early median; None in the first steps."""
+        if len(self.early) < EARLY:
+            return None
+        kinds = {name for row in self.early for name in row}
+        return max(statistics.median(row.get(name, 0.0) for row in self.early) for name in kinds)
+
+    def _ill(self, step: int, what: str, bad: Sequence[str]) -> RunError:
+        model = f"learning_rate ({self.cfg.learning_rate:g})"
+        prompt = f"prompt_learning_rate ({self.cfg.prompt_learning_rate:g})"
+        first, then = (prompt, model) if bad and set(bad) <= set(ON_PROMPT) else (model, prompt)
+        return RunError(
+            f"Stopped at step {step}: {what}. Lower {first}, or {then}, and start a new run. "
+            "What was saved before that step is kept."
+        )
+
+
+def check_fits(cfg: EraseConfig, pipe: StableDiffusionPipeline) -> None:
+    """Raises ModelError, with what would fit, when the run cannot have the memory that it needs.
+
+    On the CPU, where little is known of other programs, only a run that needs a good share is looked at.
+    """
+    device = pipe.unet.device
+    free = free_memory(device)
+    if free is None:
+        return
+    if device.type == "cpu" and _copies(cfg, pipe) < TIGHT * free:
+        return
+    try:
+        found = estimate_run(cfg, pipe)
+    except InputError:
+        return  # there is no estimate for this method or mechanism
+    if _beside(found) > free:
+        raise ModelError(
+            f"This run needs about {gigabytes(_beside(found))} on {found.device} beside the model, and "
+            f"{gigabytes(free)} are free. {what_fits(cfg, pipe, free)}"
+        )
+
+
+def what_fits(cfg: EraseConfig, pipe: StableDiffusionPipeline, free: int) -> str:
+    """A sentence: the mildest change with which the run fits into `free` bytes beside the model."""
+    smaller, size = [], cfg.batch_size
+    while size > 1:
+        size //= 2
+        smaller.append({"batch_size": size})
+    smaller.append({"batch_size": 1, "trainable": "kv"})
+    for changes in smaller:
+        found = estimate_run(replace(cfg, **changes), pipe)
+        told = " with ".join(f"{name} {value}" for name, value in changes.items())
+        if _beside(found) <= free:
+            return f"{told} would need about {gigabytes(_beside(found))}."
+    return (
+        f"Even {told} would need about {gigabytes(_beside(found))}; close other programs, or choose a "
+        "smaller model or another device."
+    )
+
+
+@contextmanager
+def memory_in_words(cfg: EraseConfig, pipe: StableDiffusionPipeline) -> Iterator[None]:
+    """Running out of memory inside the block becomes a RunError that says what would fit."""
+    free = free_memory(pipe.unet.device)
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        try:
+            told = what_fits(cfg, pipe, free if free is not None else 0)
+        except (KpopError, MemoryError, RuntimeError):
+            told = "Choose a smaller batch_size, or close other programs."
+        raise RunError(
+            f"The device ran out of memory at batch_size {cfg.batch_size}. {told} "
+            "What was saved before is kept."
+        ) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device or the machine refused memory, in any of torch's ways to say so."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(
+        told in text for told in ("out of memory", "can't allocate memory", "not enough memory")
+    )
+
+
+def _beside(found: Estimate) -> int:
+    """What a run takes above the model, which is loaded already."""
+    return found.memory - found.weights
+
+
+def _copies(cfg: EraseConfig, pipe: StableDiffusionPipeline) -> int:
+    """theta', its gradients and Adam's two moments, bytes."""
+    from .weights import trainable_names
+
+    sizes = dict(pipe.unet.named_parameters())
+    return 16 * sum(sizes[name].numel() for name in trainable_names(pipe.unet, cfg.trainable))

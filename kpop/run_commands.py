@@ -1,0 +1,89 @@
+"""What `runs list|show|stop|resume|delete` do, and where a command finds its runs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+
+from . import jobs, runs
+from .config import concept_name
+from .runs import Run
+
+
+def runs_dir(args: argparse.Namespace) -> Path:
+    """--runs, or where runs are kept by default."""
+    return Path(args.runs).expanduser() if args.runs else runs.default_runs_dir()
+
+
+def named_run(args: argparse.Namespace) -> Run:
+    """The run whose id or folder was given. Raises InputError, RunError."""
+    return runs.open_run(args.run, runs_dir(args))
+
+
+def runs_list(args: argparse.Namespace) -> None:
+    """A line a run."""
+    jobs.reconcile(runs_dir(args))
+    rows = []
+    for run in runs.list_runs(runs_dir(args)):
+        status = run.status
+        rows.append({
+            "id": run.id, "state": status.state, "step": status.step, "steps": status.steps,
+            "made": status.made,
+            "concepts": [concept_name(concept) for concept in run.config.concepts], "error": status.error,
+            "path": str(run.path),
+        })  # fmt: skip
+    if args.json:
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    if not rows:
+        print(f"No runs in {runs_dir(args)}. Start one with `python -m kpop train`.", file=sys.stderr)
+    wide = max((len(row["id"]) for row in rows), default=0)
+    for row in rows:
+        made = datetime.fromtimestamp(row["made"]).strftime("%Y-%m-%d %H:%M") if row["made"] else ""
+        steps = f"{row['step']}/{row['steps']}"
+        print(
+            f"{row['id']:<{wide}}  {row['state']:<11}  {steps:>11}  {made:<16}  {', '.join(row['concepts'])}"
+        )
+
+
+def runs_show(args: argparse.Namespace) -> None:
+    """Settings, state and the newest metrics as JSON."""
+    run = named_run(args)
+    rows = run.metrics(max_points=2)
+    print(json.dumps({
+        "id": run.id, "path": str(run.path), "status": asdict(run.status), "config": run.config.to_dict(),
+        "checkpoint_step": run.checkpoint_step(), "queue_position": jobs.queue_position(run),
+        "last_metrics": rows[-1] if rows else None,
+    }, indent=2, ensure_ascii=False))  # fmt: skip
+
+
+def runs_stop(args: argparse.Namespace) -> None:
+    """Ask, then wait until it has stopped."""
+    run = named_run(args)
+    jobs.stop(run)
+    while not args.no_wait and run.status.state in jobs.HELD:
+        time.sleep(0.5)
+        jobs.reconcile(run.path.parent)
+    status = run.status
+    print(f"{run.id}: {status.state} at step {status.step} of {status.steps}")
+
+
+def runs_resume(args: argparse.Namespace) -> None:
+    """Queue it again; it trains in the background."""
+    run = named_run(args)
+    print(f"{run.id}: {jobs.resume(run, device=args.device)}")
+    ahead = jobs.queue_position(run)
+    if ahead is not None:
+        print(f"It waits for {ahead} other run{'' if ahead == 1 else 's'}.")
+
+
+def runs_delete(args: argparse.Namespace) -> None:
+    """Remove the folder."""
+    run = named_run(args)
+    jobs.delete(run)
+    print(f"{run.id}: deleted")

@@ -1,0 +1,158 @@
+"""Bad numbers and too little memory: said in a sentence, and nothing good is overwritten."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from kpop import ModelError, RunError, health, list_runs, train, training
+from kpop.health import EARLY, Health, is_out_of_memory, what_fits
+from kpop.runs import create_run
+
+GOOD = [torch.ones(3)]
+
+
+def settled(cfg, **losses):
+    watch = Health(cfg)
+    for step in range(1, EARLY + 1):
+        watch.check(step, {"l_erase": 0.02, "l_recover": 0.0, **losses}, GOOD)
+    return watch
+
+
+@pytest.fixture
+def cfg(tiny_config):
+    return tiny_config(learning_rate=1e-3, prompt_learning_rate=0.03).resolved()
+
+
+@pytest.mark.parametrize(
+    "losses, words",
+    [
+        ({"l_erase": float("nan")}, r"l_erase: no number.*Lower learning_rate \(0.001\), or prompt_learning"),
+        (
+            {"l_transfer": float("inf")},
+            r"l_transfer: no number.*Lower prompt_learning_rate \(0.03\), or learn",
+        ),
+        (
+            {"l_erase": 1e3},
+            r"step 11: l_erase grew to 1e\+03, and the first losses were near 0.02. Lower lear",
+        ),
+        ({"l_transfer": 1e3}, r"l_transfer grew.*Lower prompt_learning_rate"),
+        ({"l_transfer": 1e3, "l_erase": 1e3}, r"l_erase grew.*l_transfer grew.*Lower learning_rate"),
+    ],
+)
+def test_a_loss_gone_wild_stops_the_run(cfg, losses, words):
+    with pytest.raises(RunError, match=words):
+        settled(cfg).check(EARLY + 1, {"l_erase": 0.02, "l_recover": 0.0, **losses}, GOOD)
+
+
+def test_what_is_usual_is_no_alarm(cfg):
+    watch = settled(cfg)
+    # l_recover starts at exactly 0, so it may grow beyond any multiple of that
+    watch.check(EARLY + 1, {"l_erase": 0.02 * 9e3 / 20, "l_recover": 0.5}, GOOD)
+    Health(cfg).check(1, {"l_erase": 1e9}, GOOD)  # nothing is usual yet
+
+
+def test_small_losses_may_grow_to_what_a_bad_prediction_costs(cfg):
+    settled(cfg, l_erase=1e-8).check(EARLY + 1, {"l_erase": 5.0, "l_recover": 0.0}, GOOD)
+
+
+def test_weights_that_are_no_numbers_stop_the_run(cfg):
+    with pytest.raises(RunError, match="weights or key are no numbers"):
+        Health(cfg).check(1, {"l_erase": 0.1}, [torch.ones(3), torch.tensor([1.0, float("nan")])])
+
+
+def test_a_resumed_run_remembers_what_was_usual(cfg):
+    rows = [{"step": i, "l_erase": 0.02, "l_recover": None, "seconds": 900.0} for i in range(1, EARLY + 5)]
+    with pytest.raises(RunError, match="grew"):
+        Health(cfg, rows).check(15, {"l_erase": 1e3}, GOOD)
+    assert Health(cfg, rows[:3]).usual() is None
+
+
+@pytest.mark.parametrize("ill", ["loss", "weights"])
+def test_bad_numbers_never_overwrite_good_files(tiny_config, tiny_pipe, tmp_path, monkeypatch, ill):
+    cfg = tiny_config(steps=6, checkpoint_every=1)
+    run = create_run(cfg.resolved(), tmp_path)
+    stop = lambda event: run.request_stop() if event.step == 3 else None  # noqa: E731
+    train(run.config, run=run, pipe=tiny_pipe, on_step=stop)  # stopped and kept
+    files = [run.weights_path, run.key_path(), *run.checkpoint_dir.iterdir(), *run.secret_dir.iterdir()]
+    before = {path: path.read_bytes() for path in files}
+    real = training._Training._student
+
+    def student(self, rows, p, sees):
+        if ill == "weights":  # good losses, and a step that ends in no number
+            next(iter(self.delta.tensors.values())).data[0] = float("inf")
+            return real(self, rows, p, sees).detach() * 0 + rows.target + _zero(self, p)
+        return real(self, rows, p, sees) * float("nan")
+
+    def _zero(self, p):
+        return sum(one.flatten()[1:].sum() * 0 for one in [p.key])
+
+    monkeypatch.setattr(training._Training, "_student", student)
+    if ill == "weights":
+        monkeypatch.setattr(training, "descend", lambda *_: None)
+    with pytest.raises(RunError, match="no numbers?.* any more"):
+        train(run.config, run=run, pipe=tiny_pipe)
+    assert run.status.state == "failed" and "Lower" in run.status.error and run.checkpoint_step() == 3
+    assert {path: path.read_bytes() for path in files} == before
+    assert [row["step"] for row in run.metrics()] == [1, 2, 3]
+    assert all(bool(torch.isfinite(one).all()) for one in load_file(run.weights_path).values())
+
+
+@pytest.mark.parametrize(
+    "error, memory",
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("MPS backend out of memory"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_what_counts_as_out_of_memory(error, memory):
+    assert is_out_of_memory(error) == memory
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
+def test_running_out_of_memory_says_what_would_fit(tiny_config, tiny_pipe, tmp_path, monkeypatch, error):
+    def student(*_):
+        raise error
+
+    monkeypatch.setattr(training._Training, "_student", student)
+    with pytest.raises(RunError, match=r"at batch_size 2. batch_size 1 would need about [\d.]+ GB. What was"):
+        train(tiny_config(), tmp_path, pipe=tiny_pipe)
+    assert "batch_size 1" in list_runs(tmp_path)[0].status.error
+
+
+def test_other_errors_stay_what_they_are(tiny_config, tiny_pipe, tmp_path, monkeypatch):
+    def student(*_):
+        raise RuntimeError("odd")
+
+    monkeypatch.setattr(training._Training, "_student", student)
+    with pytest.raises(RuntimeError, match="^odd$"):
+        train(tiny_config(), tmp_path, pipe=tiny_pipe)
+
+
+def test_what_fits_tries_the_mildest_change_first(tiny_config, tiny_pipe, monkeypatch):
+    def fake(cfg, pipe):
+        return SimpleNamespace(weights=10, memory=10 + 100 * cfg.batch_size + (cfg.trainable == "full") * 50)
+
+    monkeypatch.setattr(health, "estimate_run", fake)
+    cfg = tiny_config(batch_size=8, trainable="full").resolved()
+    assert what_fits(cfg, tiny_pipe, 460).startswith("batch_size 4 would need about ")
+    assert what_fits(cfg, tiny_pipe, 149).startswith("batch_size 1 with trainable kv would need about ")
+    assert what_fits(cfg, tiny_pipe, 99).startswith("Even batch_size 1 with trainable kv ")
+
+
+def test_a_run_that_cannot_fit_is_refused_before_its_first_step(
+    tiny_config, tiny_pipe, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(health, "free_memory", lambda device: 100_000)
+    steps = []
+    with pytest.raises(
+        ModelError, match=r"needs about .* GB on cpu .* and 0.0001 GB are free. Even batch_size"
+    ):
+        train(tiny_config(trainable="full"), tmp_path, pipe=tiny_pipe, on_step=steps.append)
+    run = list_runs(tmp_path)[0]
+    assert steps == [] and run.status.state == "failed" and not run.weights_path.exists()
