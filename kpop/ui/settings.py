@@ -43,8 +43,8 @@ SETTINGS = (
     Setting(
         "mechanism",
         "How the key enters",
-        "concat: more tokens; additive: onto the text",
-        ("concat", "additive"),
+        "beside the text, added onto it, as a word, or made from it",
+        ("concat", "additive", "token", "amortized"),
     ),
     Setting("prompt_sharing", "One key or several", "for several concepts", ("per-concept", "shared")),
     Setting(
