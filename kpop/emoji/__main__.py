@@ -8,6 +8,7 @@ from pathlib import Path
 
 from platformdirs import user_cache_dir
 
+from kpop.command_output import progress_bar
 from kpop.emoji.quality import PARTS, measure
 from kpop.errors import KpopError
 
@@ -80,7 +81,9 @@ def _evaluate(given: argparse.Namespace) -> str:
     figures = json.loads(kept.read_text()) if kept.is_file() else {}
     # One part after another, so that an interrupted call keeps what it measured.
     for part in parts:
-        figures |= measure(pipe, [part], range(given.first_seed, given.first_seed + given.images))
+        seeds = range(given.first_seed, given.first_seed + given.images)
+        with progress_bar("step") as show:
+            figures |= measure(pipe, [part], seeds, lambda i, n, part=part: show(i, n, part))
         kept.write_text(json.dumps(figures, indent=1) + "\n")
     (given.model / "README.md").write_text(card.model_card(given.model, figures))
     given.sheet.parent.mkdir(parents=True, exist_ok=True)

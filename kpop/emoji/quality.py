@@ -165,15 +165,18 @@ PARTS = {
 }
 
 
-def measure(pipe, parts: Sequence[str], seeds: Sequence[int]) -> dict[str, dict]:
-    """The named parts of PARTS, each {"seeds": [first, last], ...figures}."""
+def measure(pipe, parts: Sequence[str], seeds: Sequence[int], on_step=None) -> dict[str, dict]:
+    """The named parts of PARTS, each {"seeds": [first, last], ...figures}.
+
+    on_step(i, n): after each of n denoising steps of what is being drawn.
+    """
     from kpop.evaluation import detectors
     from kpop.generation import generate
 
     judge = detectors.load("emoji")
 
     def draw(prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
-        return generate(pipe, list(prompts), list(seeds))
+        return generate(pipe, list(prompts), list(seeds), on_step=on_step)
 
     return {
         part: {"seeds": [seeds[0], seeds[-1]], "judge_accuracy": judge.accuracy}
