@@ -22,6 +22,7 @@ from .hidden_prompt import HiddenPrompt
 from .mechanisms import reading
 from .method_table import METHODS
 from .precision import precision_context
+from .processes import Processes
 from .trajectories import Bank, Sampler, Trajectories, noise_levels, rollout
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 TRAJECTORIES = 8  # of each phrasing of a concept, and of the neutral text
 RETAINED = 36  # trajectories of all retained texts together, at least 1 each
+ALONE = Processes()
 MOST_WEIGHT = 1000.0  # of a noisy x0-space row, where alpha-bar is nearly 0
 
 
@@ -97,16 +99,16 @@ def retained_texts(cfg: EraseConfig) -> tuple[str, ...]:
 
 
 def bank_wants(
-    cfg: EraseConfig, retained: Sequence[str] | None = None
+    cfg: EraseConfig, retained: Sequence[str] | None = None, rows: int | None = None
 ) -> list[tuple[str, int, tuple[str, ...]]]:
     """(text, trajectories, texts whose eps is asked for on them too) that the bank of a run holds.
 
-    retained: the texts to keep, where they are more than cfg's own.
+    retained: the texts to keep, where they are more than cfg's own. rows: of a step in all processes.
     """
     told = dict.fromkeys(text for concept in cfg.concepts for text in phrasings(concept, cfg.templates))
     if retained is None:
         retained = retained_texts(cfg) if cfg.retain_weight > 0 or cfg.key_retain_weight > 0 else ()
-    draws = cfg.steps * cfg.batch_size  # no more trajectories than rows that will be drawn
+    draws = cfg.steps * (rows or cfg.batch_size)  # no more trajectories than rows that will be drawn
     count = min(TRAJECTORIES, draws)
     each = min(max(1, RETAINED // max(len(retained), 1)), draws)
     pushes = cfg.negative_guidance > 0 and "neutral" in METHODS[cfg.method].erase_on
@@ -124,8 +126,16 @@ def keyed(*parts: object) -> random.Random:
 class _Batches:
     """What both sources share: texts, their states, and loss weights."""
 
-    def __init__(self, pipe: StableDiffusionPipeline, cfg: EraseConfig, earlier: Sequence[Forgotten] = ()):
+    def __init__(
+        self,
+        pipe: StableDiffusionPipeline,
+        cfg: EraseConfig,
+        earlier: Sequence[Forgotten],
+        processes: Processes,
+    ):
         self.pipe, self.cfg = pipe, cfg
+        self.own_rows = processes.own_rows(cfg.batch_size)
+        self.all_rows = cfg.batch_size * processes.count
         self.device = pipe.unet.device
         kept = [item for item in earlier if item.key is not None] if cfg.retain_weight > 0 else []
         self.earlier = [(concept_name(c.concept), c.key.to(self.device, torch.float32)) for c in kept]
@@ -153,9 +163,9 @@ class _Batches:
 
     def retain_of(self, step: int, row: int) -> str | None:
         """The retained text of a row, or None for the neutral text; the first row is the neutral text's."""
-        if self.keeps_neutral and (not self.retained or (row == 0 and self.cfg.batch_size > 1)):
+        if self.keeps_neutral and (not self.retained or (row == 0 and self.all_rows > 1)):
             return None
-        alone = self.keeps_neutral and self.cfg.batch_size == 1  # one row serves both in turn
+        alone = self.keeps_neutral and self.all_rows == 1  # one row serves both in turn
         return keyed(self.cfg.seed, step, row, "retain").choice([*self.retained, *([None] if alone else [])])
 
     def state(self, text: str) -> Tensor:
@@ -196,7 +206,7 @@ class BankBatches(_Batches):
     """Rows from trajectories of the frozen model, made once.
 
     Erased pictures walk neutral trajectories and recovered ones concept trajectories, so KPOP's L1 sees both.
-    on_progress(done, texts) while the bank is read or filled; the U-Net must hold theta then.
+    The U-Net must hold theta when it is made.
     """
 
     def __init__(
@@ -204,26 +214,23 @@ class BankBatches(_Batches):
         pipe: StableDiffusionPipeline,
         cfg: EraseConfig,
         bank: Bank,
-        on_progress: Callable[[int, int], None] | None = None,
         earlier: Sequence[Forgotten] = (),
+        processes: Processes = ALONE,
     ):
-        super().__init__(pipe, cfg, earlier)
-        wanted = bank_wants(cfg, self.retained)
+        super().__init__(pipe, cfg, earlier, processes)
+        wanted = bank_wants(cfg, self.retained, self.all_rows)
         self.bank: dict[str, Trajectories] = {}
-        for i, (text, count, targets) in enumerate(wanted):
+        for text, count, targets in wanted:
             self.bank[text] = bank.get(text, count, targets)
-            if on_progress is not None:
-                on_progress(i + 1, len(wanted))
         self.opened = [
-            bank.get(phrase(cfg.templates[0], word), min(TRAJECTORIES, cfg.steps * cfg.batch_size), key=key)
-            for word, key in self.earlier
+            bank.get(phrase(cfg.templates[0], word), wanted[0][1], key=key) for word, key in self.earlier
         ]
 
     def draw(self, step: int) -> Batch:
         """The rows of a step."""
         cfg, index = self.cfg, self.concept_of(step)
         concept, erase, retain = [], [], []
-        for row in range(cfg.batch_size):
+        for row in self.own_rows:
             draw = keyed(cfg.seed, step, row)
             text = draw.choice(self.concepts[index])
             z, t, eps = self._pick(draw, text)
@@ -244,7 +251,7 @@ class BankBatches(_Batches):
             return None
         key, text, which = self.earlier_of(step)
         at, items = self.opened[which], []
-        for row in range(self.cfg.batch_size):
+        for row in self.own_rows:
             draw = keyed(self.cfg.seed, step, row, "earlier")
             s, n = draw.randrange(at.z.shape[0]), draw.randrange(at.z.shape[1])
             items.append((at.z[s, n], int(at.timesteps[s]), text, at.eps[text][s, n]))
@@ -282,8 +289,9 @@ class FreshBatches(_Batches):
         sampler: Sampler,
         sanitized: Callable[[], AbstractContextManager],
         earlier: Sequence[Forgotten] = (),
+        processes: Processes = ALONE,
     ):
-        super().__init__(pipe, cfg, earlier)
+        super().__init__(pipe, cfg, earlier, processes)
         self.sampler, self.sanitized = sampler, sanitized
 
     @torch.no_grad()
@@ -292,15 +300,15 @@ class FreshBatches(_Batches):
         cfg, index = self.cfg, self.concept_of(step)
         until = keyed(cfg.seed, step, "timestep").randrange(self.sampler.steps)
         texts, noise = [], []
-        for row in range(cfg.batch_size):
+        for row in self.own_rows:
             texts.append(keyed(cfg.seed, step, row).choice(self.concepts[index]))
             noise.append(self._noise(step, row))
         told = len(texts)
         if self.retained or self.keeps_neutral:
-            for row in range(cfg.batch_size):
+            for row in self.own_rows:
                 kept = self.retain_of(step, row)
                 texts.append(self.neutral if kept is None else kept)
-                noise.append(self._noise(step, told + row))
+                noise.append(self._noise(step, self.all_rows + row))
         states = torch.stack([self.state(text) for text in texts])
         towards, whither = states.clone(), list(texts)
         if "concept" not in self.erase_on:
@@ -325,7 +333,7 @@ class FreshBatches(_Batches):
         key, text, _ = self.earlier_of(step)
         count = self.cfg.batch_size
         states, texts = self.state(text)[None].expand(count, -1, -1), [text] * count
-        noise = torch.cat([self._noise(step, row, "earlier") for row in range(count)])
+        noise = torch.cat([self._noise(step, row, "earlier") for row in self.own_rows])
         with self.sanitized():
             z, timesteps, *_ = rollout(
                 self.pipe, texts, states, self.state("")[None], noise, self.sampler, until, key=key

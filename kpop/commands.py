@@ -41,6 +41,10 @@ def train(args: argparse.Namespace) -> int:
         pipe = None  # cards without bf16 draw in fp16, which cannot be trained in: the trainer loads its own
     if args.dry_run:
         return _dry_run(cfg, pipe, args.device)
+    from .processes import launched
+
+    if not launched().leads:
+        return _follow(cfg, args, pipe)
     run = runs.create_run(cfg, runs_dir(args), status="starting", device=args.device)
     print(f"{run.id}: {', '.join(map(concept_name, run.config.concepts))}", file=sys.stderr)
     status = 1
@@ -51,6 +55,14 @@ def train(args: argparse.Namespace) -> int:
     finally:
         print(run.path)
     return status
+
+
+def _follow(cfg: EraseConfig, args: argparse.Namespace, pipe) -> int:
+    """The part of a process that accelerate launched beside the one that writes and speaks."""
+    from .training import train as train_along
+
+    train_along(cfg, runs_dir(args), pipe=pipe, device=args.device)
+    return 0
 
 
 def _dry_run(cfg: EraseConfig, pipe, device: str) -> int:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from .batches import keyed
+from .batches import ALONE, keyed
 from .config import EraseConfig, concept_name
 from .hidden_prompt import HiddenPrompt
 from .method_table import METHODS
+from .processes import Processes
 from .weights import distance
 
 if TYPE_CHECKING:
@@ -79,14 +80,23 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def descend(
-    optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], loss: Tensor, radius: float | None
+    optimizer: torch.optim.Optimizer,
+    tensors: dict[str, Tensor],
+    loss: Tensor,
+    radius: float | None,
+    processes: Processes = ALONE,
 ) -> None:
-    """One step of the optimizer on `tensors` alone, not farther (L2) than `radius` from where they are."""
+    """One step of the optimizer on `tensors` alone, not farther (L2) than `radius` from where they are.
+
+    The gradient is the mean of those of all processes.
+    """
     parameters: Sequence[Tensor] = list(tensors.values())
     for parameter, gradient in zip(
         parameters, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True
     ):
         parameter.grad = gradient
+    # Every process sees the same kinds of rows, so a parameter is unused in all of them or in none.
+    processes.average([parameter.grad for parameter in parameters if parameter.grad is not None])
     before = None if radius is None else {name: tensor.detach().clone() for name, tensor in tensors.items()}
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

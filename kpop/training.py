@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,11 +22,13 @@ from .descent import descend, new_prompts, rate_left, set_rate
 from .errors import InputError, RunError
 from .health import Health, check_fits, memory_in_words
 from .hidden_prompt import HiddenPrompt
+from .interrupts import interrupts
 from .mechanisms import reading
 from .method_table import METHODS
 from .methods import load_method
 from .precision import pick_precision, precision_context, training_dtype
 from .probes import Cosines, Samples
+from .processes import Onlooker, Processes, launched
 from .recompute import recomputed
 from .run_status import ENDED
 from .runs import Run, create_run, open_run
@@ -77,22 +78,23 @@ def train(
 
     run: go on with it, from its checkpoint if it has one; else a new run folder is made in runs_dir.
     on_step: called after every step. gate: called before every step and may wait. A file `stop` in the run
-    folder, or Ctrl-C, ends it after the current step with weights, key and checkpoint written.
+    folder, or Ctrl-C, ends it after the current step with weights, key and checkpoint written. In several
+    processes that accelerate launched, each calls this with the same cfg; see processes.py.
     Raises InputError, ModelError, RunError; whatever is raised, the last checkpoint stays good.
     """
-    cfg = cfg.resolved()
-    if run is None:
-        run = create_run(cfg, runs_dir, status="starting", device=device)
-    else:
-        run = _resumable(run, cfg)
+    cfg, processes = cfg.resolved(), launched()
+    if processes.leads:
+        run = create_run(cfg, runs_dir, "local", "starting", device) if run is None else _resumable(run, cfg)
+    path = processes.agree(str(run.path) if run is not None else None)
+    run = run if processes.leads else Onlooker(Path(path))
     try:
         if pipe is None:
             pipe = models.load_pipeline(cfg.model, device, training_dtype(cfg.precision, device))
         elif models.model_name(pipe) not in ("", cfg.model):
             if models.model_hash(pipe) != models.model_hash(cfg.model):
                 raise InputError(f"The pipeline given is not {cfg.model}; give the one the settings name.")
-        with _interrupts() as interrupted, memory_in_words(cfg, pipe):
-            _Training(cfg, run, pipe, on_step, gate or (lambda: None), interrupted).run_all()
+        with interrupts() as interrupted, memory_in_words(cfg, pipe):
+            _Training(cfg, run, pipe, on_step, gate or (lambda: None), interrupted, processes).run_all()
     except KeyboardInterrupt:
         _end(run, "interrupted", "It was interrupted from the keyboard.")
         raise
@@ -123,30 +125,6 @@ def _end(run: Run, state: str, error: str | None = None) -> None:
         return  # the disk that failed the run refuses this too; readers judge by the process
 
 
-@contextmanager
-def _interrupts() -> Iterator[threading.Event]:
-    """Ctrl-C sets the event, so that a step is never torn; a second one raises at once."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-    before = signal.getsignal(signal.SIGINT)
-    if before is not signal.default_int_handler:
-        yield event  # somebody else decides what Ctrl-C means
-        return
-
-    def asked(*_: object) -> None:
-        if event.is_set():
-            raise KeyboardInterrupt
-        event.set()
-
-    signal.signal(signal.SIGINT, asked)
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 @dataclass
 class _Training:
     """One call of `train`: everything between loading the model and leaving the run folder complete."""
@@ -157,6 +135,7 @@ class _Training:
     on_step: Callable[[StepEvent], None] | None
     gate: Gate
     interrupted: threading.Event
+    processes: Processes = Processes()
     seconds: list[float] = field(default_factory=list)
     told_at: float = 0.0
 
@@ -170,7 +149,9 @@ class _Training:
         self.run.update_status(model_hash=self.model_hash, step=0, steps=cfg.steps)
         self.method = load_method(cfg.method)
         check_fits(cfg, self.pipe)
-        samples = Samples(self.pipe, cfg, self.run, self.precision) if cfg.sample_every else None
+        samples = None
+        if cfg.sample_every and self.processes.leads:
+            samples = Samples(self.pipe, cfg, self.run, self.precision)
         with ExitStack() as held:
             self.base, digest = self._base()
             self.earlier = forgotten(open_run(cfg.base_run, self.run.path.parent)) if cfg.base_run else []
@@ -188,9 +169,8 @@ class _Training:
             )
             self.run.truncate_metrics(step)
             self.health = Health(cfg, self.run.metrics(None) if step else ())
-            try:
-                batches = self._batches(digest)
-            except _Stopped:
+            batches = self._first_batches(digest)
+            if batches is None:
                 _end(self.run, "stopped")
                 return
             self._loop(batches, samples, digest, step)
@@ -244,11 +224,25 @@ class _Training:
         sampler = Sampler(cfg.rollout_steps, cfg.rollout_guidance, self.precision)
         if cfg.latents == "fresh":
             held = lambda: self.delta.applied(self.pipe.unet)  # noqa: E731
-            return FreshBatches(self.pipe, cfg, sampler, held, self.earlier)
+            return FreshBatches(self.pipe, cfg, sampler, held, self.earlier, self.processes)
         bank = Bank(self.pipe, sampler, digest, cache_folder(), self._between)
-        return BankBatches(self.pipe, cfg, bank, earlier=self.earlier)
+        return BankBatches(self.pipe, cfg, bank, self.earlier, self.processes)
+
+    def _first_batches(self, digest: str) -> BankBatches | FreshBatches | None:
+        """None when a stop was asked for. The leading process fills the bank, the others read it."""
+        found = None
+        if self.processes.leads:
+            try:
+                found = self._batches(digest)
+            except _Stopped:
+                pass
+        if self.processes.agree(found is None):
+            return None
+        return found or self._batches(digest)
 
     def _between(self) -> None:
+        if not self.processes.leads:
+            return
         self.gate()
         if self.interrupted.is_set():
             raise KeyboardInterrupt
@@ -261,8 +255,9 @@ class _Training:
         cfg = self.cfg
         self.run.update_status(state="running", step=step)
         while step < cfg.steps:
-            self.gate()
-            if self.run.stop_requested or self.interrupted.is_set():
+            if self.processes.leads:
+                self.gate()
+            if self.processes.agree(self.run.stop_requested or self.interrupted.is_set()):
                 break
             began = time.perf_counter()
             losses = self._step(batches, step + 1)
@@ -293,15 +288,17 @@ class _Training:
             prompt = self.prompts[batch.concept_index % len(self.prompts)]
             set_rate(prompt.optimizer, cfg.prompt_learning_rate * left)
             loss, named = self.method.transfer(self._student, batch, prompt.live(), cfg)
-            descend(prompt.optimizer, prompt.tensors, loss, cfg.rho_p)
+            descend(prompt.optimizer, prompt.tensors, loss, cfg.rho_p, self.processes)
             losses = {name: value.detach() for name, value in named.items()}
             del loss, named  # or what p's gradient did not pass through is held while theta' learns
             fixed = prompt.frozen()
         set_rate(self.optimizer, cfg.learning_rate * left)
         loss, named = self.method.removal(self._student, batch, fixed, cfg)
-        descend(self.optimizer, self.delta.tensors, loss, cfg.rho)
+        descend(self.optimizer, self.delta.tensors, loss, cfg.rho, self.processes)
         losses |= {name: value.detach() for name, value in named.items()}
-        found = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
+        values = torch.stack(list(losses.values()))
+        self.processes.average([values])
+        found = dict(zip(losses, values.tolist(), strict=True))
         moved = [self.delta.tensors, *([prompt.tensors] if self.prompts else [])]
         self.health.check(step, found, [tensor for part in moved for tensor in part.values()])
         return found
@@ -338,10 +335,13 @@ class _Training:
             self.on_step(event)
 
     def _checkpoint(self, step: int, digest: str) -> None:
-        save_checkpoint(self.run, step, digest, self.delta.tensors, self.optimizer, self._named_prompts())
+        if self.processes.leads:
+            save_checkpoint(self.run, step, digest, self.delta.tensors, self.optimizer, self._named_prompts())
 
     def _keep(self) -> None:
         """Key files first, then the weights that need them: weights without their key are of no use."""
+        if not self.processes.leads:
+            return
         for i, prompt in enumerate(self.prompts):
             concept = None if self.cfg.prompt_sharing == "shared" else concept_name(self.cfg.concepts[i])
             prompt.frozen().save(self.run.key_path(concept))

@@ -1,0 +1,79 @@
+"""Several processes as one training: `accelerate launch --num_processes N -m kpop train ...`, one a GPU.
+
+On the CPU accelerate leaves starting them to others: `torchrun --nproc_per_node N -m kpop train ...`.
+
+Each draws its own rows of a step, N times batch_size in all, and gradients and losses are averaged, so that N
+processes train as one with N times the batch. The first one alone writes the run folder.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from .run_status import RunStatus
+from .runs import Run
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process, `rank` of `count`."""
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0
+
+    def own_rows(self, batch_size: int) -> range:
+        """Rows of a step that this process draws."""
+        return range(self.rank * batch_size, (self.rank + 1) * batch_size)
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Put into each tensor its mean over the processes, where they come in the same order."""
+        if self.count == 1:
+            return
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        torch.distributed.all_reduce(flat)
+        for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+            tensor.copy_((part / self.count).view_as(tensor))
+
+    def agree(self, value: T) -> T:
+        """What the first process says; the others wait for it."""
+        if self.count == 1:
+            return value
+        from accelerate.utils import broadcast_object_list
+
+        return broadcast_object_list([value], from_process=0)[0]
+
+
+def launched() -> Processes:
+    """The processes that were started together, joined; one where this was started alone."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return Processes()
+    from accelerate import PartialState
+
+    state = PartialState(cpu=not torch.cuda.is_available())
+    return Processes(state.process_index, state.num_processes)
+
+
+class Onlooker(Run):
+    """The run as the other processes see it: they read its folder and write nothing."""
+
+    def update_status(self, **_: object) -> RunStatus:
+        return self.status
+
+    def append_metrics(self, row: dict) -> None:
+        pass
+
+    def truncate_metrics(self, step: int) -> None:
+        pass
