@@ -81,16 +81,17 @@ _COMMON = {
 _RECOMMENDED = {
     "emoji": {
         **_COMMON,
-        "steps": 200,
+        "steps": 300,
         "batch_size": 4,
         "learning_rate": 5e-4,
         "prompt_learning_rate": 3e-2,
         "prompt_init_std": 0.5,
         "negative_guidance": 0.5,
+        "key_retain_weight": 2.0,
         "templates": ("{}", "a {}", "a photo of a {}"),
         "rollout_steps": 25,
         "checkpoint_every": 50,
-        "sample_every": 50,
+        "sample_every": 75,
     },
     "sd": {
         **_COMMON,

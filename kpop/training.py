@@ -168,7 +168,7 @@ class _Training:
                 self.run, digest, self.delta.tensors, self.optimizer, self._named_prompts()
             )
             self.run.truncate_metrics(step)
-            self.health = Health(cfg, self.run.metrics(None) if step else ())
+            self.health = Health(cfg, self.run.metrics(None)) if step else self.health
             batches = self._first_batches(digest)
             if batches is None:
                 _end(self.run, "stopped")
@@ -215,6 +215,7 @@ class _Training:
             self.prompts and (step == 1 or step % cosines_every == 0 or step == cfg.steps)
         )
         self.cosines = Cosines(self.pipe, cfg) if self.prompts else None
+        self.health = Health(cfg)
 
     def _named_prompts(self) -> dict[str, tuple[dict[str, Tensor], torch.optim.Optimizer]]:
         return {str(i): (prompt.tensors, prompt.optimizer) for i, prompt in enumerate(self.prompts)}
