@@ -17,11 +17,12 @@ from diffusers import DDIMScheduler
 from diffusers.models.attention_processor import AttnProcessor2_0
 
 from kpop import models
-from kpop.batches import keyed, phrasings, retained_texts
+from kpop.batches import keyed
 from kpop.config import EraseConfig, concept_name
 from kpop.hidden_prompt import HiddenPrompt
 from kpop.precision import precision_context
 from kpop.prompt_attention import site_names
+from kpop.run_texts import phrasings, retained_texts
 from kpop.runs import Run
 from kpop.weights import WeightDelta, trainable_names
 

@@ -6,7 +6,6 @@ Every draw is keyed by (seed, step, row): a resumed run, a retry or another mach
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -16,13 +15,14 @@ import torch
 from torch import Tensor
 
 from . import models
-from .config import Concept, EraseConfig, concept_name, names
+from .config import EraseConfig, concept_name, names
 from .continual import Forgotten
 from .hidden_prompt import HiddenPrompt
 from .mechanisms import reading
 from .method_table import METHODS
 from .precision import precision_context
 from .processes import Processes
+from .run_texts import phrase, phrasings, retained_texts
 from .trajectories import Bank, Sampler, Trajectories, noise_levels, rollout
 
 if TYPE_CHECKING:
@@ -72,30 +72,6 @@ def joined(parts: Iterable[Rows]) -> Rows:
     kinds = ("z", "t", "text", "target", "weight")
     tensors = (torch.cat([getattr(part, kind) for part in parts]) for kind in kinds)
     return Rows(*tensors, prompts=tuple(text for part in parts for text in part.prompts))
-
-
-def phrase(template: str, word: str) -> str:
-    """The word in a phrasing: "a {}" becomes "an axe" where it must."""
-    if word[:1].lower() in "aeiou":
-        template = re.sub(r"\b([Aa]) \{\}", r"\1n {}", template)
-    return template.replace("{}", word)
-
-
-def phrasings(concept: Concept, templates: Iterable[str]) -> tuple[str, ...]:
-    """Every synonym in every template."""
-    return tuple(dict.fromkeys(phrase(template, word) for word in names(concept) for template in templates))
-
-
-def retained_texts(cfg: EraseConfig) -> tuple[str, ...]:
-    """Every retained word in every phrasing, first each word in one of them; without the neutral text."""
-    words = [word for concept in cfg.retain or () for word in names(concept)]
-    count = len(cfg.templates)
-    texts = (
-        phrase(cfg.templates[(i + turn) % count], word)
-        for turn in range(count)
-        for i, word in enumerate(words)
-    )
-    return tuple(dict.fromkeys(texts))
 
 
 def bank_wants(

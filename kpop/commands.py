@@ -14,7 +14,7 @@ from pathlib import Path
 from . import jobs, runs
 from .cli_values import concept_list, erase_config, generation_config, seed_list
 from .command_output import output_folder, progress_bar, save_png, stop_on_interrupt
-from .config import EraseConfig, concept_name, names
+from .config import EraseConfig, concept_name
 from .errors import InputError, KpopError
 from .run_commands import named_run, runs_dir
 from .runs import Run
@@ -29,14 +29,12 @@ def train(args: argparse.Namespace) -> int:
     if cfg.base_run is not None:
         runs.open_run(cfg.base_run, runs_dir(args))
     from . import models
+    from .run_texts import all_texts
 
     dtype = "fp32" if cfg.precision == "fp32" else "auto"
     pipe = models.load_pipeline(cfg.model, device=args.device, dtype=dtype)
-    for text in [name for concept in (*cfg.concepts, *(cfg.retain or ())) for name in names(concept)] + [
-        cfg.neutral
-    ]:
-        if text:
-            models.check_text(pipe, text)
+    for text in all_texts(cfg):
+        models.check_text(pipe, text)
     if str(pipe.unet.dtype) == "torch.float16":
         pipe = None  # cards without bf16 draw in fp16, which cannot be trained in: the trainer loads its own
     if args.dry_run:

@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from .batches import Batch, Rows, bank_wants, retained_texts
+from .batches import Batch, Rows, bank_wants
 from .config import EraseConfig
 from .errors import InputError
 from .method_table import METHODS
@@ -26,6 +26,7 @@ from .methods import load_method
 from .precision import precision_context
 from .prompt_attention import attention_prompt
 from .recompute import recomputed
+from .run_texts import retained_texts
 from .trajectories import MOST_ROWS
 from .weights import WeightDelta, trainable_names
 

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import models
-from .batches import phrase, retained_texts
 from .config import EraseConfig, GenerationConfig, concept_name, names
 from .disk import disk_error
 from .drawing import Row, Safety, draw, safety_of
@@ -22,6 +21,7 @@ from .hidden_prompt import HiddenPrompt
 from .mechanisms import contributed
 from .precision import precision_context
 from .prompt_attention import find_cross_attention, site_names
+from .run_texts import phrase, retained_texts
 from .weights import WeightDelta
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from torch import Tensor
 from . import models
 from .batches import BankBatches, FreshBatches, Rows
 from .checkpoint import load_checkpoint, save_checkpoint
-from .config import EraseConfig, concept_name, names
+from .config import EraseConfig, concept_name
 from .continual import forgotten, keep_earlier_keys
 from .descent import descend, new_prompts, rate_left, set_rate
 from .errors import InputError, RunError
@@ -31,6 +31,7 @@ from .probes import Cosines, Samples
 from .processes import Onlooker, Processes, launched
 from .recompute import recomputed
 from .run_status import ENDED
+from .run_texts import all_texts
 from .runs import Run, create_run, open_run
 from .trajectories import Bank, Sampler, cache_folder
 from .weights import WeightDelta
@@ -141,9 +142,8 @@ class _Training:
 
     def run_all(self) -> None:
         cfg, unet = self.cfg, self.pipe.unet
-        for concept in (*cfg.concepts, *(cfg.retain or ()), cfg.neutral):
-            for word in names(concept):
-                models.check_text(self.pipe, word)
+        for text in all_texts(cfg):
+            models.check_text(self.pipe, text)
         self.precision = pick_precision(cfg.precision, self.pipe)
         self.model_hash = models.model_hash(self.pipe)
         self.run.update_status(model_hash=self.model_hash, step=0, steps=cfg.steps)

@@ -153,6 +153,7 @@ def test_seeds(text, seeds):
         ("train --concepts church --set colour=3", "Unknown setting 'colour'"),
         ("train --concepts church --set colour", "FIELD=VALUE"),
         ("train --concepts church --mechanism magic", "invalid choice: 'magic'"),
+        ("train --concepts church --templates zebra{}", "does not know the word 'zebrachurch'"),
         ("generate --prompts x --seeds 5-1", "smaller first"),
         ("generate --prompts x --seeds x", "0-3 or 1,5,9"),
         ("generate --prompts x --seeds 0-9999999999", "at most 100000"),

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from .. import models
-from ..batches import phrase
 from ..config import Concept, EraseConfig, names
+from ..run_texts import phrase
 from ..weights import WeightDelta
 
 if TYPE_CHECKING:

@@ -1,0 +1,38 @@
+"""The texts of a run: every concept in every phrasing, what is retained, and the neutral text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from .config import Concept, EraseConfig, names
+
+
+def phrase(template: str, word: str) -> str:
+    """The word in a phrasing: "a {}" becomes "an axe" where it must."""
+    if word[:1].lower() in "aeiou":
+        template = re.sub(r"\b([Aa]) \{\}", r"\1n {}", template)
+    return template.replace("{}", word)
+
+
+def phrasings(concept: Concept, templates: Iterable[str]) -> tuple[str, ...]:
+    """Every synonym in every template."""
+    return tuple(dict.fromkeys(phrase(template, word) for word in names(concept) for template in templates))
+
+
+def retained_texts(cfg: EraseConfig) -> tuple[str, ...]:
+    """Every retained word in every phrasing, first each word in one of them; without the neutral text."""
+    words = [word for concept in cfg.retain or () for word in names(concept)]
+    count = len(cfg.templates)
+    texts = (
+        phrase(cfg.templates[(i + turn) % count], word)
+        for turn in range(count)
+        for i, word in enumerate(words)
+    )
+    return tuple(dict.fromkeys(texts))
+
+
+def all_texts(cfg: EraseConfig) -> tuple[str, ...]:
+    """Every text that a run gives the text encoder."""
+    told = [text for concept in cfg.concepts for text in phrasings(concept, cfg.templates)]
+    return tuple(dict.fromkeys([*told, *retained_texts(cfg), cfg.neutral or ""]))
