@@ -15,8 +15,9 @@ import gradio as gr
 
 from .. import jobs, models
 from ..attribution_measures import head_table
-from ..config import EraseConfig, names
+from ..config import EraseConfig
 from ..errors import RunError
+from ..run_texts import all_texts
 from .boundary import plainly
 from .page import GPU
 from .pictures import enlarge
@@ -105,9 +106,10 @@ def start_endpoint(studio: Studio):
         config = EraseConfig.from_dict(given)
         pipe = studio.pipe(config.model)
         if config.base_run is not None:
-            studio.run(config.base_run)  # an id of this app's runs, never a path
-        concepts = (*config.concepts, *(config.retain or ()))
-        for text in (*(word for concept in concepts for word in names(concept)), config.neutral or ""):
+            # An id of this app's runs, never a path; and its keys come along, so it must be one's own.
+            if not studio.run(config.base_run).is_example:
+                owned(studio, config.base_run, request)
+        for text in all_texts(config.resolved()):
             models.check_text(pipe, text)
         return told(jobs.submit(config, studio.runs_dir, owner=visitor(request), device=studio.device))
 

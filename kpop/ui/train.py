@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import gradio as gr
 
 from .. import jobs, models, presets
-from ..config import names
 from ..errors import KpopError, RunError
 from ..method_table import METHODS
+from ..run_texts import all_texts
 from . import run_view
 from .boundary import plainly
 from .concepts import ConceptsStep, names_of
@@ -238,8 +238,7 @@ def start_run(studio: Studio, forget, keep, neutral, preset_name, paper, values,
     preset = presets.load_preset(preset_name) if preset_name else None
     config = config_from(studio.model, forget, keep, neutral, preset, paper, values)
     pipe = studio.pipe()
-    concepts = (*config.concepts, *(config.retain or ()))
-    for text in (*(word for concept in concepts for word in names(concept)), config.neutral or ""):
+    for text in all_texts(config.resolved()):
         models.check_text(pipe, text)
     return jobs.submit(config, studio.runs_dir, owner=owner, device=studio.device)
 
