@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -42,7 +43,7 @@ def quality_table(asked: argparse.Namespace, told: dict[str, dict]) -> str:
         return draw
 
     heads = [f"{role}: {name}" for role, names in FIGURES.items() for name in names]
-    lines = [f"    python -m benchmarks.train {' '.join(sys.argv[1:])}", "",
+    lines = [f"    python -m benchmarks.train {shlex.join(sys.argv[1:])}", "",
              f"{asked.steps[0]} steps, seeds {asked.seeds}, prompt \"a WORD\", {config.steps} sampling "
              f"steps, guidance {config.guidance_scale}; percent of pictures, 95 % interval in brackets.", "",
              f"| way | {' | '.join(heads)} |", "|---|" + "---:|" * len(heads)]  # fmt: skip

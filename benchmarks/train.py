@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import statistics
 import subprocess
 import sys
@@ -146,7 +147,7 @@ def cost_table(asked: argparse.Namespace, found: dict[tuple[str, int], list[dict
     first = next(iter(found.values()))[0]
     rounds = f"median of {asked.rounds} rounds" if asked.rounds > 1 else "one round"
     lines = [
-        f"    python -m benchmarks.train {' '.join(sys.argv[1:])}", "",
+        f"    python -m benchmarks.train {shlex.join(sys.argv[1:])}", "",
         f"{asked.model}, {asked.concept}, batch {first['batch_size']}, {first['precision']} "
         f"(plain loop: {asked.reference_precision}), {rounds}; {first['machine']}.", "",
         "| way | steps | seconds | of them before step 1 | U-Net rows a step | with backward | bank rows | "
