@@ -16,6 +16,7 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from kpop.emoji import alignment, autoencoder, drawings, quality, scenes
 from kpop.emoji.build import UNET_FILE, Recipe, build
+from kpop.emoji.card import model_card
 from kpop.emoji.denoiser import train_tokenizer
 from kpop.emoji.quality import frechet
 from kpop.emoji.world import (
@@ -188,6 +189,8 @@ def test_stages_without_steps_are_taken_over_from_the_earlier_model(shapes, tmp_
     for name in ("vae/" + UNET_FILE, "judge/model.safetensors", "judge/reference.safetensors"):
         assert (first / name).read_bytes() == (second / name).read_bytes()
     assert (first / "unet" / UNET_FILE).read_bytes() != (second / "unet" / UNET_FILE).read_bytes()
+    card = model_card(second, {})
+    assert "autoencoder and judge are that model's" in card and "steps at batch 4 on 64 scenes" in card
     told = json.loads((second / "words.json").read_text())
     assert told["ball"]["count"] > 1.5 * told["house"]["count"]  # what was drawn badly comes more often
 

@@ -12,6 +12,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionMod
 from kpop.emoji import alignment, autoencoder, denoiser, judge
 from kpop.emoji.distractors import DISTRACTORS
 from kpop.emoji.drawings import load_drawings
+from kpop.emoji.fit import is_finished
 from kpop.emoji.scenes import Drawings, Scene, compose
 from kpop.emoji.words import count_words
 from kpop.emoji.world import BACKGROUNDS, held_out
@@ -195,10 +196,13 @@ def _denoiser(recipe: Recipe, seen: Drawings, vae, work: Path, device: torch.dev
     weights = _weak_first(start) if start else None
     scenes = _scenes(seen, recipe.scenes, (recipe.seed, 2), pairs=recipe.pairs, weights=weights)
     captions = [scene.caption for scene in scenes]
-    latents = autoencoder.encode(vae, np.stack([scene.image for scene in scenes]), device)
+    latents = None
+    if not is_finished("denoiser", work, recipe.steps):
+        latents = autoencoder.encode(vae, np.stack([scene.image for scene in scenes]), device)
+    size = scenes[0].image.shape[0] // 2 ** (len(recipe.vae_channels) - 1)
     tokenizer = denoiser.train_tokenizer(captions)
     torch.manual_seed(recipe.seed)
-    unet = denoiser.build_unet(recipe.latent_channels, latents.shape[-1], recipe.unet_channels)
+    unet = denoiser.build_unet(recipe.latent_channels, size, recipe.unet_channels)
     both = denoiser.TextToNoise(unet, denoiser.build_text_encoder(tokenizer))
     if start is not None:
         earlier = UNet2DConditionModel.from_pretrained(start / "unet", torch_dtype=torch.float32)

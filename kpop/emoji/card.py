@@ -1,6 +1,7 @@
 """What is told of Emoji Diffusion: its model card, the page of figures, the sample sheet."""
 
 import json
+import textwrap
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -147,22 +148,32 @@ _ROWS = {
 }
 
 
+def _made(build: dict) -> str:
+    """How the model was made, from build.json; a stage of 0 steps was taken over from the earlier model."""
+    recipe = build["recipe"]
+    stages = {"autoencoder": "vae_steps", "judge": "judge_steps", "the judge's CLIP": "alignment_steps"}
+    counts = {stage: recipe.get(name, 0) for stage, name in stages.items()}
+    text = f"`python -m kpop.emoji build`, seed {recipe['seed']}: text encoder and U-Net {recipe['steps']:,} "
+    text += f"steps at batch {recipe['batch_size']} on {recipe['scenes']:,} scenes (noise schedule of SD, "
+    text += "min-SNR weights, averaged weights shipped)"
+    text += "".join(f", {stage} {count:,} steps" for stage, count in counts.items() if count) + "."
+    text += f" The autoencoder has f = 4 and {recipe['latent_channels']} latent channels, normalised."
+    if build.get("started_from"):
+        kept = [stage for stage, count in counts.items() if not count and stage != "the judge's CLIP"]
+        text += " Training went on from an earlier model of the same shape (U-Net file "
+        text += f"{build['started_from'][:12]}…): `--start FOLDER`"
+        text += f"; {' and '.join(kept)} are that model's." if kept else ", whose encoder was kept."
+    if build.get("autoencoder_psnr"):
+        text += f" Scenes come through the autoencoder at {build['autoencoder_psnr']:.1f} dB PSNR."
+    return "\n".join(textwrap.wrap(f"{text} {build.get('note', '')}".strip(), 110))
+
+
 def model_card(folder: Path, figures: dict[str, dict]) -> str:
     """README.md of the model folder, from its build record, its judge's and the figures of `measure`."""
     build = json.loads((folder / "build.json").read_text())
     judge = json.loads((folder / "judge" / "config.json").read_text())
-    recipe = build["recipe"]
     sources = "\n".join(f"| {s.style} | {s.source} | {s.author} | {s.licence} | {s.package} {s.version} |"
                         for s in DRAWING_SETS)  # fmt: skip
-    started = ""
-    if build.get("started_from"):
-        started = (
-            f" Training went on from an earlier model of the same shape (U-Net file "
-            f"{build['started_from'][:12]}…), whose encoder was kept: `--start FOLDER`."
-        )
-    fidelity = ""
-    if build.get("autoencoder_psnr"):
-        fidelity = f" PSNR of scenes through the autoencoder: {build['autoencoder_psnr']:.1f} dB."
     return f"""---
 license: other
 library_name: diffusers
@@ -185,10 +196,7 @@ The drawings themselves are not in this folder. Twemoji is licensed under CC BY 
 (https://creativecommons.org/licenses/by/4.0/).
 
 ## How it was made
-`python -m kpop.emoji build`, seed {recipe["seed"]}: autoencoder {recipe["vae_steps"]} steps (f = 4,
-{recipe["latent_channels"]} latent channels, normalised), text encoder and U-Net {recipe["steps"]} steps at
-batch {recipe["batch_size"]} on {recipe["scenes"]} scenes (noise schedule of SD, min-SNR weights, averaged
-weights shipped), judge {recipe["judge_steps"]} steps.{fidelity}{started} {build.get("note", "")}
+{_made(build)}
 
 ## The judge
 A classifier of its own, trained on composed scenes with heavy augmentation, never on generated pictures;

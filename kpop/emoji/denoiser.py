@@ -121,7 +121,7 @@ class TextToNoise(nn.Module):
 
 def train_denoiser(
     both: TextToNoise,
-    latents: Tensor,
+    latents: Tensor | None,
     captions: list[str],
     tokenizer: CLIPTokenizer,
     *,
@@ -138,7 +138,7 @@ def train_denoiser(
     """Noise prediction with min-SNR weights (Hang et al. 2023); ends holding the averaged weights.
 
     A little offset noise teaches the model not to read the background colour off the noise's mean, which
-    SD's schedule never quite drowns.
+    SD's schedule never quite drowns. latents: None where nothing is left to be learned.
     """
     both.to(device)
     if device.type == "cpu":

@@ -69,6 +69,12 @@ def fit(
         model.load_state_dict(average.module.state_dict())
 
 
+def is_finished(name: str, work: Path, steps: int) -> bool:
+    """Whether `fit` would return at once: what it learns from need not be made again."""
+    checkpoint = work / f"{name}.pt"
+    return checkpoint.is_file() and torch.load(checkpoint, weights_only=True, mmap=True)["step"] >= steps
+
+
 def rate_at(step: int, steps: int) -> float:
     """Share of the learning rate at `step`: a short linear rise, then half a cosine down to nothing."""
     return min(1.0, (step + 1) / max(1, min(200, steps // 10))) * 0.5 * (1 + math.cos(math.pi * step / steps))
