@@ -8,7 +8,7 @@ from kpop import cli
 from kpop.config import EraseConfig
 from kpop.runs import create_run, default_runs_dir, list_runs
 
-WORDS = ("a", "church", "castle", "house", "dog")
+WORDS = ("a", "church", "castle", "house", "dog", "photo", "of")
 LONG = "a church " * 60  # 122 tokens
 
 
