@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,8 @@ REPO = Path(__file__).resolve().parent.parent
 @pytest.fixture(autouse=True)
 def world(monkeypatch, tmp_path):
     monkeypatch.setattr(runs, "EXAMPLE", tmp_path / "nowhere" / "example-run")
-    monkeypatch.setattr(EraseConfig, "resolved", lambda self: self)
+    told = lambda self: replace(self, templates=self.templates or ("{}",))  # noqa: E731
+    monkeypatch.setattr(EraseConfig, "resolved", told)
     monkeypatch.setenv("KPOP_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("KPOP_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
@@ -243,7 +245,7 @@ def painter(monkeypatch):
         on_step(1, 1)
         return [picture(prompt, seed, variant) for prompt in prompts for seed in seeds]
 
-    def compare(pipe, prompts, seeds, run, key="own", config=None, *, on_step, **_):
+    def compare(pipe, prompts, seeds, run, key="own", config=None, **_):
         fake.calls.append(("compare", key, config))
         return {variant: [picture(prompt, seed, variant) for prompt in prompts for seed in seeds]
                 for variant in ("original", "sanitized", "recovered")}  # fmt: skip
