@@ -89,9 +89,10 @@ def bank_wants(
     each = min(max(1, RETAINED // max(len(retained), 1)), draws)
     pushes = cfg.negative_guidance > 0 and "neutral" in METHODS[cfg.method].erase_on
     neutral = cfg.neutral or ""
-    wanted = [(neutral, count, tuple(told) if pushes else ())]
-    wanted += [(text, count, (neutral,)) for text in told]
-    return wanted + [(text, each, ()) for text in dict.fromkeys(retained)]
+    wanted = {neutral: (count, tuple(told) if pushes else ())}
+    wanted |= {text: (count, (neutral,)) for text in told}
+    wanted |= {text: (each, ()) for text in dict.fromkeys(retained) if text not in wanted}
+    return [(text, *what) for text, what in wanted.items()]
 
 
 def keyed(*parts: object) -> random.Random:
@@ -113,6 +114,8 @@ class _Batches:
         self.own_rows = processes.own_rows(cfg.batch_size)
         self.all_rows = cfg.batch_size * processes.count
         self.device = pipe.unet.device
+        erased = {word.lower() for concept in cfg.concepts for word in names(concept)}
+        earlier = [item for item in earlier if not erased.intersection(map(str.lower, names(item.concept)))]
         kept = [item for item in earlier if item.key is not None] if cfg.retain_weight > 0 else []
         self.earlier = [(concept_name(c.concept), c.key.to(self.device, torch.float32)) for c in kept]
         self.neutral = cfg.neutral or ""

@@ -29,8 +29,10 @@ def train(args: argparse.Namespace) -> int:
     if cfg.base_run is not None:
         runs.open_run(cfg.base_run, runs_dir(args))
     from . import models
+    from .processes import launched
     from .run_texts import all_texts
 
+    processes = launched(args.device)  # gives each process its own GPU, so before any model is loaded
     dtype = "fp32" if cfg.precision == "fp32" else "auto"
     pipe = models.load_pipeline(cfg.model, device=args.device, dtype=dtype)
     for text in all_texts(cfg):
@@ -39,9 +41,7 @@ def train(args: argparse.Namespace) -> int:
         pipe = None  # cards without bf16 draw in fp16, which cannot be trained in: the trainer loads its own
     if args.dry_run:
         return _dry_run(cfg, pipe, args.device)
-    from .processes import launched
-
-    if not launched().leads:
+    if not processes.leads:
         return _follow(cfg, args, pipe)
     run = runs.create_run(cfg, runs_dir(args), status="starting", device=args.device)
     print(f"{run.id}: {', '.join(map(concept_name, run.config.concepts))}", file=sys.stderr)
@@ -205,9 +205,10 @@ def evaluate(args: argparse.Namespace) -> None:
     pipe = _pipe(args, run)
     from . import models
     from .generation import compare as draw
+    from .run_texts import phrase
 
     for word in words:
-        models.check_text(pipe, args.template.replace("{}", word))
+        models.check_text(pipe, phrase(args.template, word))
     config = config.resolved(args.model or run.config.model)
     settings = {
         "run": run.id, "model": models.model_name(pipe) if args.model is None else args.model,

@@ -42,6 +42,8 @@ def make_example(
     """
     if not METHODS[cfg.method].has_key:
         raise InputError("An example shows its key: leave out method, or set it to kpop.")
+    if cfg.base_run is not None:
+        raise InputError("An example stands alone: leave out base_run.")
     out = _checked(Path(out).expanduser().absolute())
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -184,7 +184,7 @@ def _key(prompt: str, run: Run | None, key: Key, pipe: StableDiffusionPipeline) 
         return found
     if run is None:
         raise InputError("Name the run whose key you want, or give the path of a key file.")
-    files = key_files(run)
+    files, named = key_files(run), []
     if key == "own":
         named = [c for c in files if any(_says(prompt, word) for word in names(c))]
         paths = [files.get(c) or run.key_path(c) for c in named or run.config.concepts]
@@ -198,7 +198,8 @@ def _key(prompt: str, run: Run | None, key: Key, pipe: StableDiffusionPipeline) 
                 f"The key {path.name} is not in run {run.id}. Give the path of the key file instead."
             )
     prompts = [HiddenPrompt.load(path) for path in paths]
-    if key == "own" and len(prompts) > 1 and prompts[0].mechanism in ("additive", "amortized"):
+    alone = any(p.mechanism in ("additive", "amortized") for p in prompts)
+    if key == "own" and len(prompts) > 1 and alone and not named:
         return None  # such keys exclude one another, and the prompt names none of them
     return combine(prompts) if prompts else None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +17,22 @@ from .prompt_attention import Recorder, attention_prompt
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
+
+
+def read_once(
+    pipe: StableDiffusionPipeline, p: HiddenPrompt | None, texts: Sequence[str], states: Tensor, sees=None
+) -> tuple[HiddenPrompt | None, Tensor]:
+    """A prompt that is only joined or added, and the states to give, which read as p does with `reading`.
+
+    For a U-Net that runs twice (gradient checkpointing): what p is made of must be computed once.
+    """
+    if p is None or p.mechanism in ("concat", "additive"):
+        return p, states
+    if p.mechanism == "amortized":
+        given = amortized(p, states)
+        return replace(p, mechanism="concat", key=given, value=given, network={}), states
+    with reading(pipe, p, texts, states, sees) as told:
+        return None, told
 
 
 @contextmanager
@@ -74,6 +91,8 @@ def told_after(pipe: StableDiffusionPipeline, texts: Sequence[str], words: Tenso
     """
     encoder, tokenizer = pipe.text_encoder, pipe.tokenizer
     table, count, length = encoder.get_input_embeddings(), words.shape[1], tokenizer.model_max_length
+    if count > length // 2:
+        raise InputError(f"These keys are {count} words long and leave no room for a text; name one concept.")
     _check_width(words, table.weight.shape[-1])
     padding = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     told = tokenizer(list(texts), truncation=True, max_length=length - count)["input_ids"]

@@ -11,11 +11,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from .errors import InputError
 from .run_status import RunStatus
 from .runs import Run
 
@@ -56,13 +58,20 @@ class Processes:
         return broadcast_object_list([value], from_process=0)[0]
 
 
-def launched() -> Processes:
-    """The processes that were started together, joined; one where this was started alone."""
+def launched(device: str = "auto") -> Processes:
+    """The processes that were started together, joined; one where this was started alone.
+
+    Raises InputError where `device` would put them all on one GPU.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return Processes()
     from accelerate import PartialState
 
-    state = PartialState(cpu=not torch.cuda.is_available())
+    if ":" in device:
+        raise InputError(f"Several processes take a GPU each: leave --device out, it cannot be {device}.")
+    # The first process fills the bank and waits for its turn while the others wait for it.
+    cpu = device == "cpu" or not torch.cuda.is_available()
+    state = PartialState(cpu=cpu, timeout=timedelta(hours=12))
     return Processes(state.process_index, state.num_processes)
 
 

@@ -23,7 +23,7 @@ from .errors import InputError, RunError
 from .health import Health, check_fits, memory_in_words
 from .hidden_prompt import HiddenPrompt
 from .interrupts import interrupts
-from .mechanisms import reading
+from .mechanisms import read_once, reading
 from .method_table import METHODS
 from .methods import load_method
 from .precision import pick_precision, precision_context, training_dtype
@@ -83,7 +83,7 @@ def train(
     processes that accelerate launched, each calls this with the same cfg; see processes.py.
     Raises InputError, ModelError, RunError; whatever is raised, the last checkpoint stays good.
     """
-    cfg, processes = cfg.resolved(), launched()
+    cfg, processes = cfg.resolved(), launched(device)
     if processes.leads:
         run = create_run(cfg, runs_dir, "local", "starting", device) if run is None else _resumable(run, cfg)
     path = processes.agree(str(run.path) if run is not None else None)
@@ -306,11 +306,14 @@ class _Training:
 
     def _student(self, rows: Rows, p: HiddenPrompt | None, sees: Tensor | None) -> Tensor:
         """eps_theta'(z_t, text, p), [B, C, h, w]."""
-        unet = self.pipe.unet
+        unet, text = self.pipe.unet, rows.text
+        if self.cfg.gradient_checkpointing:
+            with precision_context(unet.device, self.precision):
+                p, text = read_once(self.pipe, p, rows.prompts, text, sees)
 
         @contextmanager
         def told() -> Iterator[Tensor]:
-            with self.delta.applied(unet), reading(self.pipe, p, rows.prompts, rows.text, sees) as states:
+            with self.delta.applied(unet), reading(self.pipe, p, rows.prompts, text, sees) as states:
                 yield states
 
         again = recomputed(unet, told) if self.cfg.gradient_checkpointing else nullcontext()

@@ -67,3 +67,9 @@ def test_trajectories_of_a_key_are_what_it_opens_and_are_not_kept(first, tiny_pi
             expected = tiny_pipe.unet(found.z[1], found.timesteps[1], encoder_hidden_states=read).sample
     torch.testing.assert_close(found.eps["a church"][1], expected, atol=1e-5, rtol=0)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_forgotten_may_be_erased_again(tiny_config, tiny_pipe, folder, first):
+    cfg = tiny_config(concepts=("church",), neutral="castle", retain=(), base_run=first.id, steps=2)
+    run = train(cfg, folder, pipe=tiny_pipe)
+    assert run.status.state == "done" and "l_earlier" not in run.metrics()[0]

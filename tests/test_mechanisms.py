@@ -121,6 +121,11 @@ def test_keys_of_another_width_are_refused(tiny_pipe):
             predict(tiny_pipe, make(mechanism, width=16), ["a church"])
 
 
+def test_keys_that_leave_no_room_for_a_text_are_refused(tiny_pipe):
+    with pytest.raises(InputError, match="no room"):
+        told_after(tiny_pipe, ["a church"], noise(0, 1, 39, 32))
+
+
 def test_two_tokens_are_used_one_after_the_other():
     both = combine([make("token", 2, seed=1), make("token", 3, seed=2)])
     assert both.key.shape == (1, 5, 32) and both.sites is None

@@ -11,6 +11,8 @@ CHOICES = [
     {},
     {"trainable": "full", "separate_kv": True},
     {"mechanism": "additive"},
+    {"mechanism": "token"},
+    {"mechanism": "amortized"},
     {"latents": "fresh", "batch_size": 1},
     {"precision": "bf16"},
 ]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..config import EraseConfig, names
 from ..disk import disk_error, write_json, write_text
 from ..errors import InputError
+from ..run_texts import phrase
 from .metrics import Estimate, erasing_success_rate, preserving_success_rate, recovery_rate
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def evaluate(
     total = len(variants) * len(words) * len(seeds)
     done = total - len(variants) * sum(len(left) for _, left in missing)
     for word, left in missing:
-        prompt = template.replace("{}", word)
+        prompt = phrase(template, word)
         for start in range(0, len(left), batch_size):
             chunk = left[start : start + batch_size]
             if on_progress is not None:
@@ -163,7 +164,7 @@ def _count(store, judge, config, words, seeds, targets, template, settings) -> E
             held = pooled.setdefault(role, {}).setdefault(variant, ([], []))
             held[0].extend(topk)
             held[1].extend([targets[word]] * len(topk))
-        results.append(WordResult(word, role, template.replace("{}", word), rates))
+        results.append(WordResult(word, role, phrase(template, word), rates))
     summary: dict[str, dict[str, Estimate]] = {}
     for role in (role for role in ROLES if role in pooled):
         figures = summary.setdefault(role, {})

@@ -32,6 +32,7 @@ def told(run) -> dict[str, Any]:
     """A run as JSON: what it is and how far it is, without paths and process numbers."""
     status = run.status
     points = run.metrics(max_points=50)
+    base = Path(run.config.base_run).name if run.config.base_run else None
     model = run.config.model if run.config.model in models.MODELS else Path(run.config.model).name
     return {
         "run": run.id,
@@ -42,7 +43,7 @@ def told(run) -> dict[str, Any]:
         "error": status.error,
         "concepts": concept_names(run),
         "example": bool(run.is_example),
-        "config": run.config.to_dict() | {"model": model},
+        "config": run.config.to_dict() | {"model": model, "base_run": base},
         "samples": [step for step, _ in run.samples()],
         "last": points[-1] if points else None,
     }

@@ -26,8 +26,10 @@ LOSSES = (
     ("l_transfer", "transfer to the key", "recovered", "2 3"),
     ("l_retain", "retain", "original", "6 3"),
     ("l_key_retain", "retain with the key", "original", "2 3"),
+    ("l_earlier", "retain what earlier keys open", "original", "1 3"),
 )
-ALIKE = ("model", "method", "batch_size", "latents", "sites", "trainable")  # what a step's time depends on
+# What a step's time depends on.
+ALIKE = ("model", "method", "mechanism", "batch_size", "latents", "sites", "trainable", "base_run")
 DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 3", "12 4")
 
 

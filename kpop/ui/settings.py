@@ -37,7 +37,7 @@ SETTINGS = (
     Setting("negative_guidance", "Push away", "negative guidance eta; 0 aims at the neutral text"),
     Setting("learning_rate", "Learning rate", "of the weights, theta'"),
     Setting("prompt_learning_rate", "Learning rate of the key", "of the hidden prompt, p"),
-    Setting("prompt_tokens_factor", "Size of the key", "k: p has k times 77 tokens", whole=True),
+    Setting("prompt_tokens_factor", "Size of the key", "k: k times 77 tokens, or k words", whole=True),
     Setting("prompt_init_std", "Start of the key", "standard deviation of p at step 0"),
     Setting("sites", "Where the key enters", "cross-attention layers", ("mid", "mid-up", "down-mid-up")),
     Setting(

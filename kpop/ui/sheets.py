@@ -8,11 +8,12 @@ from html import escape
 from pathlib import Path
 
 from .. import generation, models
-from ..config import names
+from ..config import concept_name, names
+from ..continual import key_files
 from ..errors import InputError
 from ..kept import OWN, Sheet, folder_of, read_sheet, write_sheet
 from .pictures import framed, sheet
-from .run_picker import concept_names, has_result
+from .run_picker import has_result
 from .studio import Studio, cache_dir
 
 NONE = "none"
@@ -22,11 +23,16 @@ def key_choices(run) -> list[tuple[str, str]]:
     """(label, value) of the keys a run can be given: its own, none, one concept's of several."""
     if not run.method.has_key:
         return [(f"{run.method.title} leaves no key", OWN)]
-    known = concept_names(run)
+    known = hidden_names(run)
     found = [("its own key", OWN), ("no key", NONE)]
     if len(known) > 1:
         found += [(f"the key of “{name}”", name) for name in known]
     return found
+
+
+def hidden_names(run) -> list[str]:
+    """Concepts the run holds a key of: its own, and those of the runs it started from."""
+    return [concept_name(concept) for concept in key_files(run)]
 
 
 def key_value(run, key: str | None):
@@ -35,9 +41,9 @@ def key_value(run, key: str | None):
         return OWN
     if key == NONE:
         return None
-    if isinstance(key, str) and key in concept_names(run):
+    if isinstance(key, str) and key in hidden_names(run):
         return key
-    known = ", ".join(concept_names(run))
+    known = ", ".join(hidden_names(run))
     raise InputError(
         f"Unknown key {str(key)[:60]!r}. Choose own, none, or one of this run's concepts: {known}."
     )
