@@ -201,9 +201,8 @@ class BankBatches(_Batches):
         self.bank: dict[str, Trajectories] = {}
         for text, count, targets in wanted:
             self.bank[text] = bank.get(text, count, targets)
-        self.opened = [
-            bank.get(phrase(cfg.templates[0], word), wanted[0][1], key=key) for word, key in self.earlier
-        ]
+        many = wanted[0][1]  # as many as of the neutral text
+        self.opened = [bank.get(phrase(cfg.templates[0], word), many, key=key) for word, key in self.earlier]
 
     def draw(self, step: int) -> Batch:
         """The rows of a step."""

@@ -2,6 +2,7 @@
 
 A run with `base_run` starts at that run's theta'. Nothing in Eq. 5-7 holds what an earlier key opens, so its
 prompt is one more thing to retain: eps_theta'(z, c_1, p_1) stays what it was, with z on p_1's trajectories.
+Methods that train by steps do so with retain_weight; UCE, in closed form, holds neither.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .config import Concept, names
+from .config import Concept, EraseConfig, names
+from .errors import RunError
 from .hidden_prompt import HiddenPrompt
-from .runs import Run
+from .models import file_hash
+from .runs import Run, open_run
+from .weights import WeightDelta
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,23 @@ class Forgotten:
 
     concept: Concept
     key: HiddenPrompt | None
+
+
+def start_of(cfg: EraseConfig, run: Run, model_hash: str) -> tuple[WeightDelta | None, list[Forgotten], str]:
+    """theta where cfg starts from another run's theta', what that run forgot, and what names theta.
+
+    run: the one that starts; the other is looked up beside it. Raises InputError, RunError.
+    """
+    if cfg.base_run is None:
+        return None, [], model_hash
+    base = open_run(cfg.base_run, run.path.parent)
+    if not base.weights_path.is_file():
+        then = "Wait until it is done" if base.method.has_weights else f"{base.method.title} trains none"
+        raise RunError(f"Run {base.id} has no weights to start from. {then}.")
+    delta = WeightDelta.load(base.weights_path)
+    if delta.model_hash != model_hash:
+        raise RunError(f"Run {base.id} was trained on another base model than {cfg.model}. Choose that one.")
+    return delta, forgotten(base), f"{model_hash}+{file_hash(base.weights_path)}"
 
 
 def forgotten(run: Run) -> list[Forgotten]:

@@ -52,11 +52,8 @@ def generate(
     prompts, seeds = _prompts(pipe, prompts), _seeds(seeds)
     config, run = _settings(pipe, config), _opened(run)
     delta = _delta(pipe, variant, run, key)
-    rows = [
-        Row(prompt, seed, variant, _key(prompt, run, key, pipe) if variant == "recovered" else None)
-        for prompt in prompts
-        for seed in seeds
-    ]
+    keys = _keys(prompts, run, key, pipe, variant)
+    rows = [Row(prompt, seed, variant, keys[prompt]) for prompt in prompts for seed in seeds]
     steered = safety_of(run, safety) if variant != "original" else None
     return draw(pipe, rows, delta, run, config, on_step, recorder, steered)
 
@@ -87,12 +84,9 @@ def compare(
     total = sum(count_steps(len(pairs) * len(group), config) for group in groups)
     found: dict[str, list[Image]] = {variant: [] for variant in variants}
     done = 0
+    keys = {variant: _keys(prompts, run, key, pipe, variant) for variant in variants}
     for group in filter(None, groups):
-        rows = [
-            Row(prompt, seed, variant, _key(prompt, run, key, pipe) if variant == "recovered" else None)
-            for prompt, seed in pairs
-            for variant in group
-        ]
+        rows = [Row(prompt, seed, v, keys[v][prompt]) for prompt, seed in pairs for v in group]
         step = None if on_step is None else lambda i, n, start=done: on_step(start + i, total)
         steered = safety_of(run, safety) if "original" not in group else None
         images = draw(pipe, rows, deltas[group[0]], run, config, step, None, steered)
@@ -169,6 +163,13 @@ def _delta(pipe: StableDiffusionPipeline, variant: str, run: Run | None, key: Ke
 
 def _is_path(key: Key) -> bool:
     return isinstance(key, Path) or (isinstance(key, str) and (key.endswith(".safetensors") or os.sep in key))
+
+
+def _keys(
+    prompts: Sequence[str], run: Run | None, key: Key, pipe: StableDiffusionPipeline, variant: str
+) -> dict[str, HiddenPrompt | None]:
+    """What each prompt is drawn with: the key files are read once a prompt, not once a picture."""
+    return {p: _key(p, run, key, pipe) if variant == "recovered" else None for p in dict.fromkeys(prompts)}
 
 
 def _key(prompt: str, run: Run | None, key: Key, pipe: StableDiffusionPipeline) -> HiddenPrompt | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from . import run_texts
 from .config import concept_name
 from .disk import write_bytes, write_text
 from .errors import RunError
@@ -43,7 +44,7 @@ def phrase(word: str) -> str:
     word = " ".join(word.split())
     if not word or len(word.split()) > 3 or word.split()[0].lower() in ("a", "an", "the"):
         return word
-    return f"{'an' if word[0].lower() in 'aeiou' else 'a'} {word}"
+    return run_texts.phrase("a {}", word)
 
 
 def first_prompt(run: Run) -> str:

@@ -66,28 +66,20 @@ class Cosines:
         modules = find_cross_attention(self.unet)
         raw, seen = {}, {}
         for text in self.states:
-            own = prompts[self.owners[text] % len(prompts)] if text in self.owners else None
-            asked = [own] if own is not None else list(prompts)
-            raw[text] = _mean([self._raw(p, text) for p in asked])
+            mine = text in self.owners
+            asked = [prompts[self.owners[text] % len(prompts)]] if mine else list(prompts)
+            brought = [contributed(self.pipe, p, "", self.states[text]).float() for p in asked]
+            raw[text] = _mean([self._raw(p, own, text) for p, own in zip(asked, brought, strict=True)])
             seen[text] = _mean(
-                [
-                    self._seen(modules[site].to_v, self._states(p, text), text)
-                    for p in asked
-                    for site in self.sites
-                ]
+                [self._seen(modules[site].to_v, own, text) for own in brought for site in self.sites]
             )
         return {"raw": raw, "seen": seen}
 
-    def _states(self, p: HiddenPrompt, text: str) -> Tensor:
-        return contributed(self.pipe, p, "", self.states[text]).float()
-
-    def _raw(self, p: HiddenPrompt, text: str) -> float:
+    def _raw(self, p: HiddenPrompt, brought: Tensor, text: str) -> float:
         states = self.states[text]
         if p.mechanism == "token":
-            return float(
-                F.cosine_similarity(self._states(p, text).mean(0), states[self.words[text]].mean(0), dim=0)
-            )
-        given = p.key[0].float() if p.mechanism != "amortized" else self._states(p, text)
+            return float(F.cosine_similarity(brought.mean(0), states[self.words[text]].mean(0), dim=0))
+        given = brought if p.mechanism == "amortized" else p.key[0].float()
         blocks = given.unflatten(0, (-1, states.shape[0])).flatten(1)
         return float(F.cosine_similarity(blocks, states.flatten()[None]).mean())
 

@@ -17,7 +17,7 @@ from . import models
 from .batches import BankBatches, FreshBatches, Rows
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import EraseConfig, concept_name
-from .continual import forgotten, keep_earlier_keys
+from .continual import keep_earlier_keys, start_of
 from .descent import descend, new_prompts, rate_left, set_rate
 from .errors import InputError, RunError
 from .health import Health, check_fits, memory_in_words
@@ -153,8 +153,7 @@ class _Training:
         if cfg.sample_every and self.processes.leads:
             samples = Samples(self.pipe, cfg, self.run, self.precision)
         with ExitStack() as held:
-            self.base, digest = self._base()
-            self.earlier = forgotten(open_run(cfg.base_run, self.run.path.parent)) if cfg.base_run else []
+            self.base, self.earlier, digest = start_of(cfg, self.run, self.model_hash)
             if self.base is not None:
                 held.enter_context(self.base.to(unet.device, unet.dtype).applied(unet))
             if samples is not None:
@@ -174,21 +173,6 @@ class _Training:
                 _end(self.run, "stopped")
                 return
             self._loop(batches, samples, digest, step)
-
-    def _base(self) -> tuple[WeightDelta | None, str]:
-        """theta where a run starts from another's theta', and what names theta. Raises RunError."""
-        if self.cfg.base_run is None:
-            return None, self.model_hash
-        base = open_run(self.cfg.base_run, self.run.path.parent)
-        if not base.weights_path.is_file():
-            then = "Wait until it is done" if base.method.has_weights else f"{base.method.title} trains none"
-            raise RunError(f"Run {base.id} has no weights to start from. {then}.")
-        delta = WeightDelta.load(base.weights_path)
-        if delta.model_hash != self.model_hash:
-            raise RunError(
-                f"Run {base.id} was trained on another base model than {self.cfg.model}. Choose that one."
-            )
-        return delta, f"{self.model_hash}+{models.file_hash(base.weights_path)}"
 
     def _solve(self, samples: Samples | None) -> None:
         """theta' at once: the one step of a method without descent, which needs no checkpoint."""

@@ -96,20 +96,19 @@ def rollout(
     both, prompts = torch.cat([empty.expand_as(states), states]), [*[""] * count, *texts]
     sees = torch.arange(2 * count, device=device) >= count
     before, told, plain = [], [], []
-    for i, t in enumerate(scheduler.timesteps):
-        if until is not None and i >= until:
-            break
-        if between is not None:
-            between()
-        with precision_context(device, sampler.precision), reading(pipe, key, prompts, both, sees) as read:
-            out = pipe.unet(
-                torch.cat([z, z]).to(pipe.unet.dtype), t, encoder_hidden_states=read, return_dict=False
-            )[0]
-        e_0, e_n = out.float().chunk(2)
-        before.append(z)
-        told.append(e_n)
-        plain.append(e_0)
-        z = scheduler.step(e_0 + sampler.guidance * (e_n - e_0), t, z, return_dict=False)[0]
+    with precision_context(device, sampler.precision), reading(pipe, key, prompts, both, sees) as read:
+        for i, t in enumerate(scheduler.timesteps):
+            if until is not None and i >= until:
+                break
+            if between is not None:
+                between()
+            latents = torch.cat([z, z]).to(pipe.unet.dtype)
+            out = pipe.unet(latents, t, encoder_hidden_states=read, return_dict=False)[0]
+            e_0, e_n = out.float().chunk(2)
+            before.append(z)
+            told.append(e_n)
+            plain.append(e_0)
+            z = scheduler.step(e_0 + sampler.guidance * (e_n - e_0), t, z, return_dict=False)[0]
     return z, scheduler.timesteps, before, told, plain
 
 

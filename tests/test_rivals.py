@@ -53,17 +53,23 @@ def mean(values):
     return float(torch.stack(list(values)).mean().detach())
 
 
+def shaken(training, pipe):
+    """A U-Net of theta', which is moved a little away from theta first."""
+    with torch.no_grad():
+        for tensor in training.delta.tensors.values():
+            tensor += 0.01 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(1))
+    moved = copy.deepcopy(pipe.unet)
+    moved.load_state_dict({**moved.state_dict(), **training.delta.tensors})
+    return moved
+
+
 @pytest.mark.parametrize("latents", ["bank", "fresh"])
 @pytest.mark.parametrize("eta", [None, 0.5])
 def test_esd_is_its_equation_7(tiny_pipe, tiny_config, eta, latents):
     cfg = tiny_config(method="esd", negative_guidance=eta, latents=latents, templates=("{}",)).resolved()
     assert cfg.negative_guidance == (1.0 if eta is None else eta)
     training, batches = prepared(cfg, tiny_pipe)
-    with torch.no_grad():
-        for tensor in training.delta.tensors.values():
-            tensor += 0.01 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(1))
-    moved = copy.deepcopy(tiny_pipe.unet)
-    moved.load_state_dict({**moved.state_dict(), **training.delta.tensors})
+    moved = shaken(training, tiny_pipe)
     batch = batches.draw(1)
     if latents == "bank":  # one row a row of the batch, on the concept's own trajectories only
         assert len(batch.erase.z) == cfg.batch_size
@@ -97,11 +103,7 @@ def test_ca_aims_at_its_own_answer_to_the_anchor(tiny_pipe, tiny_config):
     cfg = tiny_config(method="ca", neutral="background", templates=("{}",), batch_size=1).resolved()
     assert (cfg.trainable, cfg.negative_guidance) == ("kv", 0.0)
     training, batches = prepared(cfg, tiny_pipe)
-    with torch.no_grad():
-        for tensor in training.delta.tensors.values():
-            tensor += 0.01 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(1))
-    moved = copy.deepcopy(tiny_pipe.unet)
-    moved.load_state_dict({**moved.state_dict(), **training.delta.tensors})
+    moved = shaken(training, tiny_pipe)
     batch = batches.draw(1)
     assert len(batch.erase.z) == 1 and stands_in(batch.erase.z[0], batches.bank["background"])
     weights = {name: weight.requires_grad_() for name, weight in moved.named_parameters() if ".to_k." in name}
