@@ -39,6 +39,7 @@ class ConceptsStep:
     suggest: gr.Button
     draw: gr.Button
     onward: gr.Button
+    about: gr.Button
 
 
 def concepts_from(words: list[str] | None) -> tuple:
@@ -79,6 +80,7 @@ def build_concepts(studio: Studio) -> ConceptsStep:
         "Choose what the model shall forget, and what is so near to it "
         "that it must be watched. These pictures are the model as it is now.",
     )
+    about = gr.Button("New here? The idea in four pictures →", size="sm", elem_id="to-about", scale=0)
     with gr.Row(equal_height=False, elem_classes="pair"):
         with gr.Column(elem_classes="card", min_width=320):
             forget = gr.Dropdown(
@@ -150,6 +152,7 @@ def build_concepts(studio: Studio) -> ConceptsStep:
         suggest,
         draw,
         onward,
+        about,
     )
 
 
@@ -212,6 +215,7 @@ def wire_concepts(page: Page, step: ConceptsStep, load: gr.events.Dependency) ->
     step.draw.click(draw_asked, words, pictures, api_visibility="private", **SKETCH)
     step.suggest.click(suggest, words, step.keep, **SOFT)
     step.onward.click(lambda: gr.Tabs(selected=2), None, page.tabs, **QUIET)
+    step.about.click(lambda: gr.Tabs(selected=5), None, page.tabs, **QUIET)
 
 
 def check_words(studio: Studio, forget: list[str] | None, keep: list[str] | None) -> str:
