@@ -20,6 +20,7 @@ from .run_picker import RunPicker, choices, first_choice
 from .studio import Studio
 from .theme import ICON, STYLE, head, theme
 from .train import build_train, wire_train
+from .xy_grid import build_xy, wire_xy
 
 TITLE = "KPOP Studio"
 TAGLINE = "Make an image model forget. Keep the key."
@@ -49,6 +50,7 @@ def build_ui(
                 train = build_train(studio)
             with gr.Tab("3 Compare", id=3, elem_id="step-compare") as compare_tab:
                 compare = build_compare(studio)
+                xy = build_xy()
             with gr.Tab("4 Attribution", id=4, elem_id="step-attribution") as attribution_tab:
                 attribution = build_attribution(studio)
             with gr.Tab("What is this?", id=5, elem_id="step-about"):
@@ -90,6 +92,7 @@ def build_ui(
         wire_concepts(page, concepts, load)
         wire_train(page, train, concepts, load)
         wire_compare(page, compare, compare_tab)
+        wire_xy(page, xy, compare)
         wire_attribution(page, attribution, compare, attribution_tab)
         build_api(studio)
     # The queue is for what takes time; looking at runs goes past it. REST calls may not go round it.

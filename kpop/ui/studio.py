@@ -64,6 +64,18 @@ class Studio:
         """The judge's word for each picture; "" where there is no judge."""
         return detectors.first_words(self.judge(model), images)
 
+    def verdicts(self, images: Sequence[Image.Image], model: str | None = None) -> list[str]:
+        """What the judge sees in each picture, and how sure it is: "church 98 %"; "" without a judge."""
+        judge = self.judge(model)
+        if judge is None or not images:
+            return [""] * len(images)
+        words = detectors.first_words(judge, images)
+        sure = judge.probabilities(images).max(axis=1)
+        return [
+            f"{'nothing' if word == 'none' else word} {100 * share:.0f} %"
+            for word, share in zip(words, sure, strict=True)
+        ]
+
     def quick(self, model: str | None = None) -> bool:
         """Whether pictures may be drawn without being asked for."""
         pipe = self.pipe(model)
