@@ -6,8 +6,7 @@ import pytest
 
 from kpop import InputError, cli, train
 from kpop.example import make_example
-from kpop.ui import compare, http_api, run_view, sheets, watching
-from kpop.ui import train as train_page
+from kpop.ui import compare, http_api, recipes, run_view, sheets, watching
 from kpop.ui.compare_views import SLIDER, skeleton
 from kpop.ui.run_picker import has_result, label
 from kpop.ui.settings import SETTINGS, config_from
@@ -90,7 +89,7 @@ def test_a_presets_values_that_a_method_has_no_use_for_are_left_out():
     ("method", "said"), [("esd", "ESD"), ("uce", "done at once"), ("kpop", "the key brings")]
 )
 def test_the_recipe_says_what_the_method_does(studio, method, said):
-    assert said in train_page.recipe_texts(studio, ["church"], [], "", None, typed(method=method))[0]
+    assert said in recipes.recipe_texts(studio, ["church"], [], "", None, typed(method=method))[0]
 
 
 def test_commands_leave_the_recovered_variant_out(run, tmp_path, capsys):

@@ -46,7 +46,7 @@ def build_ui(
         with gr.Tabs(elem_id="steps", overflow_behavior="wrap", selected=1) as tabs:
             with gr.Tab("1 Concepts", id=1, elem_id="step-concepts"):
                 concepts = build_concepts(studio)
-            with gr.Tab("2 Train", id=2, elem_id="step-train"):
+            with gr.Tab("2 Train", id=2, elem_id="step-train") as train_tab:
                 train = build_train(studio)
             with gr.Tab("3 Compare", id=3, elem_id="step-compare") as compare_tab:
                 compare = build_compare(studio)
@@ -90,7 +90,7 @@ def build_ui(
         begin.click(lambda: gr.Tabs(selected=1), None, tabs, **QUIET)
         look.click(lambda: gr.Tabs(selected=3), None, tabs, **QUIET)
         wire_concepts(page, concepts, load)
-        wire_train(page, train, concepts, load)
+        wire_train(page, train, concepts, train_tab, load)
         wire_compare(page, compare, compare_tab)
         wire_xy(page, xy, compare)
         wire_attribution(page, attribution, compare, attribution_tab)

@@ -109,6 +109,22 @@ def config_from(
     return EraseConfig.from_dict(fields)
 
 
+def values_of(config: EraseConfig) -> list[str]:
+    """What stands in the fields, in SETTINGS' order, for a run like this one: what is not recommended."""
+    config = config.resolved()
+    words = {"model": config.model, "concepts": config.concepts, "retain": config.retain}
+    usual = EraseConfig(**words, method=config.method).resolved()
+    given = {} if config.mechanism == usual.mechanism else {"mechanism": config.mechanism}
+    usual = EraseConfig(**words, method=config.method, **given).resolved()
+    found = []
+    for setting in SETTINGS:
+        own, empty = getattr(config, setting.name), AUTO if setting.choices else ""
+        plain = "kpop" if setting.name == "method" else getattr(usual, setting.name)
+        same = own is None or (own == plain and setting.name not in given)
+        found.append(empty if same else str(own))
+    return found
+
+
 def number(label: str, text: str, whole: bool = False) -> int | float:
     """What was typed into a field, as a number. Raises InputError."""
     try:
