@@ -12,6 +12,7 @@ from .pictures import Layer, blank, data_uri, enlarge, framed, layer, sheet
 from .run_picker import told_apart
 from .sheets import NONE, counted
 from .studio import Studio
+from .words import sensitive
 
 GRID, SLIDER, HOVER = "All pictures", "Slide between two", "One over the other"
 RIVAL = "rival "  # before a variant of the second run
@@ -56,7 +57,9 @@ def grid_html(studio: Studio, drawn: Sequence[Sheet]) -> str:
         ]
         rows.append((shown, cells))
     grid = sheet(rows, [f"seed {seed}" for seed in first.seeds], f"{first.prompt}: models by seeds")
-    return grid + "".join(counted(studio, one, studio.run(one.run_id)) for one in drawn)
+    return _veiled(studio, drawn, grid) + "".join(
+        counted(studio, one, studio.run(one.run_id)) for one in drawn
+    )
 
 
 def _plain(shown: Layer) -> str:
@@ -102,7 +105,14 @@ def hover_html(studio: Studio, drawn: Sequence[Sheet] | None, pair: str | None) 
         f"You see <b class='{right.variant}'>{right.title}</b>; point at a picture, or hold it, "
         f"to see <b class='{left.variant}'>{left.title}</b>."
     )
-    return f'<p class="sum first">{told}</p><div class="wall flips">{"".join(cells)}</div>'
+    wall = f'<div class="wall flips">{"".join(cells)}</div>'
+    return f'<p class="sum first">{told}</p>{_veiled(studio, drawn, wall)}'
+
+
+def _veiled(studio: Studio, drawn: Sequence[Sheet], html: str) -> str:
+    """Blurred until pressed where a run forgets something sensitive."""
+    veil = any(sensitive(studio, studio.run(one.run_id).config.concepts) for one in drawn)
+    return f'<div class="veiled">{html}</div>' if veil else html
 
 
 def _pair(studio: Studio, drawn: Sequence[Sheet] | None, pair: str | None) -> tuple[Layer, Layer]:

@@ -15,6 +15,7 @@ from .run_picker import concept_names, has_result
 from .settings import number
 from .sheets import draw_sheet, key_choices, key_lenders
 from .studio import Studio
+from .words import readable
 
 NO_RIVAL = ""
 MOST_CHIPS = 8
@@ -78,15 +79,8 @@ def tries_of(studio: Studio, run) -> list[str]:
     other.append(put("a photo of a {}", concept_names(run)[0]))
     found += [text for text in dict.fromkeys(other) if text not in found][:2]
     found += [phrase(name) for name in siblings]
-    return [text for text in dict.fromkeys(found) if _readable(studio, run, text)][:MOST_CHIPS]
-
-
-def _readable(studio: Studio, run, text: str) -> bool:
-    try:
-        models.check_text(studio.pipe(studio.allowed_model(run.config.model)), text)
-    except InputError:
-        return False
-    return True
+    model = studio.allowed_model(run.config.model)
+    return [text for text in dict.fromkeys(found) if readable(studio, text, model)][:MOST_CHIPS]
 
 
 def restored(studio: Studio, data: bytes | None, run_id: str | None, owner: str) -> list:

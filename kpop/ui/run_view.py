@@ -14,6 +14,7 @@ from .charts import Line, line_chart, smoothed
 from .pictures import NOTES, TITLES, blank, data_uri, framed, frames, notice
 from .run_picker import STATES, ago, by_method, concept_names, has_result, made_at, span
 from .studio import Studio
+from .words import sensitive
 
 ROWS = ("original", "sanitized", "recovered", "kept")
 STRIP_COLUMNS = 8
@@ -75,7 +76,7 @@ def look(studio: Studio, run_id: str | None, seen: dict | None) -> list:
         seen["shown"] = at
         scrub = scrubber(steps, at)
         now = samples_at(studio, run, at) if run else ""
-        strip = sample_strip(run, samples)
+        strip = sample_strip(studio, run, samples)
         seen["last"] = steps[-1] if steps else 0
     if seen.get("table") != table:
         rows = runs_table(every)
@@ -222,10 +223,11 @@ def samples_at(studio: Studio, run, at: float) -> str:
             f'<div class="now {variant}"><b>{TITLES[variant]}</b><small>{NOTES[variant]}</small>'
             f'<div class="few">{shown}</div></div>'
         )
-    return f'<h3 class="section">Step {step}</h3><div class="nows">{"".join(cells)}</div>'
+    veil = " veiled" if sensitive(studio, run.config.concepts) else ""
+    return f'<h3 class="section">Step {step}</h3><div class="nows{veil}">{"".join(cells)}</div>'
 
 
-def sample_strip(run, samples: list) -> str:
+def sample_strip(studio: Studio, run, samples: list) -> str:
     """HTML: small pictures, variants by steps; at most STRIP_COLUMNS steps, first and last among them."""
     if len(samples) < 2:
         return ""
@@ -233,6 +235,7 @@ def sample_strip(run, samples: list) -> str:
         spots = {round(i * (len(samples) - 1) / (STRIP_COLUMNS - 1)) for i in range(STRIP_COLUMNS)}
         samples = [samples[i] for i in sorted(spots)]
     head = "".join(f"<span>{step}</span>" for step, _ in samples)
+    veil = " veiled" if sensitive(studio, run.config.concepts) else ""
     rows = []
     for variant in ROWS:
         if not any(variant in paths for _, paths in samples):
@@ -244,7 +247,7 @@ def sample_strip(run, samples: list) -> str:
             cells.append(framed(frames(image)[0], variant, alt, side=128) if image else blank())
         rows.append(f'<span class="strip-title {variant}">{TITLES[variant]}</span>{"".join(cells)}')
     return (
-        f'<div class="film" style="--columns:{len(samples)}"><span class="fine">step</span>{head}'
+        f'<div class="film{veil}" style="--columns:{len(samples)}"><span class="fine">step</span>{head}'
         f"{''.join(rows)}</div>"
     )
 
