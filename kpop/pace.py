@@ -17,7 +17,8 @@ from .weights import WeightDelta
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-ROWS, ROUNDS = 8, 2
+SMALL = 32  # latent pixels a side up to which several rows are timed at once
+ROUNDS = 2
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,10 @@ def measure_pace(pipe: StableDiffusionPipeline) -> Pace:
     unet = pipe.unet
     delta = WeightDelta.create(unet, "xattn")
     tensors = list(delta.tensors.values())
+    count = 8 if unet.config.sample_size <= SMALL else 1  # a large model's backward takes memory by the row
     side, width = unet.config.sample_size, unet.config.cross_attention_dim
-    z = torch.zeros(ROWS, unet.config.in_channels, side, side, device=unet.device, dtype=unet.dtype)
-    text = torch.zeros(ROWS, pipe.tokenizer.model_max_length, width, device=unet.device, dtype=unet.dtype)
+    z = torch.zeros(count, unet.config.in_channels, side, side, device=unet.device, dtype=unet.dtype)
+    text = torch.zeros(count, pipe.tokenizer.model_max_length, width, device=unet.device, dtype=unet.dtype)
     precision = pick_precision("auto", pipe)
 
     def timed(rows: int, backward: bool) -> float:
@@ -50,7 +52,8 @@ def measure_pace(pipe: StableDiffusionPipeline) -> Pace:
         return time.perf_counter() - began
 
     timed(1, True)  # what is only slow the first time
-    return Pace(*(median(timed(ROWS, backward) for _ in range(ROUNDS)) / ROWS for backward in (False, True)))
+    forward, both = (median(timed(count, which) for _ in range(ROUNDS)) / count for which in (False, True))
+    return Pace(forward, both)
 
 
 def seconds_of(cfg: EraseConfig, pipe: StableDiffusionPipeline, pace: Pace) -> float:

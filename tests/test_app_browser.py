@@ -50,6 +50,11 @@ class Visitor:
         self.page.set_default_timeout(60_000)
         self.page.on("request", self._asked)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("console", self._said)
+
+    def _said(self, message) -> None:
+        if message.type == "error":
+            self.errors.append(message.text)
 
     def _asked(self, request) -> None:
         if not request.url.startswith(("http://127.0.0.1:", "data:", "blob:")):
@@ -65,6 +70,25 @@ class Visitor:
     def picture(self, name: str) -> None:
         PICTURES.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=PICTURES / f"{name}-{self.width}.png", full_page=True)
+
+    def findings(self) -> list[str]:
+        """What axe-core calls serious or critical on the page as it stands."""
+        axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+        found = axe.run(self.page, options={"resultTypes": ["violations"]}).response["violations"]
+        return [
+            f"{rule['id']}: {node['html'][:200]} {node.get('failureSummary', '')[:200]}"
+            for rule in found
+            if rule["impact"] in ("serious", "critical")
+            for node in rule["nodes"]
+        ]
+
+    def reach(self, locator, most: int = 80) -> None:
+        """Press Tab until the focus is there."""
+        for _ in range(most):
+            if locator.evaluate("it => it === document.activeElement || it.contains(document.activeElement)"):
+                return
+            self.page.keyboard.press("Tab")
+        raise AssertionError(f"the Tab key does not reach {locator}")
 
     def fits(self) -> bool:
         """Whether nothing makes the page scroll sideways."""
@@ -100,13 +124,20 @@ def test_from_a_word_to_the_heads(chromium, address):
 
     page.reload()  # the run is on the server, and the address names run and step
     sees(page.locator("#run-card").get_by_text(re.compile("Getting ready|Forgetting|Forgot")))
+    second = Visitor(chromium, 1280)
+    second.page.goto(page.url)
+    sees(second.page.locator("#run-card").get_by_text(re.compile("Getting ready|Forgetting|Forgot")))
+    second.page.close()
     sees(page.locator("#run-card").get_by_text("Forgot"), STEP_LIMIT)
     sees(page.locator("#charts .chart").first)
     playwright.expect(page.locator("#sample-now .now")).to_have_count(4)
     page.locator("#scrub input[type=range]").press("Home")
     sees(page.get_by_role("heading", name="Step 10"))
     sees(page.locator("#runs .state.done").first)
+    sees(page.locator("#recipe").get_by_text(re.compile("about .* min|about .* s")))
     visitor.picture("2-train")
+    page.locator("#clone-run").click()
+    playwright.expect(page.locator("#set-steps input, #set-steps textarea")).to_have_value("20")
 
     visitor.step("3 Compare")
     playwright.expect(page.locator("#compare-grid .sheet-row img")).to_have_count(12, timeout=STEP_LIMIT)
@@ -154,6 +185,7 @@ def test_every_step_fits_a_phone_in_both_themes(chromium, address):
             time.sleep(1.5)  # let the step draw itself before it is photographed
             visitor.picture(f"phone-{theme}-{re.sub('[^a-z]', '', name.lower())}")
             assert visitor.fits(), name
+            assert visitor.findings() == [], name
         assert (visitor.left, visitor.errors) == ([], [])
         visitor.page.close()
 
@@ -178,4 +210,63 @@ def test_a_word_never_seen_is_answered_with_three(chromium, address):
     field.fill("zzgl")
     field.press("Enter")
     sees(visitor.page.locator("#verdict").get_by_text(re.compile("does not know the word 'zzgl'")))
+    visitor.page.locator("#verdict .instead").first.click()
+    sees(visitor.page.locator("#verdict").get_by_text("The model knows"))
     visitor.page.close()
+
+
+def test_the_keyboard_alone_gets_from_the_first_step_to_the_key(chromium, address):
+    """Tab, Enter and arrows: open step 3, draw another seed, look through the views, forge the key."""
+    visitor = Visitor(chromium, 1280)
+    page, press = visitor.page, visitor.page.keyboard.press
+    visitor.open(address)
+    sees(page.locator("#verdict").get_by_text("The model knows"))
+    visitor.reach(page.get_by_role("tab", name="3 Compare"))
+    press("Enter")
+    playwright.expect(page.locator("#compare-grid .sheet-row img")).to_have_count(12, timeout=STEP_LIMIT)
+    visitor.reach(page.locator("#seeds textarea, #seeds input"))
+    press("ControlOrMeta+a")
+    page.keyboard.type("9")
+    visitor.reach(page.locator("#key input"))
+    press("ControlOrMeta+a")
+    page.keyboard.type("forged")
+    press("Enter")
+    visitor.reach(page.locator("#draw"))
+    press("Enter")
+    sees(page.get_by_role("img", name=re.compile("recovered, seed 9")), STEP_LIMIT)
+    sees(page.locator("#compare-grid").get_by_text("with another key"))
+    visitor.reach(page.locator("#compare-view"))
+    press("ArrowRight")
+    press("ArrowRight")
+    flip = page.locator("#hover .flip").first
+    sees(flip)
+    over = flip.locator(".over")
+    assert over.evaluate("it => getComputedStyle(it).opacity") == "0"
+    visitor.reach(flip)
+    assert over.evaluate("it => getComputedStyle(it).opacity") == "1"
+    visitor.picture("keyboard-3-compare")
+    assert visitor.findings() == []
+    assert (visitor.left, visitor.errors) == ([], [])
+    page.close()
+
+
+def test_a_saved_picture_dropped_back_restores_its_settings(chromium, address, tmp_path):
+    visitor = Visitor(chromium, 1280)
+    page = visitor.page
+    visitor.open(address)
+    sees(page.locator("#verdict").get_by_text("The model knows"))
+    visitor.step("3 Compare")
+    playwright.expect(page.locator("#compare-grid .sheet-row img")).to_have_count(12, timeout=STEP_LIMIT)
+    page.get_by_role("button", name=re.compile("Show large: .*sanitized, seed 2")).click()
+    with page.expect_download() as saved:
+        page.locator("#viewer .viewer-save").click()
+    saved.value.save_as(tmp_path / "saved.png")
+    page.keyboard.press("Escape")
+    page.locator("#prompt input, #prompt textarea").fill("a castle")
+    page.get_by_text("Another run, guidance").click()
+    page.locator("#restore input[type=file]").set_input_files(tmp_path / "saved.png")
+    sees(page.get_by_role("img", name="a church, sanitized, seed 2"), STEP_LIMIT)
+    assert page.locator("#prompt input, #prompt textarea").input_value() == "a church"
+    assert page.locator("#seeds input, #seeds textarea").input_value() == "2"
+    assert (visitor.left, visitor.errors) == ([], [])
+    page.close()

@@ -78,7 +78,8 @@ def build_ui(
             return (
                 (gr.skip(), gr.skip())
                 if found == known
-                else (gr.Dropdown(choices=found, value=run_id), found)
+                # A slow page may ask before `first` has chosen: no value then, or it would undo the choice.
+                else (gr.Dropdown(choices=found, **({"value": run_id} if run_id else {})), found)
             )
 
         known = gr.State([])

@@ -135,10 +135,10 @@ def build_compare(studio: Studio) -> CompareStep:
                 )
             )  # fmt: skip
         picture = gr.File(
-            label="Drop a PNG saved here: prompt, seed, run, key and settings come back",
+            label="A PNG saved here brings its settings back",
             file_types=[".png"],
             type="binary",
-            height=112,
+            height=152,
             elem_id="restore",
         )
     return CompareStep(

@@ -298,11 +298,11 @@ def drifted(run) -> str:
 def drift(points: list[dict]) -> float | None:
     """How far the retained texts are from the base model, as a share of how far erasing had to go.
 
-    Mean l_retain of the last 20 points over the mean l_erase of the first 3, both squared errors of eps.
-    None where nothing is retained, or before the 20th point.
+    Mean of the last 20 l_retain over the mean of the first 3 l_erase, both squared errors of eps.
+    None where nothing is retained, or before the 20th value.
     """
     early = [point["l_erase"] for point in points[:3] if point.get("l_erase")]
-    late = [point["l_retain"] for point in points[-20:] if point.get("l_retain") is not None]
-    if len(points) < 20 or not early or not late:
+    late = [point["l_retain"] for point in points if point.get("l_retain") is not None][-20:]
+    if len(late) < 20 or not early:
         return None
     return mean(late) / mean(early)

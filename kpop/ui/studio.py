@@ -84,8 +84,8 @@ class Studio:
         ]
 
     def pace(self, measure: bool = False):
-        """pace.Pace of the app's model on this machine; None until it was measured once."""
-        if measure and self._pace is None:
+        """pace.Pace of the app's model on this machine; None until measured, or where that is slow."""
+        if measure and self._pace is None and self.quick():
             from ..pace import measure_pace
 
             with self.turn(asked=False):
