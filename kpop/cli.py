@@ -20,6 +20,7 @@ from . import config
 from .cli_values import LISTS, concept_list, erase_config, generation_config, seed_list
 from .config import EraseConfig, GenerationConfig
 from .errors import InputError, KpopError
+from .tracking import TRACKERS
 
 __all__ = ["build_parser", "concept_list", "erase_config", "generation_config", "main", "seed_list"]
 
@@ -105,6 +106,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--dry-run", action="store_true", help="only say what it would train, in how much memory"
     )
+    train.add_argument("--track", choices=TRACKERS, default=None, help="losses to it too, if installed")
     _device(train)
 
     generate = _command(commands, "generate", "draw pictures of prompts and seeds as PNG files")

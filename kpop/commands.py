@@ -18,6 +18,7 @@ from .config import EraseConfig, concept_name
 from .errors import InputError, KpopError
 from .run_commands import named_run, runs_dir
 from .runs import Run
+from .tracking import check_tracker, tracked
 
 
 def train(args: argparse.Namespace) -> int:
@@ -26,6 +27,7 @@ def train(args: argparse.Namespace) -> int:
     --dry-run: only what it would be, as JSON on stdout.
     """
     cfg = erase_config(args).resolved()
+    check_tracker(args.track)
     if cfg.base_run is not None:
         runs.open_run(cfg.base_run, runs_dir(args))
     from . import models
@@ -48,7 +50,7 @@ def train(args: argparse.Namespace) -> int:
     status = 1
     try:
         with stop_on_interrupt(run) as interrupted, progress_bar("step", run.config.steps) as show:
-            status = _train(run, args.device, pipe, show)
+            status = _train(run, args.device, pipe, show, args.track)
         status = 130 if interrupted else status
     finally:
         print(run.path)
@@ -86,10 +88,11 @@ def _dry_run(cfg: EraseConfig, pipe, device: str) -> int:
     return 0
 
 
-def _train(run: Run, device: str, pipe, show: Callable) -> int:
+def _train(run: Run, device: str, pipe, show: Callable, track: str | None) -> int:
     from .worker import in_words, train_run
 
     def on_step(event):
+        tell(event)
         show(
             event.step,
             event.steps,
@@ -97,7 +100,8 @@ def _train(run: Run, device: str, pipe, show: Callable) -> int:
         )
 
     try:
-        train_run(run, device, runner="inline", on_step=on_step, pipe=pipe)
+        with tracked(track, run) as tell:
+            train_run(run, device, runner="inline", on_step=on_step, pipe=pipe)
     except KeyboardInterrupt:
         return 130
     except Exception as error:
