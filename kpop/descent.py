@@ -65,7 +65,7 @@ def _new_prompt(
     )
     tensors = {name: nn.Parameter(tensor.to(pipe.unet.device)) for name, tensor in start.tensors.items()}
     kind = torch.optim.Adam if cfg.prompt_optimizer == "adam" else torch.optim.SGD
-    return TrainedPrompt(start, tensors, kind(list(tensors.values()), lr=cfg.prompt_learning_rate))
+    return TrainedPrompt(start, tensors, kind(list(tensors.values()), cfg.prompt_learning_rate, fused=True))
 
 
 def rate_left(step: int, steps: int, decay: float) -> float:

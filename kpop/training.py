@@ -192,7 +192,7 @@ class _Training:
     def _prepare(self) -> None:
         cfg, unet = self.cfg, self.pipe.unet
         self.delta = WeightDelta.create(unet, cfg.trainable, self.model_hash)
-        self.optimizer = torch.optim.Adam(list(self.delta.tensors.values()), lr=cfg.learning_rate)
+        self.optimizer = torch.optim.Adam(list(self.delta.tensors.values()), cfg.learning_rate, fused=True)
         self.prompts = new_prompts(self.pipe, cfg, self.model_hash)
         cosines_every = max(1, cfg.steps // COSINE_POINTS)
         self.cosines_at = lambda step: (
