@@ -73,6 +73,11 @@ def rate_left(step: int, steps: int, decay: float) -> float:
     return 1.0 if decay == 0 else min(1.0, (1 - (step - 1) / steps) / decay)
 
 
+def removal_steps(steps: int, key_share: float) -> int:
+    """How many of the steps move theta'; after them p learns alone what theta' has come to."""
+    return steps - int(key_share * steps)
+
+
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """The learning rate of the next step; each step sets it anew, so a resumed run needs no memory of it."""
     for group in optimizer.param_groups:
