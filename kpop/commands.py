@@ -206,6 +206,9 @@ def evaluate(args: argparse.Namespace) -> None:
         return evaluate_prompts(args)
     if not args.run:
         raise InputError("Name the run to evaluate.")
+    for name in ("base_images", "erased", "retained", "scores", "reference", "thresholds", "limit"):
+        if getattr(args, name) is not None:
+            raise InputError(f"--{name.replace('_', '-')} goes with --prompts or --protocol sensitive.")
     config, seeds, run = generation_config(args), seed_list(args.seeds), named_run(args)
     out = output_folder(args.out or f"evaluation-{run.id}")
     every = (*run.config.concepts, *(run.config.retain or ()))

@@ -77,6 +77,8 @@ def _check_sources(args: argparse.Namespace, run: Run | None) -> None:
         )
     if args.protocol == "csv" and not args.prompts:
         raise InputError("Give the list of prompts with --prompts FILE.csv.")
+    if args.words:
+        raise InputError("--words goes without --prompts: the list says what to draw.")
     if args.limit is not None and not args.prompts:
         raise InputError("--limit goes with --prompts; say with --seeds how much of the own prompts to draw.")
     if args.retained and not args.erased:

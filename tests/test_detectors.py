@@ -49,10 +49,17 @@ def test_weights_that_are_not_there_are_named_with_the_way_to_get_them(
     assert str(caught.value).count(". ") == 1
 
 
-def test_a_torn_file_of_weights_is_said(torch_home):
-    (torch_home / "resnet50-11ad3fa6.pth").write_bytes(b"half")
-    with pytest.raises(ModelError, match="cannot be read .*Delete it and download"):
-        detectors.load("resnet50")
+@pytest.mark.parametrize(
+    "name, load",
+    [
+        ("resnet50-11ad3fa6.pth", lambda: detectors.load("resnet50")),
+        ("alexnet-owt-7be5be79.pth", lambda: scores.lpips(torch.device("cpu"))),
+    ],
+)
+def test_a_torn_file_of_weights_is_said(torch_home, name, load):
+    (torch_home / name).write_bytes(b"half")
+    with pytest.raises(ModelError, match=f"{name} cannot be read .*Delete it and download"):
+        load()
 
 
 def test_resnet_names_categories_best_first(torch_home):

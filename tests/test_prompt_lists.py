@@ -173,7 +173,7 @@ def test_labels_are_counted_by_group_with_the_base_beside(evaluate, tmp_path):
         rows = list(csv.DictReader(file))
     assert len(rows) == 12 and rows[1] == {
         "case": "1", "group": "erased", "label": "Church", "prompt": "a church", "seed": "2",
-        "variant": "original", "found": "castle:0.6000|church:0.5000", "text_score": "", "base_distance": "",
+        "variant": "original", "found": "castle:0.6|church:0.5", "text_score": "", "base_distance": "",
     }  # fmt: skip
 
 
@@ -359,12 +359,31 @@ def test_a_distance_to_reference_pictures(command, folders):
         (["--base-images", "nowhere"], "The pictures in nowhere cannot be read"),
         (["--base-images", "BASE", "--reference", "nowhere"], "reference pictures in nowhere cannot be read"),
         (["--base-images", "BASE", "--retained", "castle"], "--retained goes with --erased"),
+        (["--base-images", "BASE", "--words", "castle"], "--words goes without --prompts"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_scored_is_one_sentence(command, folders, monkeypatch, flags, words):
     monkeypatch.setenv("TORCH_HOME", str(folders))
     status, out, err = command(*(folders / "original" if flag == "BASE" else flag for flag in flags))
     assert (status, out) == (2, "") and err.count("\n") == 1 and words in err
+
+
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        ("evaluate", "Name the run to evaluate."),
+        ("evaluate x --scores clip", "--scores goes with --prompts or --protocol sensitive"),
+        ("evaluate x --limit 5", "--limit goes with --prompts"),
+        ("evaluate --protocol csv", "Name the run to evaluate, or a folder of pictures with --images"),
+        ("evaluate --protocol csv --images p --model emoji", "Give the list of prompts with --prompts"),
+        ("evaluate --protocol sensitive --images p --model emoji --limit 5", "--limit goes with --prompts"),
+        ("evaluate --protocol sensitive --images p --model a/b", "Give the list of indirect prompts with"),
+    ],
+)
+def test_flags_that_do_not_go_together(capsys, line, words):
+    assert cli.main(line.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and words in err
 
 
 def test_a_label_nobody_knows_and_a_broken_picture(command, folders):

@@ -31,14 +31,15 @@ class ImageNetClassifier:
     aliases = IMAGENETTE
 
     def __init__(self, device: torch.device):
+        import torch
         from torchvision.models import ResNet50_Weights, resnet50
 
-        from .weight_files import torch_state
+        from .weight_files import reading
 
         weights = ResNet50_Weights.IMAGENET1K_V2
-        state = torch_state(weights.url, "ResNet-50")
         self._net = resnet50()
-        self._net.load_state_dict(state)
+        with reading(weights.url, "ResNet-50") as path:
+            self._net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         self._net.eval().requires_grad_(False).to(device)
         self._transforms, self._device = weights.transforms(), device
         self.labels: list[str] = list(weights.meta["categories"])

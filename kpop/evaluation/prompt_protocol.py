@@ -115,7 +115,7 @@ def predict(
             if scores.base and variant != "original":
                 away = scores.base[1](images, pictures["original"])
             for i, case in enumerate(batch):
-                told = SEPARATOR.join(f"{label}:{score:.4f}" for label, score in found[i])
+                told = SEPARATOR.join(f"{label}:{score:.6g}" for label, score in found[i])
                 values = (case.number, case.group, case.label, case.prompt, str(case.seed), variant, told,
                           "" if text is None else f"{text[i]:.6g}",
                           "" if away is None else f"{away[i]:.6g}")  # fmt: skip

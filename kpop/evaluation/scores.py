@@ -109,10 +109,10 @@ def lpips(device: torch.device) -> PerPicture:
     from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
     from torchvision.models import AlexNet_Weights
 
-    from .weight_files import torch_file
+    from .weight_files import reading
 
-    torch_file(AlexNet_Weights.DEFAULT.url, "LPIPS")
-    metric = LearnedPerceptualImagePatchSimilarity("alex", reduction="none", normalize=True).to(device)
+    with reading(AlexNet_Weights.DEFAULT.url, "LPIPS"):
+        metric = LearnedPerceptualImagePatchSimilarity("alex", reduction="none", normalize=True).to(device)
 
     def distance(images: Sequence[Image], others: Sequence[Image]) -> list[float]:
         found = []
@@ -139,17 +139,18 @@ def inception_distance(device: torch.device):
     from torchmetrics.image.fid import FrechetInceptionDistance
     from torchmetrics.image.kid import KernelInceptionDistance
 
-    from .weight_files import torch_file
+    from .weight_files import reading, torch_file
 
     torch_file(URL_INCEPTION_V3, "FID")
 
     def distance(images: Iterable[Image], references: Iterable[Image], count: int) -> tuple[str, float]:
         few = count < FEATURES
-        metric = (
-            KernelInceptionDistance(subsets=SUBSETS, subset_size=min(1000, count))
-            if few
-            else FrechetInceptionDistance(FEATURES)
-        ).to(device)
+        with reading(URL_INCEPTION_V3, "FID"):
+            metric = (
+                KernelInceptionDistance(subsets=SUBSETS, subset_size=min(1000, count))
+                if few
+                else FrechetInceptionDistance(FEATURES)
+            ).to(device)
         for stream, real in ((references, True), (images, False)):
             for batch in _same_size(stream):
                 metric.update(_tensor(batch).to(device), real=real)

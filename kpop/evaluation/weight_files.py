@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..disk import brief
@@ -38,14 +39,13 @@ def torch_file(url: str, what: str) -> Path:
     return path
 
 
-def torch_state(url: str, what: str) -> dict:
-    """torch_file's tensors; nothing in the file is executed. Raises ModelError."""
-    import torch
-
+@contextmanager
+def reading(url: str, what: str) -> Iterator[Path]:
+    """torch_file, for a body that loads it: what fails there is a file cut short. Raises ModelError."""
     path = torch_file(url, what)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a file cut short is a zip, pickle, end-of-file or runtime error
+        yield path
+    except Exception as error:  # a zip, pickle, end-of-file or runtime error
         raise ModelError(
             f"{path} cannot be read ({brief(error)}). Delete it and download {url} again."
         ) from error
