@@ -6,6 +6,7 @@ networks do not know, distances on the judge's features stand in, and are named 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -145,7 +146,8 @@ def inception_distance(device: torch.device):
 
     def distance(images: Iterable[Image], references: Iterable[Image], count: int) -> tuple[str, float]:
         few = count < FEATURES
-        with reading(URL_INCEPTION_V3, "FID"):
+        with reading(URL_INCEPTION_V3, "FID"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that KID holds its features: it is for few pictures
             metric = (
                 KernelInceptionDistance(subsets=SUBSETS, subset_size=min(1000, count))
                 if few
