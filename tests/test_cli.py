@@ -286,12 +286,12 @@ def test_compare_writes_one_labelled_sheet(models, painter, capfd, text, key):
 def test_evaluate_prints_a_table_and_its_files(models, painter, monkeypatch, capfd):
     from kpop.evaluation import detectors
 
-    judge = types.SimpleNamespace(labels=["church", "castle", "none"], accuracy=98.2)
+    judge = types.SimpleNamespace(name="emoji", labels=["church", "castle", "none"], accuracy=98.2)
     judge.top_k = lambda images, k: [
         ["none"] if "sanitized" in image.info["kpop"] and "church" in image.info["kpop"] else
         [json.loads(image.info["kpop"])["prompt"].removeprefix("a ")] for image in images
     ]  # fmt: skip
-    monkeypatch.setattr(detectors, "load", lambda name: judge)
+    monkeypatch.setattr(detectors, "load", lambda *_: judge)
     run = create_run(EraseConfig(concepts=("church",), retain=("castle",)), runs.default_runs_dir())
     line = ["evaluate", run.id, "--seeds", "500-503", "--out", "here", "--guidance", "5"]
     assert cli.main(line) == 2
