@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from .config import EraseConfig, GenerationConfig
-from .estimate import bank_rows, rows_a_step
+from .estimate import bank_rows, rows_of_steps
 from .precision import pick_precision, precision_context
 from .weights import WeightDelta
 
@@ -61,8 +61,8 @@ def seconds_of(cfg: EraseConfig, pipe: StableDiffusionPipeline, pace: Pace) -> f
 
     cfg: resolved. Raises InputError for a method without steps.
     """
-    rows, backward = rows_a_step(cfg, pipe.unet)
-    steps = cfg.steps * (backward * pace.both + (rows - backward) * pace.forward)
+    rows, backward = rows_of_steps(cfg, pipe.unet)
+    steps = backward * pace.both + (rows - backward) * pace.forward
     bank = 0 if cfg.latents == "fresh" else bank_rows(cfg)
     sampled = 6 * 2 * GenerationConfig().resolved(cfg.model).steps  # two pictures each, guided
     samples = sampled * (cfg.steps // cfg.sample_every if cfg.sample_every else 0)

@@ -3,7 +3,7 @@
 import pytest
 
 from kpop import EraseConfig, InputError
-from kpop.estimate import bank_rows, estimate_run, gigabytes, rows_a_step
+from kpop.estimate import bank_rows, estimate_run, gigabytes, rows_of_steps
 from kpop.pace import Pace, measure_pace, seconds_of
 from kpop.runs import EXAMPLE, Run, create_run
 from kpop.ui import recipes, run_view
@@ -58,8 +58,9 @@ def test_a_preset_comes_along_with_the_phrasings_no_field_holds():
 
 def test_time_is_rows_times_the_measured_pace(tiny_config, tiny_pipe):
     cfg = tiny_config(steps=10, sample_every=0).resolved()
-    assert rows_a_step(cfg, tiny_pipe.unet) == (12, 12)  # 4 transfer, 2 of them siblings; 8 removal
-    assert seconds_of(cfg, tiny_pipe, Pace(forward=1.0, both=3.0)) == 10 * 12 * 3.0 + bank_rows(cfg)
+    # 4 rows of transfer, 2 of them siblings, in 10 steps; 8 of removal in all but the last, the key's alone
+    assert rows_of_steps(cfg, tiny_pipe.unet) == (112, 112)
+    assert seconds_of(cfg, tiny_pipe, Pace(forward=1.0, both=3.0)) == 112 * 3.0 + bank_rows(cfg)
     pace = measure_pace(tiny_pipe)
     assert 0 < pace.forward < pace.both
 
