@@ -33,6 +33,7 @@ SETTINGS = (
     Setting("lambda_", "Strength of bringing back", "lambda: weight of L2 against L1"),
     Setting("retain_weight", "Hold on the siblings", "weight of the retain rows"),
     Setting("rate_decay", "Slow down at the end", "last share of the steps; 0 is the paper's"),
+    Setting("key_share", "The key learns alone", "last share of the steps; 0 is the paper's"),
     Setting("key_retain_weight", "Hold on the siblings with the key", "beyond the paper; 0 is the paper's"),
     Setting("negative_guidance", "Push away", "negative guidance eta; 0 aims at the neutral text"),
     Setting("learning_rate", "Learning rate", "of the weights, theta'"),
