@@ -57,9 +57,9 @@ def grid_html(studio: Studio, drawn: Sequence[Sheet]) -> str:
         ]
         rows.append((shown, cells))
     grid = sheet(rows, [f"seed {seed}" for seed in first.seeds], f"{first.prompt}: models by seeds")
-    return _veiled(studio, drawn, grid) + "".join(
-        counted(studio, one, studio.run(one.run_id)) for one in drawn
-    )
+    runs = [studio.run(one.run_id) for one in drawn]
+    counts = "".join(counted(studio, one, run) for one, run in zip(drawn, runs, strict=True))
+    return veiled(studio, runs, grid) + counts
 
 
 def _plain(shown: Layer) -> str:
@@ -106,12 +106,12 @@ def hover_html(studio: Studio, drawn: Sequence[Sheet] | None, pair: str | None) 
         f"to see <b class='{left.variant}'>{left.title}</b>."
     )
     wall = f'<div class="wall flips">{"".join(cells)}</div>'
-    return f'<p class="sum first">{told}</p>{_veiled(studio, drawn, wall)}'
+    return f'<p class="sum first">{told}</p>{veiled(studio, [studio.run(one.run_id) for one in drawn], wall)}'
 
 
-def _veiled(studio: Studio, drawn: Sequence[Sheet], html: str) -> str:
-    """Blurred until pressed where a run forgets something sensitive."""
-    veil = any(sensitive(studio, studio.run(one.run_id).config.concepts) for one in drawn)
+def veiled(studio: Studio, runs: Sequence, html: str) -> str:
+    """HTML whose pictures are blurred until pressed, where one of the runs forgets something sensitive."""
+    veil = any(sensitive(studio, run.config.concepts) for run in runs)
     return f'<div class="veiled">{html}</div>' if veil else html
 
 

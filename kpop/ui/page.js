@@ -25,6 +25,17 @@
     const picture = event.target.closest(".pic-open");
     if (picture) { event.preventDefault(); event.stopPropagation(); open(picture); }
   }, true);
+  // Radios of one group have different names here, so the browser's own arrow keys do not move among them.
+  document.addEventListener("keydown", (event) => {
+    const by = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+    const group = by && event.target.matches("input[type=radio]") && event.target.closest("fieldset, .block");
+    if (!group) return;
+    const radios = [...group.querySelectorAll("input[type=radio]:not(:disabled)")];
+    const next = radios[(radios.indexOf(event.target) + by + radios.length) % radios.length];
+    event.preventDefault();
+    next.focus();
+    next.click();
+  });
   let touched = false; // the first step "selects" itself while the page is built: no choice of the visitor's
   for (const kind of ["pointerdown", "keydown", "click"]) {
     document.addEventListener(kind, () => { touched = true; }, true);

@@ -13,6 +13,7 @@ from ..config import GenerationConfig
 from ..errors import InputError
 from .boundary import plainly
 from .compare import CompareStep
+from .compare_views import veiled
 from .page import GPU, QUIET, SOFT, Page
 from .pictures import TITLES, Layer, framed, sheet
 from .questions import rivals
@@ -196,4 +197,6 @@ def grid_html(
             for image, head, word in zip(images, across.titles, said, strict=True)
         ]
         rows.append((Layer(variant, title, ""), shown))
-    return sheet(rows, list(across.titles), f"{TITLES[variant]}: {down.kind} by {across.kind}")
+    runs = [run, *(its for side in (across, down) if side.kind == "run" for its in side.values)]
+    grid = sheet(rows, list(across.titles), f"{TITLES[variant]}: {down.kind} by {across.kind}")
+    return veiled(studio, runs, grid)
