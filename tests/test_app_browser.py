@@ -111,7 +111,8 @@ def test_from_a_word_to_the_heads(chromium, address):
     page.locator("#keep .remove-all").click()  # one sibling: a short training
     page.locator("#keep input").fill("castle")
     page.locator("#keep input").press("Enter")
-    playwright.expect(page.locator("#keep-pictures figure")).to_have_count(2)
+    # The strips of the presets may be drawn first.
+    playwright.expect(page.locator("#keep-pictures figure")).to_have_count(2, timeout=STEP_LIMIT)
 
     page.locator("#to-train").click()
     page.get_by_text("All settings").click()
@@ -134,10 +135,7 @@ def test_from_a_word_to_the_heads(chromium, address):
     page.locator("#scrub input[type=range]").press("Home")
     sees(page.get_by_role("heading", name="Step 10"))
     sees(page.locator("#runs .state.done").first)
-    sees(page.locator("#recipe").get_by_text(re.compile("about .* min|about .* s")))
     visitor.picture("2-train")
-    page.locator("#clone-run").click()
-    playwright.expect(page.locator("#set-steps input, #set-steps textarea")).to_have_value("20")
 
     visitor.step("3 Compare")
     playwright.expect(page.locator("#compare-grid .sheet-row img")).to_have_count(12, timeout=STEP_LIMIT)
