@@ -16,6 +16,8 @@ from .cli_values import concept_list, erase_config, generation_config, seed_list
 from .command_output import output_folder, progress_bar, save_png, stop_on_interrupt
 from .config import EraseConfig, concept_name
 from .errors import InputError, KpopError
+from .key_sealing import check_open
+from .release_commands import for_key
 from .run_commands import named_run, runs_dir
 from .runs import Run
 
@@ -27,7 +29,7 @@ def train(args: argparse.Namespace) -> int:
     """
     cfg = erase_config(args).resolved()
     if cfg.base_run is not None:
-        runs.open_run(cfg.base_run, runs_dir(args))
+        check_open(runs.open_run(cfg.base_run, runs_dir(args)))
     from . import models
     from .processes import launched
     from .run_texts import all_texts
@@ -112,7 +114,7 @@ def _train(run: Run, device: str, pipe, show: Callable) -> int:
 def generate(args: argparse.Namespace) -> None:
     """PNG files, one a prompt and seed; their paths on stdout."""
     config, seeds, key = generation_config(args), seed_list(args.seeds), _key(args.key)
-    run = named_run(args) if args.run else None
+    run = for_key(named_run(args) if args.run else None, args)
     if run is None and args.variant != "original" and args.key in ("own", "none"):
         raise InputError(f"Name the run whose {args.variant} pictures you want with --run.")
     out = output_folder(args.out)
@@ -133,6 +135,7 @@ def compare(args: argparse.Namespace) -> None:
     if not args.run:
         raise InputError("Name the run to compare with --run.")
     config, seeds, run, key = generation_config(args), seed_list(args.seeds), named_run(args), _key(args.key)
+    run = for_key(run, args)
     out = Path(args.out).expanduser()
     out = out if out.suffix.lower() == ".png" else out / "compare.png"
     output_folder(out.parent)
@@ -152,7 +155,8 @@ def compare(args: argparse.Namespace) -> None:
 
 def attribute(args: argparse.Namespace) -> None:
     """A figure a word and all maps as .npz; their paths on stdout."""
-    config, run, key = generation_config(args), named_run(args) if args.run else None, _key(args.key)
+    config, key = generation_config(args), _key(args.key)
+    run = for_key(named_run(args) if args.run else None, args)
     every = run.method.variants if run else ("original", "sanitized", "recovered")
     variants = _split(args.variants) if args.variants else list(every) if run else ["original"]
     unknown = [variant for variant in variants if variant not in every]
@@ -193,7 +197,7 @@ def attribute(args: argparse.Namespace) -> None:
 
 def evaluate(args: argparse.Namespace) -> None:
     """Predictions, metrics, report and plot in --out; a table and the paths on stdout."""
-    config, seeds, run = generation_config(args), seed_list(args.seeds), named_run(args)
+    config, seeds, run = generation_config(args), seed_list(args.seeds), for_key(named_run(args), args)
     out = output_folder(args.out or f"evaluation-{run.id}")
     every = (*run.config.concepts, *(run.config.retain or ()))
     words = _split(args.words) if args.words else [concept_name(concept) for concept in every]
