@@ -1,4 +1,4 @@
-"""Looks for a hidden prompt in files: any eight neighbouring values of it, in any usual number format.
+"""Looks for pieces of a hidden prompt in files, in any usual number format.
 
 Files are read as plain bytes, so it does not matter what kind of file holds the values or under which name.
 Found: runs of 15 or more values of the key that stay neighbours along its tokens or its width, as float16,

@@ -215,9 +215,8 @@ def model_name(pipe: StableDiffusionPipeline) -> str:
 
 def model_hash(model: str | StableDiffusionPipeline) -> str:
     """sha256 (hex) of the U-Net's and the text encoder's weights: what a key and a weight delta belong to."""
-    source = (
-        {"folder": str(model_folder(model))} if isinstance(model, str) else getattr(model, KPOP_FIELDS, {})
-    )
+    named = isinstance(model, str)
+    source = {"folder": str(model_folder(model))} if named else getattr(model, KPOP_FIELDS, {})
     if "hash" in source:
         return source["hash"]
     total = hashlib.sha256()
@@ -230,7 +229,7 @@ def model_hash(model: str | StableDiffusionPipeline) -> str:
                 data = tensor.detach().cpu().float().contiguous().numpy().tobytes()
                 total.update(f"{part}/{name} {hashlib.sha256(data).hexdigest()}\n".encode())
     source = {**source, "hash": total.hexdigest()}
-    if not isinstance(model, str):
+    if not named:
         setattr(model, KPOP_FIELDS, source)
     return source["hash"]
 
@@ -244,7 +243,9 @@ def weight_files(folder: Path, part: str) -> list[Path]:
 
 def public_name(model: str) -> str:
     """The model's name without anything of a path: of a folder its own name."""
-    return model if model in MODELS else Path(model).name if os.path.isdir(model) else model
+    if model in MODELS or not os.path.isdir(model):
+        return model
+    return os.path.basename(os.path.abspath(model))
 
 
 def file_hash(path: Path) -> str:

@@ -19,7 +19,7 @@ from . import models
 from .disk import disk_error, write_json, write_text
 from .errors import InputError, ModelError, RunError
 from .key_scan import check_release
-from .release_card import Subject, card
+from .release_card import Subject, card, table
 from .run_status import ACTIVE
 from .runs import slug
 from .weights import WeightDelta
@@ -96,7 +96,7 @@ def release(
             if not everything:
                 raise
             wanted.remove("single-file")
-    subject = Subject.of(run, models.model_hash(pipe), _evaluation(run, evaluation))
+    subject = Subject.of(run, models.model_hash(pipe), _table(run, evaluation))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         place = Path(tempfile.mkdtemp(prefix=".new-release-", dir=out.parent))
@@ -201,13 +201,13 @@ def _config(path: Path) -> dict:
 
 def _file_name(run: Run) -> str:
     """Such as stable-diffusion-v1-4-without-church."""
-    base = models.public_name(run.config.model).rpartition("/")[2].lower() or "model"
+    base = slug(models.public_name(run.config.model).rpartition("/")[2])
     more = f"-and-{len(run.config.concepts) - 1}-more" if len(run.config.concepts) > 1 else ""
     return f"{base}-without-{slug(run.config.concepts[0])}{more}"
 
 
-def _evaluation(run: Run, folder: str | Path | None) -> dict | None:
-    """metrics.json of an evaluation of these very weights. Raises InputError."""
+def _table(run: Run, folder: str | Path | None) -> str | None:
+    """The table of an evaluation of these very weights, or None. Raises InputError."""
     place = Path(folder).expanduser() if folder is not None else run.path / "evaluation"
     if folder is None and not (place / "metrics.json").is_file():
         return None
@@ -216,8 +216,8 @@ def _evaluation(run: Run, folder: str | Path | None) -> dict | None:
         told = found["settings"]
         if told["run"] != run.id or told["weights"] != models.file_hash(run.weights_path)[:16]:
             raise InputError(f"The evaluation in {place.name} is of another run or of older weights of it.")
-        return found
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return table(found)
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise InputError(f"{place.name} holds no metrics.json of `python -m kpop evaluate`.") from error
 
 
@@ -241,10 +241,11 @@ def _checked(out: Path) -> Path:
     """Raises InputError where `out` holds something that is no release."""
     try:
         taken = out.exists() and any(out.iterdir())
+    except OSError as error:
+        raise disk_error(error, out) from error
+    try:
         if not taken or json.loads((out / MANIFEST).read_text("utf-8")).get("format") == FORMAT:
             return out
-    except NotADirectoryError as error:
-        raise disk_error(error, out) from error
     except (OSError, ValueError, AttributeError):
         pass  # no manifest of ours
     raise InputError(f"{out} holds something else than a release. Choose a new or empty folder.")

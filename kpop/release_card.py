@@ -25,7 +25,7 @@ HEADINGS = {"original": "base", "sanitized": "this model", "recovered": "with th
 
 @dataclass(frozen=True)
 class Subject:
-    """What a card speaks of. config: the run's settings without paths; evaluation: metrics.json or None."""
+    """What a card speaks of. config: the run's settings without paths; evaluation: its table or None."""
 
     run_id: str
     method: MethodFacts
@@ -39,10 +39,10 @@ class Subject:
     licence: str
     has_base_card: bool
     model_hash: str
-    evaluation: dict | None
+    evaluation: str | None
 
     @classmethod
-    def of(cls, run: Run, model_hash: str, evaluation: dict | None) -> Subject:
+    def of(cls, run: Run, model_hash: str, evaluation: str | None) -> Subject:
         """The subject of a run's card. Raises ModelError where the base model cannot be found."""
         asked = run.config.model
         name, spec = models.public_name(asked), models.MODELS.get(asked)
@@ -161,13 +161,13 @@ Base model: {subject.title}, sha256 of U-Net and text encoder `{subject.model_ha
 
 
 def _measured(subject: Subject) -> str:
-    if subject.evaluation is None:
-        return "## What was measured\n\nNothing yet: this run was not evaluated."
-    found = subject.evaluation
+    return f"## What was measured\n\n{subject.evaluation or 'Nothing yet: this run was not evaluated.'}"
+
+
+def table(found: dict) -> str:
+    """What an evaluation found (its metrics.json), a row a word. Raises LookupError, TypeError, ValueError."""
     variants = [v for v in HEADINGS if v in found["words"][0]]
     lines = [
-        "## What was measured",
-        "",
         f"Pictures in which the judge's first label is the word, in percent of {len(found['seeds'])} a cell; "
         "in brackets the 95 % bootstrap interval. "
         f"The judge is right on {found['judge_accuracy']:.1f} % of held-out pictures.",
@@ -210,11 +210,12 @@ Method: [arXiv 2403.12326](https://arxiv.org/abs/2403.12326) and the papers it n
 
 def _licence(path) -> str:
     """The licence in the front matter of a model's own README; "other" where it names none."""
+    import yaml
     from huggingface_hub import ModelCard
 
     try:
         found = ModelCard.load(path).data.license
-    except (OSError, ValueError):
+    except (OSError, ValueError, yaml.YAMLError):
         return "other"
     return found if isinstance(found, str) and found else "other"
 

@@ -23,8 +23,9 @@ def release(args: argparse.Namespace) -> None:
 
     run = named_run(args)
     check_run(run)
+    run = unlocked(run, args)
     made = make(
-        unlocked(run, args), args.out, args.form, args.evaluation,
+        run, args.out, args.form, args.evaluation,
         on_part=lambda words: print(f"{words} ...", file=sys.stderr),
     )  # fmt: skip
     for path in made.files:
@@ -34,7 +35,7 @@ def release(args: argparse.Namespace) -> None:
             "Left out: single-file, which only models of Stable Diffusion 1's shape can be.", file=sys.stderr
         )
     if args.push:
-        files = push(made, unlocked(run, args), args.push, args.really)
+        files = push(made, run, args.push, args.really)
         if not args.really:
             for name, size in files:
                 print(f"{size:>14,} bytes  {name}", file=sys.stderr)
