@@ -76,11 +76,29 @@ def compare(
     as rows without and with p.
     """
     prompts, seeds = _prompts(pipe, prompts), _seeds(seeds)
+    pairs = [(prompt, seed) for prompt in prompts for seed in seeds]
+    return compare_pairs(pipe, pairs, run, key, config, variants, on_step, safety)
+
+
+def compare_pairs(
+    pipe: StableDiffusionPipeline,
+    pairs: Sequence[tuple[str, int]],
+    run: Run | str | Path | None,
+    key: Key = "own",
+    config: GenerationConfig | None = None,
+    variants: Sequence[str] | None = None,
+    on_step: OnStep | None = None,
+    safety: str | SafetyGuidance = "strong",
+) -> dict[str, list[Image]]:
+    """`compare` of prompts that have a seed each, as public prompt lists do: variant -> a picture a pair.
+
+    Prompts are taken as they are: what the text encoder cannot read is cut off, as in the lists' own scripts.
+    """
     config, run = _settings(pipe, config), _opened(run)
     if variants is None:
         variants = VARIANTS if run is None else run.method.variants
     deltas = {variant: _delta(pipe, variant, run, key) for variant in variants}
-    pairs = [(prompt, seed) for prompt in prompts for seed in seeds]
+    prompts = list(dict.fromkeys(prompt for prompt, _ in pairs))
     groups = [[v for v in deltas if v == "original"], [v for v in deltas if v != "original"]]
     total = sum(count_steps(len(pairs) * len(group), config) for group in groups)
     found: dict[str, list[Image]] = {variant: [] for variant in variants}

@@ -218,7 +218,7 @@ def _table(run: Run, folder: str | Path | None) -> str | None:
             raise InputError(f"The evaluation in {place.name} is of another run or of older weights of it.")
         return table(found)
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise InputError(f"{place.name} holds no metrics.json of `python -m kpop evaluate`.") from error
+        raise InputError(f"{place.name} holds no evaluation of words by `kpop evaluate`.") from error
 
 
 def _manifest(made: Path, run: Run, forms: Sequence[str], subject: Subject) -> dict:

@@ -165,7 +165,7 @@ def _measured(subject: Subject) -> str:
 
 
 def table(found: dict) -> str:
-    """What an evaluation found (its metrics.json), a row a word. Raises LookupError, TypeError, ValueError."""
+    """What an evaluation of words found (metrics.json). Raises LookupError, TypeError, ValueError."""
     variants = [v for v in HEADINGS if v in found["words"][0]]
     lines = [
         f"Pictures in which the judge's first label is the word, in percent of {len(found['seeds'])} a cell; "

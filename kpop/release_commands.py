@@ -107,8 +107,9 @@ def unlocked(run: Run, args: argparse.Namespace) -> Run:
 def for_key(run: Run | None, args: argparse.Namespace) -> Run | None:
     """`unlocked`, where the command's --key asks for a key of the run."""
     own = run is not None and run.method.has_key and getattr(args, "variant", "recovered") == "recovered"
-    is_file = args.key.endswith(".safetensors") or os.sep in args.key
-    return unlocked(run, args) if own and args.key.lower() != "none" and not is_file else run
+    elsewhere = args.key.lower() == "none" or args.key.endswith(".safetensors") or os.sep in args.key
+    drawn = not getattr(args, "images", None)  # else made before
+    return unlocked(run, args) if own and drawn and not elsewhere else run
 
 
 def passphrase(args: argparse.Namespace, twice: bool = False) -> str:
