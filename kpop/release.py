@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from . import models
 from .disk import disk_error, write_json, write_text
 from .errors import InputError, ModelError, RunError
@@ -22,6 +24,7 @@ from .key_scan import check_release
 from .release_card import Subject, card, table
 from .run_status import ACTIVE
 from .runs import slug
+from .tensor_files import read_tensors
 from .weights import WeightDelta
 
 if TYPE_CHECKING:
@@ -35,7 +38,7 @@ FORMAT = "kpop-release-1"
 MANIFEST = "release.json"
 DELTA = "delta.safetensors"
 BASE_CARD = "base-model.md"
-COPIED = ("text_encoder", "vae")  # parts that no method here trains: the base's own files
+COPIED = ("text_encoder", "vae")  # parts that no method here trains
 
 
 @dataclass(frozen=True)
@@ -165,12 +168,10 @@ def _write_folder(made: Path, pipe: StableDiffusionPipeline, run: Run) -> None:
         (made / part).mkdir()
         write_json(made / part / "config.json", _config(base / part / "config.json"))
         for path in models.weight_files(base, part):
-            shutil.copyfile(path, made / part / path.name)
-        shards = [
-            path for path in (base / part).glob("*.safetensors.index.json") if ".fp16." not in path.name
-        ]
-        for path in shards:
-            shutil.copyfile(path, made / part / path.name)
+            _copy_weights(path, made / part / path.name)
+        for path in (base / part).glob("*.safetensors.index.json"):
+            if ".fp16." not in path.name:
+                shutil.copyfile(path, made / part / path.name)
     (made / "tokenizer").mkdir()
     for path in (base / "tokenizer").iterdir():
         if path.suffix in (".json", ".txt"):
@@ -180,6 +181,15 @@ def _write_folder(made: Path, pipe: StableDiffusionPipeline, run: Run) -> None:
     (made / "unet").mkdir()
     write_json(made / "unet" / "config.json", _config(base / "unet" / "config.json"))
     _save(made / "unet" / "diffusion_pytorch_model.safetensors", pipe.unet.state_dict())
+
+
+def _copy_weights(path: Path, to: Path) -> None:
+    """In float32 as the U-Net: diffusers loads each part as it lies, and two precisions do not fit."""
+    tensors, about = read_tensors(path)
+    if all(tensor.dtype == torch.float32 or not tensor.is_floating_point() for tensor in tensors.values()):
+        shutil.copyfile(path, to)
+    else:
+        _save(to, {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}, about)
 
 
 def _save(path: Path, tensors: dict[str, Tensor], about: dict[str, str] | None = None) -> None:
@@ -195,8 +205,9 @@ def _save(path: Path, tensors: dict[str, Tensor], about: dict[str, str] | None =
 
 
 def _config(path: Path) -> dict:
-    """A config of the base without the places it was loaded from."""
-    return {name: value for name, value in models.read_json(path).items() if name != "_name_or_path"}
+    """A config of the base without the places it was loaded from, for weights in float32."""
+    found = {name: value for name, value in models.read_json(path).items() if name != "_name_or_path"}
+    return {name: "float32" if name in ("dtype", "torch_dtype") else v for name, v in found.items()}
 
 
 def _file_name(run: Run) -> str:

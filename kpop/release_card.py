@@ -99,7 +99,7 @@ pipe = StableDiffusionPipeline.from_pretrained(".")  # this folder, or its name 
 image = pipe({_example(subject)}, generator=torch.Generator().manual_seed(0)).images[0]
 ```
 
-The text encoder and the autoencoder are the base model's own files; the U-Net is in float32."""
+Everything is in float32; the text encoder and the autoencoder are the base model's."""
 
 
 def _delta_use(subject: Subject, name: str) -> str:

@@ -21,6 +21,12 @@ from kpop.single_file import single_file_tensors
 STEPS = GenerationConfig(steps=4)
 
 
+def uce(cfg):
+    """The same by UCE, which needs one solve and no training."""
+    own = dict.fromkeys(("steps", "batch_size", "learning_rate", "rollout_steps", "negative_guidance"))
+    return replace(cfg, method="uce", **own)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("runs")
@@ -58,6 +64,24 @@ def test_plain_diffusers_draws_exactly_our_sanitized_pictures(made, run, tiny_pi
     base = pixels(generate(tiny_pipe, "a church", [3, 4], "original", config=STEPS))
     theirs = drawn_by_diffusers(pipe, "a church", [3, 4])
     assert np.abs(theirs - ours).max() <= 1 < np.abs(theirs - base).max()
+
+
+def test_a_base_stored_in_half_precision_is_released_whole_in_float32(tiny_config, tmp_path):
+    """As the embedded model is: diffusers would load a float32 U-Net beside a float16 text encoder."""
+    from attribution_pipelines import random_pipeline
+    from diffusers import StableDiffusionPipeline
+
+    random_pipeline().to(torch.float16).save_pretrained(tmp_path / "half")
+    cfg = uce(tiny_config(model=str(tmp_path / "half")))
+    run = train(cfg, tmp_path / "runs", device="cpu")
+    made = release(run, tmp_path / "out")
+    pipe = StableDiffusionPipeline.from_pretrained(made.path)
+    base = load_pipeline(str(tmp_path / "half"), device="cpu")
+    ours = pixels(generate(base, "a church", 3, "sanitized", run, config=STEPS))
+    assert np.abs(drawn_by_diffusers(pipe, "a church", [3]) - ours).max() <= 1
+    dtypes = {tensor.dtype for path in made.files if path.suffix == ".safetensors"
+              for tensor in load_file(path).values() if tensor.is_floating_point()}  # fmt: skip
+    assert dtypes == {torch.float32}
 
 
 def test_the_folder_names_no_place_of_this_machine(made, tiny_folder):
@@ -122,12 +146,8 @@ def test_released_folder_and_key_draw_the_recovered_picture_without_the_base(mad
 
 @pytest.fixture(scope="module")
 def sd_run(sd_folder, tiny_config, folder):
-    """Of Stable Diffusion 1's shape: UCE needs one solve and no training."""
-    cfg = replace(
-        tiny_config(), model=str(sd_folder), method="uce", steps=None, batch_size=None, learning_rate=None,
-        rollout_steps=None, retain=("castle",), negative_guidance=None,
-    )  # fmt: skip
-    return train(cfg, folder, device="cpu")
+    """Of Stable Diffusion 1's shape."""
+    return train(uce(tiny_config(model=str(sd_folder))), folder, device="cpu")
 
 
 def test_the_single_file_is_what_from_single_file_reads(sd_run, sd_folder, tmp_path):
