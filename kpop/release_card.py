@@ -104,7 +104,8 @@ Everything is in float32; the text encoder and the autoencoder are the base mode
 
 def _delta_use(subject: Subject, name: str) -> str:
     place = "assets/emoji-diffusion" if subject.model == "emoji" else subject.model
-    more = f', revision="{subject.revision}"' if subject.revision else ""
+    how = f'revision="{subject.revision}", ' if subject.revision else ""
+    how += "torch_dtype=torch.float32, safety_checker=None"
     where = "" if subject.on_hub else ", whose folder is named here"
     return f"""## The trained tensors alone
 
@@ -115,7 +116,7 @@ They go over the base model{where}:
 import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
-pipe = StableDiffusionPipeline.from_pretrained({_quoted(place)}{more}, torch_dtype=torch.float32, safety_checker=None)
+pipe = StableDiffusionPipeline.from_pretrained({_quoted(place)}, {how})
 pipe.unet.load_state_dict(load_file("{name}"), strict=False)
 ```"""
 
