@@ -57,25 +57,17 @@ def nearest_words(pipe: StableDiffusionPipeline, word: str, count: int) -> list[
 
 
 def by_meaning(pipe: StableDiffusionPipeline, texts: Sequence[str], others: Sequence[str]) -> list[str]:
-    """`others`, nearest first, by cosine to the nearest of `texts`.
-
-    Compared is C at the end of a text, which alone has read all of it, less that of the empty text there.
-    """
+    """`others`, nearest first: cosine of whole text states, around their mean, to the nearest of `texts`."""
     import torch
 
     others = list(others)
-    ends, targets = _ends(pipe, others), _ends(pipe, list(texts))
-    cosines = torch.nn.functional.cosine_similarity(ends[:, None], targets[None], dim=-1)
+    states = (
+        torch.cat([encode(pipe, others[i : i + 64]) for i in range(0, len(others), 64)]).float().flatten(1)
+    )
+    centre = states.mean(0)
+    targets = encode(pipe, list(texts)).float().flatten(1) - centre
+    cosines = torch.nn.functional.cosine_similarity((states - centre)[:, None], targets[None], dim=-1)
     return [others[i] for i in cosines.amax(1).argsort(descending=True).tolist()]
-
-
-def _ends(pipe: StableDiffusionPipeline, texts: list[str]) -> torch.Tensor:
-    """[len(texts), d_c]"""
-    import torch
-
-    states = torch.cat([encode(pipe, texts[i : i + 64]) for i in range(0, len(texts), 64)]).float()
-    ends = torch.tensor([len(pipe.tokenizer(text, truncation=True).input_ids) - 1 for text in texts])
-    return states[torch.arange(len(texts)), ends] - encode(pipe, [""])[0, ends].float()
 
 
 def tokens_of(pipe: StableDiffusionPipeline, text: str) -> list[str]:

@@ -161,9 +161,10 @@ def test_every_other_retained_row_is_of_the_texts_nearest_to_the_concept(batches
     assert share["castle"] == pytest.approx(1 / 6, abs=0.04)
 
 
-def test_meaning_is_read_at_the_end_of_a_text():
+def test_what_is_near_in_meaning_is_what_the_text_encoder_puts_near():
     from kpop import load_pipeline
     from kpop.models import by_meaning
 
     pipe = load_pipeline("emoji", device="cpu")
-    assert by_meaning(pipe, ["cassette"], ["castle", "camera", "whale", "radio"])[:2] == ["camera", "radio"]
+    found = by_meaning(pipe, ["cassette"], ["castle", "camera", "whale", "radio", "horn", "television"])
+    assert set(found[:3]) == {"camera", "radio", "television"}
