@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .runs import Run
 
 VARIANTS = ("original", "sanitized", "recovered")
-Key = str | Path | Sequence[str] | None
+Key = str | Path | Sequence[str] | HiddenPrompt | None
 
 
 def generate(
@@ -45,7 +45,8 @@ def generate(
 
     variant: original (theta), sanitized (theta'), recovered (theta' with p). run: whose weights and keys.
     key: "own" (the keys of the concepts that the prompt names, else all of the run's), None, one or several
-    concept names, or the path of a key file. on_step(i, n) after each of n steps; raising in it cancels.
+    concept names, the path of a key file, or a key that is loaded. on_step(i, n) after each of n steps;
+    raising in it cancels.
     recorder(layer, probs): see `attention_prompt`; the batch is [without text, with text].
     safety: strength of the guidance of an SLD run (safety_guidance.STRENGTHS); other runs have none.
     A seed's start noise is the same for every variant and batch. Raises InputError, RunError, ModelError.
@@ -193,8 +194,8 @@ def _keys(
 
 def _key(prompt: str, run: Run | None, key: Key, pipe: StableDiffusionPipeline) -> HiddenPrompt | None:
     """The hidden prompt that `key` stands for with this prompt. Raises InputError, RunError."""
-    if key is None:
-        return None
+    if key is None or isinstance(key, HiddenPrompt):
+        return key
     if _is_path(key):
         if not Path(key).is_file():
             raise InputError(f"There is no key file {Path(key).name!r}; check the path.")

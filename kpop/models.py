@@ -19,7 +19,16 @@ from .model_table import (
     read_json,
     recommended,
 )
-from .model_words import KPOP_FIELDS, check_text, encode, known_words, nearest_words
+from .model_words import (
+    KPOP_FIELDS,
+    by_meaning,
+    check_text,
+    encode,
+    known_words,
+    nearest_words,
+    tokens_of,
+    unknown_words,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +39,7 @@ __all__ = [
     "MODELS",
     "ModelError",
     "ModelSpec",
+    "by_meaning",
     "check_text",
     "embedded_folder",
     "encode",
@@ -46,6 +56,8 @@ __all__ = [
     "public_name",
     "read_json",
     "recommended",
+    "tokens_of",
+    "unknown_words",
     "weight_files",
 ]
 
