@@ -15,7 +15,7 @@ from PIL import Image
 from .attribution import Attribution
 from .attribution_layout import COLOURS, KEY, Layout, percent
 from .attribution_measures import correlation, dispersion, focus
-from .attribution_summary import looking_heads
+from .attribution_summary import looking_heads, staying_heads
 from .errors import InputError
 
 VIEWS = ("overlay", "heat", "difference")
@@ -148,6 +148,8 @@ def _lines(blocks: Sequence[Block], view: str) -> list[_Line]:
             # What a head does counts within a layer: the mean of several has no head of its own.
             told = block.mask is not None and len(variant.layers) == 1
             looks = looking_heads(variant, block.word, block.mask) if told else None
+            if told and at:  # as the sentences count: who still does, though less, has not left
+                looks |= staying_heads(block.variants[0], variant, block.word, block.mask)
             shown = maps - first if view == "difference" else maps
             lines.append(_Line(number, variant, maps, shown, first, block.mask, looks, is_first=at == 0))
         for variant in block.variants:

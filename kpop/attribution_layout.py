@@ -194,7 +194,7 @@ def _note(blocks: Sequence[Block], view: str) -> str:
     said = []
     if masks:
         areas = " / ".join(f"{100 * float(mask.float().mean()):.0f} %" for mask in masks)
-        bold = "; bold: it looks at the object" if len(maps.layers) == 1 else ""
+        bold = "; bold: it looks there, or still does half as much" if len(maps.layers) == 1 else ""
         said.append(
             "Under a map: focus, the share of the head's attention inside the outline, which is the object "
             f"of the original picture in every row ({areas} is chance){bold}."
