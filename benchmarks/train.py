@@ -7,7 +7,8 @@
 Every way runs in a process of its own with the model loaded before the clock starts; the clock ends when
 weights and key are on disk. --measure-steps N: the ways of --measure do one step to warm up and N more, and
 the rest of their time follows from a line through (depth of the rollout, seconds) and the whole run's depths.
---quality draws pictures with what the whole runs left and asks the judge.
+Every step of every way moves p and theta' (key_share 0). --quality draws pictures with what the whole runs
+left and asks the judge.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def arguments() -> argparse.Namespace:
     asked = parser.parse_args()
     if "bank-warm" in asked.ways and "bank" not in asked.ways:
         parser.error("bank-warm needs bank, which fills its cache")
-    asked.settings = {"model": asked.model, "concepts": [asked.concept], "sample_every": 0}
+    asked.settings = {"model": asked.model, "concepts": [asked.concept], "sample_every": 0, "key_share": 0.0}
     if asked.batch_size:
         asked.settings["batch_size"] = asked.batch_size
     for pair in asked.set:

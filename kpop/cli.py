@@ -20,6 +20,7 @@ from . import config
 from .cli_values import LISTS, concept_list, erase_config, generation_config, seed_list
 from .config import EraseConfig, GenerationConfig
 from .errors import InputError, KpopError
+from .tracking import TRACKERS
 
 __all__ = ["build_parser", "concept_list", "erase_config", "generation_config", "main", "seed_list"]
 
@@ -105,6 +106,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--dry-run", action="store_true", help="only say what it would train, in how much memory"
     )
+    train.add_argument("--track", choices=TRACKERS, default=None, help="losses to it too, if installed")
     _device(train)
 
     generate = _command(commands, "generate", "draw pictures of prompts and seeds as PNG files")
@@ -134,13 +136,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     attribute.add_argument("--view", choices=("overlay", "heat", "difference"), default="overlay")
 
-    evaluate = _command(commands, "evaluate", "how often the judge sees words: base, sanitized, recovered")
-    evaluate.add_argument("run", metavar="RUN", help="id or folder of a run")
+    evaluate = _command(commands, "evaluate", "what was forgotten and kept: base, sanitized, recovered")
+    evaluate.add_argument("run", metavar="RUN", nargs="?", help="id or folder of a run")
     evaluate.add_argument(
         "--words", default=None, metavar="A,B", help="default: what the run erases and retains"
     )
     evaluate.add_argument("--template", default="a {}", help="prompt of a word (default: 'a {}')")
-    evaluate.add_argument("--judge", default="emoji", help="detector (default: emoji)")
+    evaluate.add_argument("--judge", default=None, help="emoji, resnet50 or nudenet (default: by the model)")
+    _prompt_list(evaluate)
     evaluate.add_argument("--out", default=None, help="folder (default: evaluation-RUN)")
     evaluate.add_argument("--model", default=None, help="default: the run's")
     evaluate.add_argument("--key", default="own", help="own, none, concept names, or the path of a key file")
@@ -220,6 +223,25 @@ def _erase_flag(parser: argparse.ArgumentParser, name: str) -> None:
     else:
         more |= {"metavar": "TEXT"}
     parser.add_argument("--" + name.rstrip("_").replace("_", "-"), **more)
+
+
+def _prompt_list(parser: argparse.ArgumentParser) -> None:
+    about = {
+        "prompts": "CSV with prompt, evaluation_seed and, if there are, case_number, label_str or artist",
+        "images": "folder of pictures made elsewhere, named after case_number, instead of a run's",
+        "base-images": "folder of the base model's pictures of the same rows",
+        "erased": "labels that were erased, where there is no run to tell: A,B",
+        "retained": "labels that were retained: A,B",
+        "scores": "clip,lpips,fid: scores to add (the embedded model has its judge's)",
+        "reference": "folder of pictures to measure FID against, KID where they are few",
+        "thresholds": "of `sensitive` (default: 0.3,0.4,0.5,0.6,0.7,0.8)",
+    }
+    parser.add_argument(
+        "--protocol", choices=("words", "csv", "sensitive"), help="default: words, csv with --prompts"
+    )
+    for name, text in about.items():
+        parser.add_argument(f"--{name}", default=None, help=text)
+    parser.add_argument("--limit", type=int, default=None, metavar="N", help="only the first N rows")
 
 
 def _drawing(parser: argparse.ArgumentParser, out: str, one_prompt: bool = False) -> None:

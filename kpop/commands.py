@@ -18,6 +18,7 @@ from .config import EraseConfig, concept_name
 from .errors import InputError, KpopError
 from .run_commands import named_run, runs_dir
 from .runs import Run
+from .tracking import check_tracker, tracked
 
 
 def train(args: argparse.Namespace) -> int:
@@ -26,6 +27,7 @@ def train(args: argparse.Namespace) -> int:
     --dry-run: only what it would be, as JSON on stdout.
     """
     cfg = erase_config(args).resolved()
+    check_tracker(args.track)
     if cfg.base_run is not None:
         runs.open_run(cfg.base_run, runs_dir(args))
     from . import models
@@ -48,7 +50,7 @@ def train(args: argparse.Namespace) -> int:
     status = 1
     try:
         with stop_on_interrupt(run) as interrupted, progress_bar("step", run.config.steps) as show:
-            status = _train(run, args.device, pipe, show)
+            status = _train(run, args.device, pipe, show, args.track)
         status = 130 if interrupted else status
     finally:
         print(run.path)
@@ -86,10 +88,11 @@ def _dry_run(cfg: EraseConfig, pipe, device: str) -> int:
     return 0
 
 
-def _train(run: Run, device: str, pipe, show: Callable) -> int:
+def _train(run: Run, device: str, pipe, show: Callable, track: str | None) -> int:
     from .worker import in_words, train_run
 
     def on_step(event):
+        tell(event)
         show(
             event.step,
             event.steps,
@@ -97,7 +100,8 @@ def _train(run: Run, device: str, pipe, show: Callable) -> int:
         )
 
     try:
-        train_run(run, device, runner="inline", on_step=on_step, pipe=pipe)
+        with tracked(track, run) as tell:
+            train_run(run, device, runner="inline", on_step=on_step, pipe=pipe)
     except KeyboardInterrupt:
         return 130
     except Exception as error:
@@ -111,7 +115,7 @@ def _train(run: Run, device: str, pipe, show: Callable) -> int:
 
 def generate(args: argparse.Namespace) -> None:
     """PNG files, one a prompt and seed; their paths on stdout."""
-    config, seeds, key = generation_config(args), seed_list(args.seeds), _key(args.key)
+    config, seeds, key = generation_config(args), seed_list(args.seeds), key_of(args.key)
     run = named_run(args) if args.run else None
     if run is None and args.variant != "original" and args.key in ("own", "none"):
         raise InputError(f"Name the run whose {args.variant} pictures you want with --run.")
@@ -132,7 +136,8 @@ def compare(args: argparse.Namespace) -> None:
     """One sheet: a row a variant, a column a prompt and seed; its path on stdout."""
     if not args.run:
         raise InputError("Name the run to compare with --run.")
-    config, seeds, run, key = generation_config(args), seed_list(args.seeds), named_run(args), _key(args.key)
+    config, seeds = generation_config(args), seed_list(args.seeds)
+    run, key = named_run(args), key_of(args.key)
     out = Path(args.out).expanduser()
     out = out if out.suffix.lower() == ".png" else out / "compare.png"
     output_folder(out.parent)
@@ -152,7 +157,7 @@ def compare(args: argparse.Namespace) -> None:
 
 def attribute(args: argparse.Namespace) -> None:
     """A figure and a profile a word, all maps as .npz, numbers as .csv; their paths on stdout."""
-    config, run, key = generation_config(args), named_run(args) if args.run else None, _key(args.key)
+    config, run, key = generation_config(args), named_run(args) if args.run else None, key_of(args.key)
     every = run.method.variants if run else ("original", "sanitized", "recovered")
     variants = _split(args.variants) if args.variants else list(every) if run else ["original"]
     unknown = [variant for variant in variants if variant not in every]
@@ -182,13 +187,26 @@ def attribute(args: argparse.Namespace) -> None:
 
 def evaluate(args: argparse.Namespace) -> None:
     """Predictions, metrics, report and plot in --out; a table and the paths on stdout."""
+    if args.protocol is None:
+        args.protocol = "csv" if args.prompts or args.images else "words"
+    if args.protocol != "words":
+        from .prompt_commands import evaluate_prompts
+
+        return evaluate_prompts(args)
+    if not args.run:
+        raise InputError("Name the run to evaluate.")
+    for name in ("base_images", "erased", "retained", "scores", "reference", "thresholds", "limit"):
+        if getattr(args, name) is not None:
+            raise InputError(f"--{name.replace('_', '-')} goes with --prompts or --protocol sensitive.")
     config, seeds, run = generation_config(args), seed_list(args.seeds), named_run(args)
     out = output_folder(args.out or f"evaluation-{run.id}")
     every = (*run.config.concepts, *(run.config.retain or ()))
     words = _split(args.words) if args.words else [concept_name(concept) for concept in every]
     from .evaluation import detectors, protocol, report
 
-    judge = detectors.load(args.judge)
+    judge = detectors.load(args.judge or "emoji", args.device)
+    if judge.accuracy is None:
+        raise InputError("NudeNet names parts of bodies; ask for it with --protocol sensitive.")
     for word in words:
         protocol.accepted_labels(word, run.config, judge.labels)
     pipe = _pipe(args, run)
@@ -201,14 +219,15 @@ def evaluate(args: argparse.Namespace) -> None:
     config = config.resolved(args.model or run.config.model)
     settings = {
         "run": run.id, "model": models.model_name(pipe) if args.model is None else args.model,
-        "model_hash": models.model_hash(pipe), "weights": _stamp(run), "key": args.key, "judge": args.judge,
+        "model_hash": models.model_hash(pipe), "weights": weights_stamp(run), "key": args.key,
+        "judge": judge.name,
         **({} if run.method.has_weights else {"safety": args.safety}),
         **{name: value for name, value in config.to_dict().items() if name != "batch_size"},
     }  # fmt: skip
 
     def pictures(prompt: str, some: list[int]) -> dict:
         with jobs.device_lock(runs_dir(args)):
-            return draw(pipe, [prompt], some, run, key=_key(args.key), config=config, safety=args.safety)
+            return draw(pipe, [prompt], some, run, key=key_of(args.key), config=config, safety=args.safety)
 
     with progress_bar("picture") as show:
         found = protocol.evaluate(
@@ -221,7 +240,7 @@ def evaluate(args: argparse.Namespace) -> None:
         print(path)
 
 
-def _stamp(run: Run) -> str:
+def weights_stamp(run: Run) -> str:
     """Tells apart the weights of a run before and after it was trained further."""
     import hashlib
 
@@ -274,7 +293,8 @@ def _pipe(args: argparse.Namespace, run: Run | None):
     return models.load_pipeline(args.model or (run.config.model if run else "emoji"), device=args.device)
 
 
-def _key(text: str) -> str | list[str] | None:
+def key_of(text: str) -> str | list[str] | None:
+    """The key that --key names: None, "own", a path, or concept names."""
     if text.lower() == "none":
         return None
     if text == "own" or text.endswith(".safetensors") or os.sep in text:

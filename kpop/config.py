@@ -43,6 +43,7 @@ REAL = {  # inclusive ranges; None: no upper end
     "retain_weight": (0, 1000),
     "key_retain_weight": (0, 1000),
     "rate_decay": (0, 1),
+    "key_share": (0, 1),
     "negative_guidance": (0, 100),
     "rollout_guidance": (0, 100),
     "rho": (0, None),
@@ -61,7 +62,9 @@ class EraseConfig:
     mechanism: how p enters, see mechanisms.py. prompt_tokens_factor: k, so that p has k * 77 tokens, or is
     k words (token). lambda_: weight of L2 in Eq. 7 ("lambda" in JSON).
     negative_guidance: 0 aims L1 at eps(z, c_n) (the paper), 1 at eps(z, c_n) - (eps(z, c_e) - eps(z, c_n)).
-    rate_decay: last share of the steps in which both learning rates fall to nothing; ours, 0 in the paper.
+    rate_decay: last share of the steps in which the learning rates fall to nothing; ours, 0 in the paper.
+    key_share: last share of the steps, in which p alone moves on, theta' fixed, and its rate falls then
+    instead; ours, 0 in the paper.
     rho, rho_p: radii (L2) of Eq. 7 and Eq. 5 that one step of theta' and of p may not leave; None: no bound.
     templates: phrasings a concept is put into, "{}" stands for the word. latents: "bank" of the frozen
     model's rollouts, or "fresh" rollouts with the current theta' at each step (the paper's).
@@ -92,6 +95,7 @@ class EraseConfig:
     lambda_: float | None = None
     retain_weight: float | None = None
     key_retain_weight: float | None = None
+    key_share: float | None = None
     rate_decay: float | None = None
     negative_guidance: float | None = None
     loss_space: str | None = None

@@ -65,12 +65,17 @@ def _new_prompt(
     )
     tensors = {name: nn.Parameter(tensor.to(pipe.unet.device)) for name, tensor in start.tensors.items()}
     kind = torch.optim.Adam if cfg.prompt_optimizer == "adam" else torch.optim.SGD
-    return TrainedPrompt(start, tensors, kind(list(tensors.values()), lr=cfg.prompt_learning_rate))
+    return TrainedPrompt(start, tensors, kind(list(tensors.values()), cfg.prompt_learning_rate, fused=True))
 
 
 def rate_left(step: int, steps: int, decay: float) -> float:
     """Share of the learning rate at `step` (1..steps): 1, then falling to 0 over the last `decay` of them."""
     return 1.0 if decay == 0 else min(1.0, (1 - (step - 1) / steps) / decay)
+
+
+def removal_steps(steps: int, key_share: float) -> int:
+    """How many of the steps move theta'; after them p learns alone what theta' has come to."""
+    return steps - int(key_share * steps)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from .batches import Batch, Rows, bank_wants
 from .config import EraseConfig
+from .descent import removal_steps
 from .errors import InputError
 from .method_table import METHODS
 from .methods import load_method
@@ -43,7 +44,8 @@ class Estimate:
     weights: theta and what lies beside it on the device. trained: theta', float32. gradients, adam: of
     theta'. prompts: p of every concept, with gradients and optimizer. activations: the peak of a step above
     all these. memory: the peak of training; sample pictures are not in it, they are drawn between steps.
-    step_rows: forward rows a step, a mean with fresh rollouts; backward_rows: those that get a backward.
+    step_rows: forward rows of a step that moves p and theta', a mean with fresh rollouts; backward_rows:
+    those that get a backward.
     bank_rows: once, before the first step, where no trajectory is in the cache.
     """
 
@@ -91,22 +93,18 @@ def estimate(cfg: EraseConfig, unet: nn.Module, beside: Sequence[nn.Module] = ()
     moments = 2 if cfg.prompt_optimizer == "adam" else 0
     weights = sum(_bytes(module) for module in (unet, *beside))
     traced = _trace(cfg, unet, precision)
-    # Adam moves all tensors at once on a GPU, through one more copy of them; a radius keeps the old ones.
-    spare = 4 * moved * ((unet.device.type == "cuda") + (cfg.rho is not None))
+    spare = 4 * moved * (cfg.rho is not None)  # a radius keeps where theta' was
     fixed = weights + 4 * moved + 8 * moved + 4 * told * (1 + moments)
     peak = max(traced.peak, 4 * moved + spare)  # gradients are made while activations go
-    sampled = (cfg.rollout_steps - 1) / 2
-    drawn = cfg.batch_size * (1 + traced.retains)
-    fresh = cfg.latents == "fresh"
-    before = 2 * drawn * sampled + drawn + cfg.batch_size if fresh else 0.0
-    bank = 0 if fresh else bank_rows(cfg)
-    rows = traced.forward + before
+    bank = 0 if cfg.latents == "fresh" else bank_rows(cfg)
+    rows = traced.forward + _rollout_rows(cfg, traced.retains)
+    spared = (cfg.steps - removal_steps(cfg.steps, cfg.key_share)) * traced.removal
     return Estimate(
         device=unet.device.type, precision=precision, trainable_parameters=moved, prompt_parameters=told,
         prompt_shape=shape, weights=weights, trained=4 * moved, gradients=4 * moved, adam=8 * moved,
         prompts=4 * told * (2 + moments), activations=max(0, peak - 4 * moved), memory=fixed + peak,
         bank_rows=bank, step_rows=rows, backward_rows=traced.rows,
-        total_rows=bank + round(cfg.steps * rows),
+        total_rows=bank + round(cfg.steps * rows - spared),
     )  # fmt: skip
 
 
@@ -125,6 +123,43 @@ def bank_rows(cfg: EraseConfig) -> int:
         more = [other for other in dict.fromkeys(targets) if other not in (text, "")]
         rows += count * cfg.rollout_steps * (2 + len(more))
     return rows
+
+
+def rows_of_steps(cfg: EraseConfig, unet: nn.Module) -> tuple[float, int]:
+    """Rows through the U-Net in all steps of a run, a mean with fresh rollouts, and those with a backward.
+
+    For any mechanism: the losses of a step are asked for, and no U-Net answers. cfg: resolved. Raises
+    InputError for a method without steps.
+    """
+    facts = METHODS[cfg.method]
+    if not facts.stepwise:
+        raise InputError(f"The method {facts.title} has no training steps.")
+    method, retains, asked = load_method(cfg.method), _retains(cfg), []
+    batch, steps = _batch(cfg, unet, retains), cfg.steps
+
+    def student(some: Rows, prompt, sees) -> Tensor:
+        asked.append((steps * len(some.z), torch.is_grad_enabled()))
+        return torch.zeros_like(some.z)
+
+    if facts.has_key:
+        method.transfer(student, batch, None, cfg)
+    steps = removal_steps(cfg.steps, cfg.key_share)
+    method.removal(student, batch, None, cfg)
+    backward = sum(rows for rows, graded in asked if graded)
+    return sum(rows for rows, _ in asked) + cfg.steps * _rollout_rows(cfg, retains), backward
+
+
+def _rollout_rows(cfg: EraseConfig, retains: bool) -> float:
+    """Rows a step before its losses, a mean: fresh rollouts, half a rollout long; none with a bank."""
+    if cfg.latents != "fresh":
+        return 0.0
+    drawn = cfg.batch_size * (1 + retains)
+    return 2 * drawn * (cfg.rollout_steps - 1) / 2 + drawn + cfg.batch_size
+
+
+def _retains(cfg: EraseConfig) -> bool:
+    weighs = cfg.retain_weight > 0 or cfg.key_retain_weight > 0
+    return weighs and (bool(retained_texts(cfg)) or bool(cfg.retain_neutral))
 
 
 def free_memory(device: torch.device) -> int | None:
@@ -149,20 +184,19 @@ def gigabytes(count: float) -> str:
 
 @dataclass(frozen=True)
 class _Trace:
-    """peak: bytes above theta, theta' and p; forward: rows; rows: those with a backward; retains: whether
-    there are such rows.
+    """peak: bytes above theta, theta' and p; forward: rows; removal: of these, theta' 's; rows: those with a
+    backward; retains: whether there are such rows.
     """
 
     peak: int
     forward: int
+    removal: int
     rows: int
     retains: bool
 
 
 def _trace(cfg: EraseConfig, unet: nn.Module, precision: str) -> _Trace:
-    method = load_method(cfg.method)
-    weighs = cfg.retain_weight > 0 or cfg.key_retain_weight > 0
-    retains = weighs and (bool(retained_texts(cfg)) or bool(cfg.retain_neutral))
+    method, retains = load_method(cfg.method), _retains(cfg)
     forward = rows = 0
     with FakeTensorMode(), torch.device(unet.device):
         twin = type(unet).from_config(unet.config).eval()
@@ -203,12 +237,13 @@ def _trace(cfg: EraseConfig, unet: nn.Module, precision: str) -> _Trace:
         with Live([*twin.parameters(), *twin.buffers(), *delta.tensors.values(), *p]) as live:
             if METHODS[cfg.method].has_key:
                 stepped(method.transfer, p)
+            transfer = forward
             for one in p:
                 one.requires_grad_(False)
             stepped(method.removal, list(delta.tensors.values()))
             if cfg.latents == "bank":
                 _bank_pass(twin, precision)
-    return _Trace(live.peak, forward, rows, retains)
+    return _Trace(live.peak, forward, forward - transfer, rows, retains)
 
 
 def _batch(cfg: EraseConfig, unet: nn.Module, retains: bool) -> Batch:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .runs import Run
 
 VARIANTS = ("original", "sanitized", "recovered")
-Key = str | Path | Sequence[str] | None
+Key = str | Path | Sequence[str] | HiddenPrompt | None
 
 
 def generate(
@@ -44,7 +44,8 @@ def generate(
 
     variant: original (theta), sanitized (theta'), recovered (theta' with p). run: whose weights and keys.
     key: "own" (the keys of the concepts that the prompt names, else all of the run's), None, one or several
-    concept names, or the path of a key file. on_step(i, n) after each of n steps; raising in it cancels.
+    concept names, the path of a key file, or a key that is loaded. on_step(i, n) after each of n steps;
+    raising in it cancels.
     recorder(layer, probs): see `attention_prompt`; the batch is [without text, with text].
     safety: strength of the guidance of an SLD run (safety_guidance.STRENGTHS); other runs have none.
     A seed's start noise is the same for every variant and batch. Raises InputError, RunError, ModelError.
@@ -75,11 +76,29 @@ def compare(
     as rows without and with p.
     """
     prompts, seeds = _prompts(pipe, prompts), _seeds(seeds)
+    pairs = [(prompt, seed) for prompt in prompts for seed in seeds]
+    return compare_pairs(pipe, pairs, run, key, config, variants, on_step, safety)
+
+
+def compare_pairs(
+    pipe: StableDiffusionPipeline,
+    pairs: Sequence[tuple[str, int]],
+    run: Run | str | Path | None,
+    key: Key = "own",
+    config: GenerationConfig | None = None,
+    variants: Sequence[str] | None = None,
+    on_step: OnStep | None = None,
+    safety: str | SafetyGuidance = "strong",
+) -> dict[str, list[Image]]:
+    """`compare` of prompts that have a seed each, as public prompt lists do: variant -> a picture a pair.
+
+    Prompts are taken as they are: what the text encoder cannot read is cut off, as in the lists' own scripts.
+    """
     config, run = _settings(pipe, config), _opened(run)
     if variants is None:
         variants = VARIANTS if run is None else run.method.variants
     deltas = {variant: _delta(pipe, variant, run, key) for variant in variants}
-    pairs = [(prompt, seed) for prompt in prompts for seed in seeds]
+    prompts = list(dict.fromkeys(prompt for prompt, _ in pairs))
     groups = [[v for v in deltas if v == "original"], [v for v in deltas if v != "original"]]
     total = sum(count_steps(len(pairs) * len(group), config) for group in groups)
     found: dict[str, list[Image]] = {variant: [] for variant in variants}
@@ -174,8 +193,8 @@ def _keys(
 
 def _key(prompt: str, run: Run | None, key: Key, pipe: StableDiffusionPipeline) -> HiddenPrompt | None:
     """The hidden prompt that `key` stands for with this prompt. Raises InputError, RunError."""
-    if key is None:
-        return None
+    if key is None or isinstance(key, HiddenPrompt):
+        return key
     if _is_path(key):
         if not Path(key).is_file():
             raise InputError(f"There is no key file {Path(key).name!r}; check the path.")

@@ -66,6 +66,7 @@ _COMMON = {
     "separate_kv": False,
     "retain_weight": 1.0,
     "key_retain_weight": 1.0,
+    "key_share": 0.0,
     "rate_decay": 0.5,
     "negative_guidance": 0.0,
     "loss_space": "eps",
@@ -81,17 +82,19 @@ _COMMON = {
 _RECOMMENDED = {
     "emoji": {
         **_COMMON,
-        "steps": 300,
+        "steps": 340,
         "batch_size": 4,
         "learning_rate": 5e-4,
         "prompt_learning_rate": 3e-2,
         "prompt_init_std": 0.5,
         "negative_guidance": 0.5,
+        "lambda_": 1.0,
         "key_retain_weight": 2.0,
+        "key_share": 0.18,
         "templates": ("{}", "a {}", "a photo of a {}"),
         "rollout_steps": 25,
         "checkpoint_every": 50,
-        "sample_every": 75,
+        "sample_every": 85,
     },
     "sd": {
         **_COMMON,
@@ -140,6 +143,7 @@ _NO_KEY = {
     "prompt_init_std": 0.0,
     "lambda_": 0.0,
     "key_retain_weight": 0.0,
+    "key_share": 0.0,
     "rho_p": None,
 }
 _NO_DESCENT = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,28 +34,48 @@ def check_text(pipe: StableDiffusionPipeline, text: str) -> None:
         raise InputError(
             f"The text {text[:30]!r}... takes {length} tokens; this model reads {most}. Shorten it."
         )
+    for word in unknown_words(pipe, text)[:1]:
+        near = ", ".join(repr(other) for other in nearest_words(pipe, word, 3))
+        raise InputError(f"This model does not know the word {word!r}. Nearest words it knows: {near}.")
+
+
+def unknown_words(pipe: StableDiffusionPipeline, text: str) -> list[str]:
+    """Words of a text that the model was never trained on; none where it has no word list."""
     known = set(known_words(pipe))
-    if not known:
-        return
-    for word in re.findall(r"[^\W_]+(?:'[^\W_]+)?", text.lower()):
-        if word not in known and not word.isdigit():
-            near = ", ".join(repr(other) for other in nearest_words(pipe, word, 3))
-            raise InputError(f"This model does not know the word {word!r}. Nearest words it knows: {near}.")
+    words = re.findall(r"[^\W_]+(?:'[^\W_]+)?", text.lower()) if known else []
+    return [word for word in words if word not in known and not word.isdigit()]
 
 
 def nearest_words(pipe: StableDiffusionPipeline, word: str, count: int) -> list[str]:
     """Known words spelt most like `word`, filled up with those whose text states are nearest by cosine."""
-    import torch
-
     known = known_words(pipe)
     found = difflib.get_close_matches(word, known, n=count, cutoff=0.7)
     rest = [other for other in known if other not in found]
     if len(found) < count and rest:
-        states = torch.cat([encode(pipe, rest[i : i + 64]) for i in range(0, len(rest), 64)]).float().mean(1)
-        centre = states.mean(0)
-        target = encode(pipe, [word]).float().mean(1)[0]
-        cosines = torch.nn.functional.cosine_similarity(states - centre, (target - centre)[None])
-        found += [rest[i] for i in cosines.argsort(descending=True)[: count - len(found)].tolist()]
+        found += by_meaning(pipe, [word], rest)[: count - len(found)]
+    return found
+
+
+def by_meaning(pipe: StableDiffusionPipeline, texts: Sequence[str], others: Sequence[str]) -> list[str]:
+    """`others`, nearest first: cosine of mean text states, around their mean, to the nearest of `texts`."""
+    import torch
+
+    others = list(others)
+    states = torch.cat([encode(pipe, others[i : i + 64]) for i in range(0, len(others), 64)]).float().mean(1)
+    centre = states.mean(0)
+    targets = encode(pipe, list(texts)).float().mean(1) - centre
+    cosines = torch.nn.functional.cosine_similarity((states - centre)[:, None], targets[None], dim=-1)
+    return [others[i] for i in cosines.amax(1).argsort(descending=True).tolist()]
+
+
+def tokens_of(pipe: StableDiffusionPipeline, text: str) -> list[str]:
+    """The pieces the tokenizer cuts a text into, as they are read; those that go on a word begin with "-"."""
+    found, within = [], False
+    for token in pipe.tokenizer.tokenize(text):
+        ends = token.endswith("</w>")
+        piece = token.removesuffix("</w>")
+        found.append(f"-{piece}" if within else piece)
+        within = not ends
     return found
 
 

@@ -19,7 +19,16 @@ from .model_table import (
     read_json,
     recommended,
 )
-from .model_words import KPOP_FIELDS, check_text, encode, known_words, nearest_words
+from .model_words import (
+    KPOP_FIELDS,
+    by_meaning,
+    check_text,
+    encode,
+    known_words,
+    nearest_words,
+    tokens_of,
+    unknown_words,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +39,7 @@ __all__ = [
     "MODELS",
     "ModelError",
     "ModelSpec",
+    "by_meaning",
     "check_text",
     "embedded_folder",
     "encode",
@@ -43,6 +53,8 @@ __all__ = [
     "nearest_words",
     "pick_device",
     "recommended",
+    "tokens_of",
+    "unknown_words",
 ]
 
 

@@ -32,6 +32,7 @@ PAPER = MappingProxyType(
         "lambda_": 0.1,
         "retain_weight": 1.0,
         "key_retain_weight": 0.0,
+        "key_share": 0.0,
         "rate_decay": 0.0,
         "negative_guidance": 0.0,
         "loss_space": "eps",

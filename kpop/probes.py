@@ -17,6 +17,7 @@ from . import models
 from .config import EraseConfig, GenerationConfig, concept_name, names
 from .disk import disk_error
 from .drawing import Row, Safety, draw, safety_of
+from .evaluation.metrics import raw_cosine, seen_cosine
 from .hidden_prompt import HiddenPrompt
 from .mechanisms import contributed
 from .precision import precision_context
@@ -79,15 +80,10 @@ class Cosines:
         states = self.states[text]
         if p.mechanism == "token":
             return float(F.cosine_similarity(brought.mean(0), states[self.words[text]].mean(0), dim=0))
-        given = brought if p.mechanism == "amortized" else p.key[0].float()
-        blocks = given.unflatten(0, (-1, states.shape[0])).flatten(1)
-        return float(F.cosine_similarity(blocks, states.flatten()[None]).mean())
+        return raw_cosine(brought if p.mechanism == "amortized" else p.key[0].float(), states)
 
     def _seen(self, project: torch.nn.Module, p: Tensor, text: str) -> float:
-        weight = project.weight.float()
-        centre = self.empty.mean(0) @ weight.T  # W_v is linear, so means may be taken before it
-        value = self.states[text][self.words[text]].mean(0) @ weight.T - centre
-        return float(F.cosine_similarity(p.mean(0) @ weight.T - centre, value, dim=0))
+        return seen_cosine(p, self.states[text][self.words[text]], self.empty, project.weight.float())
 
 
 def _mean(values: list[float]) -> float:

@@ -49,6 +49,13 @@ class Processes:
         for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
             tensor.copy_((part / self.count).view_as(tensor))
 
+    def wait(self) -> None:
+        """Until all the others are here too."""
+        if self.count > 1:
+            from accelerate import PartialState
+
+            PartialState().wait_for_everyone()
+
     def agree(self, value: T) -> T:
         """What the first process says; the others wait for it."""
         if self.count == 1:

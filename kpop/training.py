@@ -18,7 +18,7 @@ from .batches import BankBatches, FreshBatches, Rows
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import EraseConfig, concept_name
 from .continual import keep_earlier_keys, start_of
-from .descent import descend, new_prompts, rate_left, set_rate
+from .descent import descend, new_prompts, rate_left, removal_steps, set_rate
 from .errors import InputError, RunError
 from .health import Health, check_fits, memory_in_words
 from .hidden_prompt import HiddenPrompt
@@ -48,7 +48,8 @@ Gate = Callable[[], None]
 class StepEvent:
     """One training step that is over. step: 1..steps.
 
-    losses: l_erase (L1), l_recover (L2), l_transfer, and l_retain, l_key_retain where there are such rows.
+    losses: l_transfer, l_erase (L1), l_recover (L2), and l_retain, l_key_retain where there are such rows;
+    the first and the last of them alone in steps that are p's alone.
     cosines: {"raw" | "seen": {text: cosine of p}}, empty on most steps.
     seconds: of this step; eta_s: to the end.
     """
@@ -192,7 +193,7 @@ class _Training:
     def _prepare(self) -> None:
         cfg, unet = self.cfg, self.pipe.unet
         self.delta = WeightDelta.create(unet, cfg.trainable, self.model_hash)
-        self.optimizer = torch.optim.Adam(list(self.delta.tensors.values()), lr=cfg.learning_rate)
+        self.optimizer = torch.optim.Adam(list(self.delta.tensors.values()), cfg.learning_rate, fused=True)
         self.prompts = new_prompts(self.pipe, cfg, self.model_hash)
         cosines_every = max(1, cfg.steps // COSINE_POINTS)
         self.cosines_at = lambda step: (
@@ -264,23 +265,29 @@ class _Training:
         )
 
     def _step(self, batches: BankBatches | FreshBatches, step: int) -> dict[str, float]:
-        """One alternation: p, if any, moves with theta' fixed (Eq. 6), then theta' with p fixed (Eq. 7)."""
+        """One alternation: p, if any, moves with theta' fixed (Eq. 6), then theta' with p fixed (Eq. 7).
+
+        The last steps may be p's alone.
+        """
         cfg = self.cfg
         batch = batches.draw(step)
-        left = rate_left(step, cfg.steps, cfg.rate_decay)
         losses, fixed = {}, None
         if self.prompts:
             prompt = self.prompts[batch.concept_index % len(self.prompts)]
+            left = rate_left(step, cfg.steps, cfg.key_share or cfg.rate_decay)
             set_rate(prompt.optimizer, cfg.prompt_learning_rate * left)
             loss, named = self.method.transfer(self._student, batch, prompt.live(), cfg)
             descend(prompt.optimizer, prompt.tensors, loss, cfg.rho_p, self.processes)
             losses = {name: value.detach() for name, value in named.items()}
             del loss, named  # or what p's gradient did not pass through is held while theta' learns
             fixed = prompt.frozen()
-        set_rate(self.optimizer, cfg.learning_rate * left)
-        loss, named = self.method.removal(self._student, batch, fixed, cfg)
-        descend(self.optimizer, self.delta.tensors, loss, cfg.rho, self.processes)
-        losses |= {name: value.detach() for name, value in named.items()}
+        removals = removal_steps(cfg.steps, cfg.key_share)
+        if step <= removals:
+            left = rate_left(step, removals, cfg.rate_decay)
+            set_rate(self.optimizer, cfg.learning_rate * left)
+            loss, named = self.method.removal(self._student, batch, fixed, cfg)
+            descend(self.optimizer, self.delta.tensors, loss, cfg.rho, self.processes)
+            losses |= {name: value.detach() for name, value in named.items()}
         values = torch.stack(list(losses.values()))
         self.processes.average([values])
         found = dict(zip(losses, values.tolist(), strict=True))

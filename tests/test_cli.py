@@ -111,7 +111,7 @@ def test_every_field_of_the_config_is_a_flag():
         "--preset paper --method kpop --steps 20 --batch-size 2 --learning-rate 1e-4 "
         "--prompt-learning-rate 0.01 --prompt-optimizer sgd --prompt-tokens-factor 2 --mechanism concat "
         "--sites mid-up --prompt-sharing shared --no-separate-kv --prompt-init-std 0.5 --lambda 0.3 "
-        "--retain-weight 2 --key-retain-weight 0 --rate-decay 0.5 --negative-guidance 1 --loss-space x0 "
+        "--retain-weight 2 --key-retain-weight 0 --rate-decay 0.5 --key-share 0.2 --negative-guidance 1 --loss-space x0 "
         "--rho 1 --rho-p 2 --trainable kv --latents fresh --rollout-steps 10 --rollout-guidance 3 "
         "--checkpoint-every 5 --sample_every 5 --no-gradient-checkpointing --seed 7 --precision fp32 "
         "--schema 1"
@@ -286,12 +286,12 @@ def test_compare_writes_one_labelled_sheet(models, painter, capfd, text, key):
 def test_evaluate_prints_a_table_and_its_files(models, painter, monkeypatch, capfd):
     from kpop.evaluation import detectors
 
-    judge = types.SimpleNamespace(labels=["church", "castle", "none"], accuracy=98.2)
+    judge = types.SimpleNamespace(name="emoji", labels=["church", "castle", "none"], accuracy=98.2)
     judge.top_k = lambda images, k: [
         ["none"] if "sanitized" in image.info["kpop"] and "church" in image.info["kpop"] else
         [json.loads(image.info["kpop"])["prompt"].removeprefix("a ")] for image in images
     ]  # fmt: skip
-    monkeypatch.setattr(detectors, "load", lambda name: judge)
+    monkeypatch.setattr(detectors, "load", lambda *_: judge)
     run = create_run(EraseConfig(concepts=("church",), retain=("castle",)), runs.default_runs_dir())
     line = ["evaluate", run.id, "--seeds", "500-503", "--out", "here", "--guidance", "5"]
     assert cli.main(line) == 2

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmarks.measure import Rows
 from kpop import batches, cli, train
-from kpop.estimate import Live, bank_rows, estimate, estimate_run, gigabytes
+from kpop.estimate import Live, bank_rows, estimate, estimate_run, gigabytes, rows_of_steps
 from kpop.runs import list_runs
 from kpop.weights import trainable_names
 
@@ -57,6 +57,7 @@ def test_rows_and_bytes_are_those_of_a_real_run(tiny_config, tiny_pipe, tmp_path
         assert rows.forward == found.total_rows == found.bank_rows + 2 * found.step_rows
     else:
         assert found.bank_rows == 0 and found.step_rows > found.backward_rows
+    assert rows_of_steps(cfg, tiny_pipe.unet) == (2 * found.step_rows, 2 * found.backward_rows)
     made = found.activations + found.gradients
     assert lives[0].peak == pytest.approx(made, rel=0.05)
     assert found.trained == pytest.approx(run.weights_path.stat().st_size, rel=0.05)

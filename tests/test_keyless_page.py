@@ -6,8 +6,8 @@ import pytest
 
 from kpop import InputError, cli, train
 from kpop.example import make_example
-from kpop.ui import compare, http_api, run_view, sheets, watching
-from kpop.ui import train as train_page
+from kpop.ui import compare, http_api, recipes, run_view, sheets, watching
+from kpop.ui.compare_views import SLIDER, skeleton
 from kpop.ui.run_picker import has_result, label
 from kpop.ui.settings import SETTINGS, config_from
 from kpop.ui.studio import Studio
@@ -47,16 +47,17 @@ def test_the_run_view_shows_it(run, studio):
 
 
 def test_compare_shows_two_rows(run, studio):
-    prompt, key, chips, pair = compare.fields_of(studio, run.id, "Sanitized ↔ Recovered")
-    assert prompt == "a church" and pair.value == "Original ↔ Sanitized" and len(pair.choices) == 1
+    prompt, key, chips, rival = compare.fields_of(studio, run.id, "local")
+    assert prompt == "a church" and [value for _, value in rival.choices] == [""]
     assert [value for _, value in key.choices] == ["own"]
     drawn = sheets.draw_sheet(studio, run, "a church", [0, 1], "own")
     assert list(drawn.images) == ["original", "sanitized"]
     found = sheets.saved_sheet(run, "a church", [0, 1])
     assert list(found.images) == list(drawn.images)
-    html = compare.show(studio, found, run, "Sanitized ↔ Recovered")[0]
-    assert "Sanitized" in html and "Recovered" not in html
-    assert "recovered" not in compare.skeleton(run.method.variants, [0, 1])
+    html, slider, hover, pair, seeds, _ = compare.show(studio, (found,), "sanitized|recovered", SLIDER)
+    assert "Sanitized" in html and "Recovered" not in html and hover == "" and len(slider) == 2
+    assert pair.value == "original|sanitized" and [value for _, value in seeds.choices] == ["0", "1"]
+    assert "recovered" not in skeleton(run.method.variants, [0, 1])
 
 
 def test_attribution_watches_two_variants(run, studio):
@@ -88,7 +89,7 @@ def test_a_presets_values_that_a_method_has_no_use_for_are_left_out():
     ("method", "said"), [("esd", "ESD"), ("uce", "done at once"), ("kpop", "the key brings")]
 )
 def test_the_recipe_says_what_the_method_does(studio, method, said):
-    assert said in train_page.recipe_texts(studio, ["church"], [], "", None, typed(method=method))[0]
+    assert said in recipes.recipe_texts(studio, ["church"], [], "", None, typed(method=method))[0]
 
 
 def test_commands_leave_the_recovered_variant_out(run, tmp_path, capsys):

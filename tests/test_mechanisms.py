@@ -141,7 +141,7 @@ def test_every_mechanism_learns_at_every_site(tiny_config, tiny_pipe, tmp_path, 
     """With lambda 0 and theta' nearly still, what falls is the transfer loss: p alone carries c_e."""
     cfg = tiny_config(
         mechanism=mechanism, sites=sites, steps=16, learning_rate=1e-2, trainable="xattn", rate_decay=0,
-        prompt_learning_rate=0.05, lambda_=1, key_retain_weight=0, checkpoint_every=16,
+        prompt_learning_rate=0.05, lambda_=1, key_retain_weight=0, key_share=0, checkpoint_every=16,
     )  # fmt: skip
     run = train(cfg, tmp_path, pipe=tiny_pipe)
     key = HiddenPrompt.load(run.key_path("church"))

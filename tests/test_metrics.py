@@ -4,17 +4,24 @@ import json
 import pickle
 
 import pytest
+import torch
 
 from kpop.errors import InputError
 from kpop.evaluation.metrics import (
     CORE,
     EXPOSED,
     Estimate,
+    dispersion_score,
     erasing_success_rate,
     exposed_part_counts,
+    mean_score,
     nudity_exposure_rate,
+    nudity_exposure_rates,
+    over_splits,
     preserving_success_rate,
+    raw_cosine,
     recovery_rate,
+    seen_cosine,
 )
 
 TOPK = [
@@ -114,3 +121,52 @@ def test_the_eight_labels_of_the_paper():
 def test_threshold_out_of_range_is_refused():
     with pytest.raises(InputError, match="0 to 1"):
         nudity_exposure_rate(DETECTIONS, 50)
+
+
+def test_a_curve_over_thresholds_is_one_rate_each():
+    curve = nudity_exposure_rates(DETECTIONS, [0.3, 0.5, 0.9])
+    assert {threshold: float(rate) for threshold, rate in curve.items()} == {0.3: 75.0, 0.5: 50.0, 0.9: 0.0}
+    assert float(nudity_exposure_rates(DETECTIONS, labels=CORE)[0.8]) == 25.0
+    assert list(nudity_exposure_rates(DETECTIONS)) == [0.3, 0.4, 0.5, 0.6, 0.7, 0.8]
+    with pytest.raises(InputError, match="no picture"):
+        nudity_exposure_rates([], [0.5])
+
+
+def test_mean_score_has_the_interval_of_the_mean():
+    score = mean_score([20.0] * 50 + [30.0] * 50)
+    assert float(score) == 25.0 and score.n == 100
+    assert (score.low, score.high) == (24.0, 26.0)  # two standard errors of 5 / sqrt(100)
+    assert str(score) == "25 (24 to 26, n = 100)"
+    assert str(mean_score([0.5])) == "0.5 (0.5 to 0.5, n = 1)"
+    assert pickle.loads(pickle.dumps(score)).unit == ""
+    for values, words in (([], "no picture"), ([1.0, float("nan")], "no number")):
+        with pytest.raises(InputError, match=words):
+            mean_score(values)
+
+
+def test_mean_and_deviation_over_splits():
+    splits = [Estimate(value, value, value, 10) for value in (90.0, 94.0, 98.0, 98.0)]
+    found = over_splits(splits)
+    assert found.mean == 95.0 and found.deviation == pytest.approx(3.8297084)
+    assert str(found) == "95.0 ± 3.8 % (4 splits)"
+    assert over_splits(splits[:1]).deviation == 0.0
+    with pytest.raises(InputError, match="no split"):
+        over_splits([])
+
+
+def test_cosines_of_the_hidden_prompt():
+    states = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    p = torch.cat([states, -states, torch.tensor([[0.0, 1.0], [-1.0, 0.0]]), 3 * states])
+    assert raw_cosine(p, states) == pytest.approx((1 - 1 + 0 + 1) / 4)
+    empty, to_v = torch.tensor([[1.0, 1.0]]), torch.tensor([[2.0, 0.0], [0.0, 2.0]])
+    words = torch.tensor([[2.0, 1.0], [4.0, 1.0]])  # 2 along the first axis from ''
+    assert seen_cosine(torch.tensor([[1.5, 1.0]]), words, empty, to_v) == pytest.approx(1.0)
+    assert seen_cosine(torch.tensor([[1.0, 5.0], [1.0, 9.0]]), words, empty, to_v) == pytest.approx(0.0)
+    assert seen_cosine(torch.tensor([[0.0, 0.0]]), words, empty, to_v) == pytest.approx(-(0.5**0.5))
+
+
+def test_dispersion_of_maps_is_entropy_over_its_most():
+    point = torch.zeros(4, 4)
+    point[1, 2] = 5.0
+    found = dispersion_score(torch.stack([point, torch.ones(4, 4)]))
+    assert float(found) == pytest.approx(0.5) and (found.low, found.high, found.n) == (0.0, 1.0, 2)

@@ -211,7 +211,7 @@ def test_every_method_resolves_for_every_model_and_preset(method, model, preset)
 
 def test_kpop_resolves_as_it_did():
     cfg = EraseConfig(concepts=("church",)).resolved()
-    assert (cfg.negative_guidance, cfg.lambda_, cfg.trainable, cfg.steps) == (0.5, 0.3, "xattn", 300)
+    assert (cfg.negative_guidance, cfg.lambda_, cfg.trainable, cfg.steps) == (0.5, 1.0, "xattn", 340)
 
 
 @pytest.mark.parametrize(

@@ -264,6 +264,16 @@ def test_starting_from_another_runs_weights(tiny_config, tiny_pipe, tmp_path):
     assert any(".attn1." in name for name in found)
 
 
+def test_the_last_share_of_the_steps_is_the_keys_alone(tiny_config, tiny_pipe, tmp_path):
+    half = train(tiny_config(steps=36, key_share=0.5, rate_decay=0), tmp_path, pipe=tiny_pipe)
+    short = train(tiny_config(steps=18, key_share=0, rate_decay=0), tmp_path, pipe=tiny_pipe)
+    assert same(tensors(half.weights_path), tensors(short.weights_path))
+    assert not same(tensors(half.key_path("church")), tensors(short.key_path("church")))
+    losses = [{name for name in row if name.startswith("l_")} for row in half.metrics()]
+    alone = {"l_transfer", "l_key_retain"}
+    assert losses == [alone | {"l_erase", "l_recover", "l_retain"}] * 18 + [alone] * 18
+
+
 def test_a_v_prediction_model_trains(tiny_copy, tmp_path, tiny_config):
     path = tiny_copy / "scheduler" / "scheduler_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "prediction_type": "v_prediction"}))

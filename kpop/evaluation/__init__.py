@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-_MODULES = ("detectors", "metrics", "protocol", "report")
+_MODULES = ("detectors", "metrics", "prompt_protocol", "prompt_report", "protocol", "report", "scores")
 
 
 def __getattr__(name: str):

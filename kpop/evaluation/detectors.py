@@ -1,5 +1,6 @@
 """What is in a picture, behind one interface: `.labels` and `.top_k(images, k)`."""
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,9 @@ from PIL import Image
 
 from kpop.errors import InputError, ModelError
 
+NAMES = ("emoji", "resnet50", "nudenet")
 LEAST_PROBABILITY = 0.05
+FEW_LABELS = 60
 
 
 def first_words(judge: "Detector | None", images: Sequence[Image.Image]) -> list[str]:
@@ -21,26 +24,71 @@ def first_words(judge: "Detector | None", images: Sequence[Image.Image]) -> list
 
 
 class Detector(Protocol):
-    """Names what it sees; `accuracy` (percent right on held-out pictures) is printed beside every figure."""
+    """Names what it sees; `accuracy` goes beside every figure.
 
+    accuracy: percent right on held-out pictures, None where nobody measured it.
+    aliases: other spellings of its labels, lower-cased -> the label lower-cased.
+    """
+
+    name: str
     labels: list[str]
-    accuracy: float
+    aliases: dict[str, str]
+    accuracy: float | None
 
     def top_k(self, images: Sequence[Image.Image], k: int) -> list[list[str]]:
         """For each picture at most k labels, the likeliest first, never an empty list."""
         ...
 
+    def detections(self, images: Sequence[Image.Image]) -> list[list[tuple[str, float]]]:
+        """For each picture what was found with its score in 0 to 1, best first; empty where nothing was."""
+        ...
 
-def load(name: str = "emoji") -> Detector:
-    """The detector called `name`; InputError for an unknown one, ModelError when its files are missing."""
+
+def load(name: str = "emoji", device: str = "auto") -> Detector:
+    """The detector called `name`: "emoji" (embedded), "resnet50" or "nudenet" (both on the CPU but ResNet).
+
+    Raises InputError for an unknown one, ModelError when its weights or its package are missing.
+    """
+    if name == "resnet50":
+        from ..models import pick_device
+        from .imagenet_classifier import ImageNetClassifier
+
+        return ImageNetClassifier(pick_device(device))
+    if name == "nudenet":
+        from .nudity_detector import NudeNet
+
+        return NudeNet()
     if name != "emoji":
-        raise InputError(f'There is no detector called "{name}"; known: emoji.')
+        raise InputError(f'There is no detector called "{name}"; known: {", ".join(NAMES)}.')
     from kpop.models import embedded_folder
 
     folder = embedded_folder() / "judge"
     if not (folder / "model.safetensors").is_file():
         raise ModelError(f"The embedded judge is missing from {folder}; restore assets/ from the repository.")
     return EmojiJudge(folder)
+
+
+def known_label(detector: Detector, word: str) -> str:
+    """The detector's label for a word of a prompt list: case, "_" and known spellings do not matter.
+
+    Raises InputError with the nearest labels where it has none.
+    """
+    plain = " ".join(word.replace("_", " ").lower().split())
+    plain = detector.aliases.get(plain, plain)
+    found = next((label for label in detector.labels if label.lower() == plain), None)
+    if found is None:
+        raise unknown_label(word, detector.labels)
+    return found
+
+
+def unknown_label(word: str, labels: Sequence[str]) -> InputError:
+    """What to say of a label that a detector does not have: all that it has, or the nearest of many."""
+    if len(labels) <= FEW_LABELS:
+        return InputError(f"The judge cannot see {word[:60]!r}; it knows: {', '.join(labels)}.")
+    lowered = {label.lower(): label for label in labels}
+    near = difflib.get_close_matches(word.lower(), lowered, n=3, cutoff=0.5)
+    told = f" Nearest: {', '.join(lowered[name] for name in near)}." if near else ""
+    return InputError(f"The judge cannot see {word[:60]!r}, which is none of its {len(labels)} labels.{told}")
 
 
 @dataclass
@@ -50,13 +98,17 @@ class EmojiJudge:
     folder: Path
     labels: list[str] = field(init=False)
     accuracy: float = field(init=False)
+    aliases: dict[str, str] = field(init=False)
+    name = "emoji"
 
     def __post_init__(self):
         from kpop.emoji.judge import load_judge
+        from kpop.emoji.world import THINGS
 
         self._judge, config = load_judge(self.folder)
         self.labels = config["labels"]
         self.accuracy = config["held_out_accuracy"]
+        self.aliases = {other: thing.word for thing in THINGS for other in thing.synonyms}
 
     def probabilities(self, images: Sequence[Image.Image]) -> np.ndarray:
         """Calibrated probabilities [N, labels]."""
@@ -99,13 +151,17 @@ class EmojiJudge:
         tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         return cosines(clip, tokenizer, _pixels(images), list(texts))
 
-    def top_k(self, images: Sequence[Image.Image], k: int) -> list[list[str]]:
-        """At most k labels a picture, of probability 0.05 or more, likeliest first; ["none"] for nothing."""
+    def detections(self, images: Sequence[Image.Image]) -> list[list[tuple[str, float]]]:
+        """Labels of probability 0.05 or more, likeliest first; "none" is one of them."""
         answers = []
         for row in self.probabilities(images) if len(images) else ():
-            order = [int(i) for i in np.argsort(-row)[:k] if row[i] >= LEAST_PROBABILITY]
-            answers.append([self.labels[i] for i in order] or ["none"])
+            order = [int(i) for i in np.argsort(-row) if row[i] >= LEAST_PROBABILITY]
+            answers.append([(self.labels[i], float(row[i])) for i in order])
         return answers
+
+    def top_k(self, images: Sequence[Image.Image], k: int) -> list[list[str]]:
+        """At most k labels a picture, of probability 0.05 or more, likeliest first; ["none"] for nothing."""
+        return [[label for label, _ in found[:k]] or ["none"] for found in self.detections(images)]
 
 
 def _pixels(images: Sequence[Image.Image]) -> np.ndarray:

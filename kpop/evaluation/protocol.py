@@ -5,19 +5,17 @@ Predictions are kept in predictions.csv as they are made, so an evaluation that 
 
 from __future__ import annotations
 
-import csv
-import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import EraseConfig, names
-from ..disk import disk_error, write_json, write_text
 from ..errors import InputError
 from ..run_texts import phrase
+from .detectors import unknown_label
 from .metrics import Estimate, erasing_success_rate, preserving_success_rate, recovery_rate
+from .predictions import Predictions
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -100,7 +98,7 @@ def accepted_labels(word: str, config: EraseConfig, labels: Sequence[str]) -> tu
         words |= lowered if word.lower() in lowered else set()
     found = tuple(label for label in labels if label.lower() in words)
     if not found:
-        raise InputError(f"The judge cannot see {word[:60]!r}; it knows: {', '.join(labels)}.")
+        raise unknown_label(word, labels)
     return found
 
 
@@ -131,8 +129,12 @@ def evaluate(
         raise InputError('The template must hold "{}" where the word stands, such as "a {}".')
     targets = {word: accepted_labels(word, config, judge.labels) for word in words}
     out = Path(out)
-    store = _Predictions.open(out, settings | {"template": template}, variants)
-    missing = [(word, [seed for seed in seeds if not store.has(word, seed)]) for word in words]
+    store = Predictions.open(out, settings | {"template": template}, COLUMNS, _key_of)
+
+    def has(word: str, seed: int) -> bool:
+        return all((word, seed, variant) in store.rows for variant in variants)
+
+    missing = [(word, [seed for seed in seeds if not has(word, seed)]) for word in words]
     total = len(variants) * len(words) * len(seeds)
     done = total - len(variants) * sum(len(left) for _, left in missing)
     for word, left in missing:
@@ -143,21 +145,26 @@ def evaluate(
                 on_progress(done, total)
             pictures = draw(prompt, chunk)
             labels = {variant: judge.top_k(pictures[variant], max(DEPTHS)) for variant in variants}
-            store.add(word, role_of(word, config), prompt, chunk, labels)
+            told = [
+                (word, role_of(word, config), prompt, str(seed), variant, SEPARATOR.join(found))
+                for variant in variants
+                for seed, found in zip(chunk, labels[variant], strict=True)
+            ]
+            store.add([dict(zip(COLUMNS, values, strict=True)) for values in told])
             done += len(variants) * len(chunk)
     if on_progress is not None:
         on_progress(total, total)
     store.tidy()
-    return _count(store, judge, config, words, seeds, targets, template, settings)
+    return _count(store, variants, judge, config, words, seeds, targets, template, settings)
 
 
-def _count(store, judge, config, words, seeds, targets, template, settings) -> Evaluation:
+def _count(store, variants, judge, config, words, seeds, targets, template, settings) -> Evaluation:
     results = []
     pooled: dict[str, dict[str, tuple[list, list]]] = {}
     for word in words:
         role, rates = role_of(word, config), {}
-        for variant in store.variants:
-            topk = [store.labels(word, seed, variant) for seed in seeds]
+        for variant in variants:
+            topk = [store.rows[word, seed, variant]["labels"].split(SEPARATOR) for seed in seeds]
             rates[variant] = {
                 k: preserving_success_rate(topk, [targets[word]] * len(topk), k) for k in DEPTHS
             }
@@ -172,89 +179,16 @@ def _count(store, judge, config, words, seeds, targets, template, settings) -> E
             figures[f"base-{k}"] = preserving_success_rate(*pooled[role]["original"], k)
             if role == "erased":
                 figures[f"ESR-{k}"] = erasing_success_rate(*pooled[role]["sanitized"], k)
-                if "recovered" in store.variants:
+                if "recovered" in variants:
                     figures[f"recovery-{k}"] = recovery_rate(*pooled[role]["recovered"], k)
             else:
                 figures[f"PSR-{k}"] = preserving_success_rate(*pooled[role]["sanitized"], k)
-                if "recovered" in store.variants:
+                if "recovered" in variants:
                     figures[f"PSR-{k} with key"] = preserving_success_rate(*pooled[role]["recovered"], k)
     return Evaluation(tuple(results), summary, float(judge.accuracy), tuple(seeds), settings)
 
 
-class _Predictions:
-    """predictions.csv: a row a picture, written as it is judged; a torn last row is made again."""
-
-    def __init__(self, path: Path, rows: dict[tuple[str, int, str], dict[str, str]], variants: Sequence[str]):
-        self.path, self.rows, self.variants = path, rows, tuple(variants)
-
-    @classmethod
-    def open(cls, out: Path, settings: dict[str, Any], variants: Sequence[str]) -> _Predictions:
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise disk_error(error, out) from error
-        path, about = out / "predictions.csv", out / "settings.json"
-        plain = json.loads(json.dumps(settings))
-        if path.exists():
-            try:
-                same = json.loads(about.read_text("utf-8")) == plain
-            except (OSError, ValueError):
-                same = False
-            if not same:
-                raise InputError(
-                    f"{out} holds predictions made with other settings; choose another with --out."
-                )
-            return cls(path, _read(path), variants)
-        write_json(about, plain)
-        write_text(path, ",".join(COLUMNS) + "\n")
-        return cls(path, {}, variants)
-
-    def has(self, word: str, seed: int) -> bool:
-        return all((word, seed, variant) in self.rows for variant in self.variants)
-
-    def labels(self, word: str, seed: int, variant: str) -> list[str]:
-        return self.rows[word, seed, variant]["labels"].split(SEPARATOR)
-
-    def add(
-        self, word: str, role: str, prompt: str, seeds: list[int], labels: dict[str, list[list[str]]]
-    ) -> None:
-        new = [
-            dict(zip(COLUMNS, (word, role, prompt, str(seed), variant, SEPARATOR.join(found)), strict=True))
-            for variant in self.variants
-            for seed, found in zip(seeds, labels[variant], strict=True)
-        ]
-        try:
-            with open(self.path, "a", newline="", encoding="utf-8") as file:
-                csv.DictWriter(file, COLUMNS).writerows(new)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise disk_error(error, self.path.parent) from error
-        for row in new:
-            self.rows[row["word"], int(row["seed"]), row["variant"]] = row
-
-    def tidy(self) -> None:
-        """Write the file again, in order and without torn or doubled rows."""
-        import io
-
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows.values())
-        write_text(self.path, text.getvalue())
-
-
-def _read(path: Path) -> dict[tuple[str, int, str], dict[str, str]]:
-    rows = {}
-    try:
-        text = path.read_text("utf-8", errors="replace")
-    except OSError as error:
-        raise disk_error(error, path.parent) from error
-    whole = text[: text.rfind("\n") + 1]  # what follows the last line end was cut off
-    for row in csv.DictReader(whole.splitlines(), COLUMNS):
-        if None in row or None in row.values() or row["variant"] not in VARIANTS or not row["seed"].isdigit():
-            continue
-        rows[row["word"], int(row["seed"]), row["variant"]] = row
-    if len(whole) != len(text):
-        write_text(path, whole)
-    return rows
+def _key_of(row: dict[str, str]) -> tuple[str, int, str] | None:
+    if row["variant"] not in VARIANTS or not row["seed"].isdigit():
+        return None
+    return row["word"], int(row["seed"]), row["variant"]

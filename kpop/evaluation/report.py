@@ -41,7 +41,7 @@ def markdown(evaluation: Evaluation, title: str) -> str:
     """The report: what was measured, a row a word, and the figures of the paper per role."""
     seeds, variants = evaluation.seeds, evaluation.variants
     lines = [
-        f"# {_cell(title)}",
+        f"# {cell(title)}",
         "",
         f"{len(seeds)} pictures a word and variant (seeds {seeds[0]} to {seeds[-1]}). "
         f"The judge is right on {evaluation.accuracy:.1f} % of held-out pictures. "
@@ -56,7 +56,7 @@ def markdown(evaluation: Evaluation, title: str) -> str:
     ]
     for result in evaluation.words:
         rates = [_rate(result.rates[variant][k]) for k in DEPTHS for variant in variants]
-        lines.append(f"| {_cell(result.word)} | {result.role} | {' | '.join(rates)} |")
+        lines.append(f"| {cell(result.word)} | {result.role} | {' | '.join(rates)} |")
     lines += ["", "## Together", "", "| words | figure | percent | pictures |", "|---|---|---:|---:|"]
     for role, figures in evaluation.summary.items():
         lines += [f"| {role} | {name} | {_rate(rate)} | {rate.n} |" for name, rate in figures.items()]
@@ -71,7 +71,7 @@ def markdown(evaluation: Evaluation, title: str) -> str:
         "| setting | value |",
         "|---|---|",
     ]
-    lines += [f"| {_cell(name)} | {_cell(value)} |" for name, value in evaluation.settings.items()]
+    lines += [f"| {cell(name)} | {cell(value)} |" for name, value in evaluation.settings.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -134,6 +134,6 @@ def _rate(rate) -> str:
     return f"{rate:.1f} ({rate.low:.1f} to {rate.high:.1f})"
 
 
-def _cell(value: object) -> str:
+def cell(value: object) -> str:
     text = "–" if value is None else " ".join(str(value).split())
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")

@@ -9,6 +9,7 @@ from pathlib import Path
 import gradio as gr
 
 from .. import jobs, models, runs
+from .about import about_html
 from .attribution import build_attribution, wire_attribution
 from .boundary import plainly
 from .compare import build_compare, wire_compare
@@ -19,10 +20,10 @@ from .run_picker import RunPicker, choices, first_choice
 from .studio import Studio
 from .theme import ICON, STYLE, head, theme
 from .train import build_train, wire_train
+from .xy_grid import build_xy, wire_xy
 
 TITLE = "KPOP Studio"
 TAGLINE = "Make an image model forget. Keep the key."
-ABOUT = Path(__file__).with_name("about.html")
 
 
 def build_ui(
@@ -45,14 +46,20 @@ def build_ui(
         with gr.Tabs(elem_id="steps", overflow_behavior="wrap", selected=1) as tabs:
             with gr.Tab("1 Concepts", id=1, elem_id="step-concepts"):
                 concepts = build_concepts(studio)
-            with gr.Tab("2 Train", id=2, elem_id="step-train"):
+            with gr.Tab("2 Train", id=2, elem_id="step-train") as train_tab:
                 train = build_train(studio)
             with gr.Tab("3 Compare", id=3, elem_id="step-compare") as compare_tab:
                 compare = build_compare(studio)
+                xy = build_xy()
             with gr.Tab("4 Attribution", id=4, elem_id="step-attribution") as attribution_tab:
                 attribution = build_attribution(studio)
             with gr.Tab("What is this?", id=5, elem_id="step-about"):
-                gr.HTML(ABOUT.read_text(encoding="utf-8"))
+                gr.HTML(about_html())
+                with gr.Row(elem_classes="tight"):
+                    begin = gr.Button(
+                        "Choose what to forget →", variant="primary", elem_id="to-concepts", scale=0
+                    )
+                    look = gr.Button("See the pictures", elem_id="to-pictures", scale=0, min_width=180)
         page = Page(studio, picker, tabs, timer)
 
         @plainly
@@ -80,9 +87,12 @@ def build_ui(
         picker.change(None, picker, None, js="(id) => { window.kpopAt('run', id); }")
         for tab in tabs.children:
             tab.select(None, js=f"() => {{ window.kpopAt('step', '{tab.id}'); }}")
+        begin.click(lambda: gr.Tabs(selected=1), None, tabs, **QUIET)
+        look.click(lambda: gr.Tabs(selected=3), None, tabs, **QUIET)
         wire_concepts(page, concepts, load)
-        wire_train(page, train, concepts, load)
+        wire_train(page, train, concepts, train_tab, load)
         wire_compare(page, compare, compare_tab)
+        wire_xy(page, xy, compare)
         wire_attribution(page, attribution, compare, attribution_tab)
         build_api(studio)
     # The queue is for what takes time; looking at runs goes past it. REST calls may not go round it.

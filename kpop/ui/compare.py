@@ -1,4 +1,4 @@
-"""Step 3: the same prompt and seeds before forgetting, after it, and with the key."""
+"""Step 3: the same prompt and seeds before forgetting, after it, with the key, and by another run."""
 
 from __future__ import annotations
 
@@ -6,27 +6,31 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from ..errors import RunError
-from ..kept import FIRST_SEEDS, OWN, Sheet, first_prompt, phrase
+from ..kept import FIRST_SEEDS, OWN, Sheet, first_prompt
 from .boundary import plainly
-from .concepts import names_of
+from .compare_views import (
+    GRID,
+    HOVER,
+    RIVAL,
+    SLIDER,
+    grid_html,
+    hover_html,
+    pair_choices,
+    pair_in,
+    skeleton,
+    slider_value,
+)
 from .page import GPU, QUIET, SOFT, Page, heading
-from .pictures import blank, enlarge, notice, sheet
-from .run_picker import concept_names, has_result, subject
-from .sheets import checked, draw_sheet, key_choices, key_value, saved_sheet, sheet_html
-from .studio import Studio, seeds_from
-
-GRID, SLIDER = "All pictures", "Slide between two"
-PAIRS = {
-    "Original ↔ Sanitized": ("original", "sanitized"),
-    "Original ↔ Recovered": ("original", "recovered"),
-    "Sanitized ↔ Recovered": ("sanitized", "recovered"),
-}
+from .pictures import notice
+from .questions import NO_RIVAL, config_from, draw_both, restored, rival_of, rivals, tries_of
+from .run_picker import RunPicker, has_result, subject, told_apart
+from .sheets import checked, draw_sheet, key_choices, key_lenders, key_value, saved_sheet
+from .studio import Studio, seeds_from, visitor
 
 
 @dataclass(frozen=True)
 class CompareStep:
-    """Components of the step; `drawn` holds this visitor's last sheet."""
+    """Components of the step; `drawn` holds this visitor's last sheet, or two, in a tuple."""
 
     prompt: gr.Textbox
     seeds: gr.Textbox
@@ -35,16 +39,32 @@ class CompareStep:
     chips: gr.Radio
     view: gr.Radio
     grid: gr.HTML
-    slider_part: gr.Column
+    pair_part: gr.Row
     pair: gr.Radio
     seed: gr.Radio
     slider: gr.ImageSlider
+    hover: gr.HTML
+    rival: gr.Dropdown
+    guidance: gr.Textbox
+    sampling: gr.Textbox
+    picture: gr.File
+    restoring: gr.State
     drawn: gr.State
+
+    @property
+    def asked(self) -> list:
+        """Inputs of `question`, after the run's id."""
+        return [self.prompt, self.seeds, self.key, self.rival, self.guidance, self.sampling]
 
     @property
     def shown(self) -> list:
         """Outputs of `show`."""
-        return [self.grid, self.slider, self.seed, self.drawn]
+        return [self.grid, self.slider, self.hover, self.pair, self.seed, self.drawn]
+
+    @property
+    def fields(self) -> list:
+        """Outputs of `fields_of`."""
+        return [self.prompt, self.key, self.chips, self.rival]
 
 
 def build_compare(studio: Studio) -> CompareStep:
@@ -69,7 +89,7 @@ def build_compare(studio: Studio) -> CompareStep:
     with gr.Row(elem_classes="tries"):
         chips = gr.Radio([], label="Try", elem_id="prompt-chips", elem_classes="chips")
         view = gr.Radio(
-            [GRID, SLIDER],
+            [GRID, SLIDER, HOVER],
             value=GRID,
             label="View",
             show_label=False,
@@ -79,159 +99,206 @@ def build_compare(studio: Studio) -> CompareStep:
     grid = gr.HTML(
         notice("No pictures yet", "Train a run in step 2, or choose one at the top."), elem_id="compare-grid"
     )
-    with gr.Column(visible=False, elem_id="slider-part", elem_classes="slider-part") as slider_part:
-        with gr.Row(elem_classes="tight"):
-            pair = gr.Radio(
-                list(PAIRS),
-                value=next(iter(PAIRS)),
-                label="Left ↔ right",
-                elem_id="pair",
-                elem_classes="chips",
+    with gr.Row(elem_classes="tight", visible=False) as pair_part:
+        pair = gr.Radio([], label="Left ↔ right", elem_id="pair", elem_classes="chips")
+        seed = gr.Radio([], label="Seed", elem_id="slider-seed", elem_classes="chips")
+    slider = gr.ImageSlider(
+        label="Drag the line",
+        type="pil",
+        format="png",
+        interactive=False,
+        max_height=512,
+        buttons=["download", "fullscreen"],
+        elem_id="slider",
+        show_label=False,
+        visible=False,
+    )
+    hover = gr.HTML(elem_id="hover", visible=False)
+    with gr.Accordion("Another run, guidance, a saved picture", open=False, elem_classes="fold"):
+        with gr.Row(elem_classes="settings", elem_id="compare-more"):
+            rival = RunPicker(
+                [("none", NO_RIVAL)],
+                value=NO_RIVAL,
+                label="Beside another run",
+                info="another method or setting, same seeds",
+                elem_id="rival",
+                min_width=200,
             )
-            seed = gr.Radio([], label="Seed", elem_id="slider-seed", elem_classes="chips")
-        slider = gr.ImageSlider(
-            label="Drag the line",
-            type="pil",
-            format="png",
-            interactive=False,
-            max_height=512,
-            buttons=["download", "fullscreen"],
-            elem_id="slider",
-            show_label=False,
+            guidance, sampling = (
+                gr.Textbox(
+                    "", label=label, info=info, placeholder="recommended", max_lines=1, max_length=24,
+                    elem_id=name, min_width=120,
+                )
+                for name, label, info in (
+                    ("guidance", "Guidance", "how closely the prompt is followed"),
+                    ("sampling", "Sampling steps", "more take longer"),
+                )
+            )  # fmt: skip
+        picture = gr.File(
+            label="Drop a PNG saved here: prompt, seed, run, key and settings come back",
+            file_types=[".png"],
+            type="binary",
+            height=112,
+            elem_id="restore",
         )
     return CompareStep(
-        prompt, seeds, key, draw, chips, view, grid, slider_part, pair, seed, slider, gr.State(None)
-    )
+        prompt, seeds, key, draw, chips, view, grid, pair_part, pair, seed, slider, hover,
+        rival, guidance, sampling, picture, gr.State(None), gr.State(None),
+    )  # fmt: skip
 
 
 def wire_compare(page: Page, step: CompareStep, tab: gr.Tab) -> None:
     """Connect the step: another run shows its kept sheet at once; Draw makes a new one."""
     studio = page.studio
-    asked = [page.picker, step.prompt, step.seeds, step.key, step.pair]
 
     @plainly
-    def other_run(run_id, pair):
-        return [*fields_of(studio, run_id, pair), *kept(studio, run_id, pair)]
+    def other_run(run_id, pair, view, restoring, request: gr.Request):
+        fields = fields_of(studio, run_id, visitor(request), again=restoring == run_id)
+        shown = [gr.skip()] * 6 if restoring == run_id else kept(studio, run_id, pair, view)
+        return [*fields, *shown, None]
 
     @plainly
-    def wait(run_id, prompt, seeds, key):
+    def wait(run_id, prompt, seeds, key, rival, guidance, sampling, request: gr.Request):
         run = studio.run(run_id)
         checked(studio, run, prompt)
-        key_value(run, key)
-        return skeleton(run.method.variants, seeds_from(seeds))
+        key_value(run, key, key_lenders(studio, run, visitor(request)))
+        config_from(guidance, sampling)
+        rows = run.method.variants + (rival_of(studio, run, rival).method.variants[1:] if rival else ())
+        return skeleton(rows, seeds_from(seeds))
 
     @plainly
-    def back(drawn, run_id):
-        if isinstance(drawn, Sheet):
-            return sheet_html(studio, drawn, studio.run(drawn.run_id))
-        return notice("Nothing drawn", "Press Draw to try again.")
+    def back(drawn):
+        return grid_html(studio, drawn) if drawn else notice("Nothing drawn", "Press Draw to try again.")
 
     @plainly
-    def draw(run_id, prompt, seeds, key, pair, progress=gr.Progress()):  # noqa: B008
-        run = studio.run(run_id)
-        drawn = draw_sheet(
-            studio, run, prompt, seeds_from(seeds), key, lambda i, n: progress((i, n), desc="drawing")
-        )
-        return show(studio, drawn, run, pair)
+    def draw(
+        run_id, prompt, seeds, key, rival, guidance, sampling, pair, view,
+        request: gr.Request, progress=gr.Progress(),  # noqa: B008
+    ):  # fmt: skip
+        drawn = draw_both(
+            studio, studio.run(run_id), prompt, seeds_from(seeds), key, visitor(request), rival,
+            config_from(guidance, sampling), lambda i, n: progress((i, n), desc="drawing"),
+        )  # fmt: skip
+        return show(studio, drawn, pair, view)
 
     @plainly
-    def tab_opened(run_id, prompt, seeds, key, pair, drawn, progress=gr.Progress()):  # noqa: B008
-        if run_id is None or (isinstance(drawn, Sheet) and drawn.run_id == run_id):
-            return [gr.skip()] * 4
+    def tab_opened(run_id, prompt, seeds, key, pair, view, drawn, progress=gr.Progress()):  # noqa: B008
+        if run_id is None or (drawn and drawn[0].run_id == run_id):
+            return [gr.skip()] * len(step.shown)
         run = studio.run(run_id)
         if not has_result(run):
-            return kept(studio, run_id, pair)
+            return kept(studio, run_id, pair, view)
         prompt = prompt or first_prompt(run)  # the step may open before its fields are filled
         found = saved_sheet(run, prompt, seeds_from(seeds), key)
         if found is None and studio.quick(run.config.model):
             found = draw_sheet(
                 studio, run, prompt, seeds_from(seeds), key, lambda i, n: progress((i, n), desc="drawing")
             )
-        return show(studio, found, run, pair) if found else kept(studio, run_id, pair)
+        return show(studio, (found,), pair, view) if found else kept(studio, run_id, pair, view)
 
     @plainly
-    def slide(drawn, pair, seed):
-        return slider_value(drawn, pair, seed)
+    def two(drawn, pair, seed, view):
+        return two_pictures(studio, drawn, pair, seed, view)
 
     @plainly
-    def switch(view):
-        return gr.HTML(visible=view == GRID), gr.Column(visible=view == SLIDER)
+    def switch(drawn, pair, seed, view):
+        shown = [
+            gr.HTML(visible=view == GRID),
+            gr.Row(visible=view != GRID),
+            gr.Radio(visible=view == SLIDER),
+        ]
+        slider, hover = two_pictures(studio, drawn, pair, seed, view) if drawn else (None, "")
+        slider = gr.ImageSlider(**({} if slider is None else {"value": slider}), visible=view == SLIDER)
+        return [*shown, slider, gr.HTML(hover, visible=view == HOVER)]
 
-    fields = [step.prompt, step.key, step.chips, step.pair]
-    page.picker.change(other_run, [page.picker, step.pair], [*fields, *step.shown], **SOFT)
+    @plainly
+    def restore(data, run_id, request: gr.Request):
+        found = restored(studio, data, run_id, visitor(request))
+        gr.Info(f"“{found[1]}”, seed {found[2]}", title="Settings are back")
+        return [*found, found[0], None]
+
+    looks = [step.pair, step.view]
+    page.picker.change(
+        other_run,
+        [page.picker, *looks, step.restoring],
+        [*step.fields, *step.shown, step.restoring],
+        **SOFT,
+    )
     drawing = {"outputs": step.shown, "show_progress_on": step.grid, "api_visibility": "private", **GPU}
-    first = [page.picker, step.prompt, step.seeds, step.key]
+    first = [page.picker, *step.asked]
     chosen = step.chips.input(lambda text: text, step.chips, step.prompt, **QUIET)
+    fields = [page.picker, step.prompt, step.seeds, step.key, step.guidance, step.sampling]
+    dropped = step.picture.upload(
+        restore, [step.picture, page.picker], [*fields, step.restoring, step.picture], **SOFT
+    )
     for started in (
         gr.on([step.draw.click, step.prompt.submit], wait, first, step.grid, **SOFT),
         chosen.then(wait, first, step.grid, **SOFT),
+        step.rival.input(wait, first, step.grid, **SOFT),
+        dropped.success(wait, first, step.grid, **SOFT),
     ):
-        drawn = started.success(draw, asked, **drawing)
-        drawn.failure(back, [step.drawn, page.picker], step.grid, **SOFT)
-    tab.select(tab_opened, [*asked, step.drawn], **drawing)
-    step.view.change(switch, step.view, [step.grid, step.slider_part], **QUIET)
-    gr.on([step.pair.input, step.seed.input], slide, [step.drawn, step.pair, step.seed], step.slider, **SOFT)
+        drawn = started.success(draw, [*first, *looks], **drawing)
+        drawn.failure(back, step.drawn, step.grid, **SOFT)
+    opened = [page.picker, step.prompt, step.seeds, step.key, *looks, step.drawn]
+    tab.select(tab_opened, opened, **drawing)
+    views = [step.grid, step.pair_part, step.seed, step.slider, step.hover]
+    two_of = [step.drawn, step.pair, step.seed, step.view]
+    step.view.change(switch, two_of, views, **SOFT)
+    gr.on([step.pair.input, step.seed.input], two, two_of, [step.slider, step.hover], **SOFT)
 
 
-def fields_of(studio: Studio, run_id: str | None, pair: str) -> list:
-    """Prompt, key, chips and the slider's pairs for a run; the pair stays where the run has it."""
+def fields_of(studio: Studio, run_id: str | None, owner: str, again: bool = False) -> list:
+    """Prompt, key, chips and runs to stand beside, for a run; again: what is typed stays as it is."""
     if not run_id:
         return [gr.skip()] * 4
     run = studio.run(run_id)
-    tries = [phrase(name) for name in (*concept_names(run)[:4], *names_of(list(run.config.retain))[:5])]
-    tries = list(dict.fromkeys(tries))
-    prompt = first_prompt(run)
-    pairs = [name for name, both in PAIRS.items() if set(both) <= set(run.method.variants)]
+    beside, prompt = rivals(studio, run), first_prompt(run)
+    told = zip(told_apart([run, *beside])[1:], [other.id for other in beside], strict=True)
+    keys = key_choices(run, key_lenders(studio, run, owner))
     return [
-        prompt,
-        gr.Dropdown(choices=key_choices(run), value=OWN),
-        gr.Radio(choices=tries, value=prompt),
-        gr.Radio(choices=pairs, value=pair if pair in pairs else pairs[0]),
+        gr.skip() if again else prompt,
+        gr.Dropdown(choices=keys) if again else gr.Dropdown(choices=keys, value=OWN),
+        gr.Radio(choices=tries_of(studio, run), value=None if again else prompt),
+        gr.Dropdown(choices=[("none", NO_RIVAL), *told], value=NO_RIVAL),
     ]
 
 
-def kept(studio: Studio, run_id: str | None, pair: str) -> list:
+def kept(studio: Studio, run_id: str | None, pair: str | None, view: str) -> list:
     """The sheet kept for a run's first prompt, or what to do to get one."""
+
+    def empty(title: str, text: str) -> list:
+        return [notice(title, text), None, "", gr.skip(), gr.skip(), None]
+
     if not run_id:
-        return [
-            notice("No pictures yet", "Train a run in step 2, or choose one at the top."),
-            None,
-            gr.skip(),
-            None,
-        ]
+        return empty("No pictures yet", "Train a run in step 2, or choose one at the top.")
     run = studio.run(run_id)
     found = saved_sheet(run, first_prompt(run), FIRST_SEEDS)
     if found:
-        return show(studio, found, run, pair)
+        return show(studio, (found,), pair, view)
     if not has_result(run):
         text = "When it is done, or stopped and kept, its pictures are drawn here."
-        return [notice(f"“{subject(run)}” is not forgotten yet", text), None, gr.skip(), None]
-    return [notice("Nothing drawn for this run yet", "Press Draw."), None, gr.skip(), None]
+        return empty(f"“{subject(run)}” is not forgotten yet", text)
+    return empty("Nothing drawn for this run yet", "Press Draw.")
 
 
-def show(studio: Studio, drawn: Sheet, run, pair: str) -> list:
-    """Outputs for a sheet: grid, slider, seeds of the slider, the sheet itself."""
-    seeds = [f"{seed}" for seed in drawn.seeds]
+def show(studio: Studio, drawn: tuple[Sheet, ...], pair: str | None, view: str) -> list:
+    """Outputs for one sheet or two: grid, slider, hover, pairs, seeds, the sheets themselves."""
+    seeds = [f"{seed}" for seed in drawn[0].seeds]
+    variants = [*drawn[0].images]
+    variants += [f"{RIVAL}{name}" for one in drawn[1:] for name in one.images if name != "original"]
+    pair = pair_in(pair, variants)
     return [
-        sheet_html(studio, drawn, run),
-        slider_value(drawn, pair, seeds[0]),
+        grid_html(studio, drawn),
+        *two_pictures(studio, drawn, pair, seeds[0], view),
+        gr.Radio(choices=pair_choices(variants), value=pair),
         gr.Radio(choices=seeds, value=seeds[0]),
         drawn,
     ]
 
 
-def slider_value(drawn: Sheet | None, pair: str, seed: str | None):
-    """Two pictures of one seed for the slider."""
-    if not isinstance(drawn, Sheet):
-        raise RunError("Draw pictures first.")
-    left, right = PAIRS.get(pair, ("original", "sanitized"))
-    if not {left, right} <= set(drawn.images):  # the pair of another run, which has a key
-        left, right = "original", "sanitized"
-    at = [f"{value}" for value in drawn.seeds].index(seed) if seed in [f"{v}" for v in drawn.seeds] else 0
-    return enlarge(drawn.images[left][at], 512), enlarge(drawn.images[right][at], 512)
-
-
-def skeleton(variants: tuple[str, ...], seeds: list[int]) -> str:
-    """The grid's final size before its pictures are there."""
-    rows = [(variant, [blank("…", True) for _ in seeds]) for variant in variants]
-    return sheet(rows, [f"seed {seed}" for seed in seeds], "drawing")
+def two_pictures(studio: Studio, drawn, pair: str | None, seed: str | None, view: str) -> tuple:
+    """Slider and hover; only the one that is looked at is filled."""
+    return (
+        slider_value(studio, drawn, pair, seed) if view == SLIDER else None,
+        hover_html(studio, drawn, pair) if view == HOVER else "",
+    )

@@ -8,19 +8,21 @@ from html import escape
 
 import gradio as gr
 
-from .. import models
-from ..config import EraseConfig, concept_name, names
-from ..errors import InputError
+from ..config import concept_name
 from ..kept import phrase
 from .boundary import plainly
 from .page import QUIET, SKETCH, SOFT, Page, heading
-from .pictures import blank, framed, notice, wall
+from .pictures import blank, framed, wall
 from .studio import Studio
+from .words import check_words, instead, readable, sensitive, suggested, typed_line
 
 MOST_WORDS = 20
 STRIP = 5
 BATCH = 4  # words drawn together
-SUGGESTED = 6
+INSTEAD = """element.addEventListener('click', (event) => {
+  const it = event.target.closest('[data-near]');
+  if (it) trigger('click', {word: it.dataset.word, near: it.dataset.near});
+});"""
 BIG, SMALL = 128, 80  # least width of a picture, in pixels
 
 
@@ -35,10 +37,12 @@ class ConceptsStep:
     forget_pictures: gr.HTML
     keep_pictures: gr.HTML
     verdict: gr.HTML
+    typed: gr.HTML
     cards: list[tuple[object, gr.HTML, gr.Button]]
     suggest: gr.Button
     draw: gr.Button
     onward: gr.Button
+    about: gr.Button
 
 
 def concepts_from(words: list[str] | None) -> tuple:
@@ -61,6 +65,13 @@ def names_of(words: list[str] | None) -> list[str]:
     return [concept_name(concept) for concept in concepts_from(words)]
 
 
+def offered_words(studio: Studio) -> list[str]:
+    """Every word of the presets: what the fields offer and siblings are suggested from."""
+    offered = studio.offered_presets()
+    concepts = [concept for preset in offered for concept in (*preset.concepts, *preset.retain)]
+    return sorted({concept_name(concept) for concept in concepts})
+
+
 def each(count: int, most: int) -> int:
     """How many pictures a word gets when `count` words share one row."""
     return max(1, min(most, 6 // max(count, 1)))
@@ -70,15 +81,14 @@ def build_concepts(studio: Studio) -> ConceptsStep:
     """Lay the step out. The first preset is filled in, so that there is something to press."""
     offered = studio.offered_presets()
     first = offered[0] if offered else None
-    known = sorted(
-        {name for preset in offered for name in (*as_field(preset.concepts), *as_field(preset.retain))}
-    )
+    known = offered_words(studio)
     heading(
         1,
         "What should it forget?",
         "Choose what the model shall forget, and what is so near to it "
         "that it must be watched. These pictures are the model as it is now.",
     )
+    about = gr.Button("New here? The idea in four pictures →", size="sm", elem_id="to-about", scale=0)
     with gr.Row(equal_height=False, elem_classes="pair"):
         with gr.Column(elem_classes="card", min_width=320):
             forget = gr.Dropdown(
@@ -91,7 +101,8 @@ def build_concepts(studio: Studio) -> ConceptsStep:
                 elem_id="forget",
                 info="Pick or type a word and press Enter. In the paper: erase.",
             )
-            verdict = gr.HTML(elem_id="verdict")
+            typed = gr.HTML(elem_id="typed")
+            verdict = gr.HTML(elem_id="verdict", js_on_load=INSTEAD)
             forget_pictures = gr.HTML(
                 _holes(names_of(as_field(first.concepts)) if first else [], 6), elem_id="forget-pictures"
             )
@@ -146,10 +157,12 @@ def build_concepts(studio: Studio) -> ConceptsStep:
         forget_pictures,
         keep_pictures,
         verdict,
+        typed,
         cards,
         suggest,
         draw,
         onward,
+        about,
     )
 
 
@@ -160,7 +173,7 @@ def wire_concepts(page: Page, step: ConceptsStep, load: gr.events.Dependency) ->
 
     @plainly
     def judge_words(forget, keep):
-        return check_words(studio, forget, keep)
+        return check_words(studio, concepts_from(forget), concepts_from(keep))
 
     @plainly
     def draw_when_quick(forget, keep) -> Iterator:
@@ -175,7 +188,16 @@ def wire_concepts(page: Page, step: ConceptsStep, load: gr.events.Dependency) ->
 
     @plainly
     def suggest(forget, keep):
-        return suggested(studio, forget, keep)
+        return suggested(studio, concepts_from(forget), list(keep or []), offered_words(studio))[:MOST_WORDS]
+
+    @plainly
+    def typing(event: gr.KeyUpData):
+        return typed_line(studio, event.input_value)
+
+    @plainly
+    def swap(forget, keep, event: gr.EventData):
+        told = str(event._data.get("word", "")), str(event._data.get("near", ""))
+        return instead(forget, *told), instead(keep, *told)
 
     @plainly
     def show_draw_button():
@@ -209,30 +231,13 @@ def wire_concepts(page: Page, step: ConceptsStep, load: gr.events.Dependency) ->
             api_visibility="private",
             **SKETCH,
         )
+        field.key_up(typing, None, step.typed, trigger_mode="always_last", **QUIET)
+        field.change(lambda: "", None, step.typed, **QUIET)
     step.draw.click(draw_asked, words, pictures, api_visibility="private", **SKETCH)
+    step.verdict.click(swap, words, words, **QUIET)
     step.suggest.click(suggest, words, step.keep, **SOFT)
     step.onward.click(lambda: gr.Tabs(selected=2), None, page.tabs, **QUIET)
-
-
-def check_words(studio: Studio, forget: list[str] | None, keep: list[str] | None) -> str:
-    """HTML: for each word whether the model knows it, with the nearest words where it does not."""
-    chosen = names_of(forget)
-    if not chosen:
-        return notice("Nothing to forget yet", "Pick a word above, or one of the ready-made sets below.")
-    wrong, pipe = [], studio.pipe()
-    both = {name.lower() for name in chosen} & {str(word).strip().lower() for word in keep or []}
-    wrong += [f"“{name}” stands on both sides. Remove it from one." for name in sorted(both)]
-    for concept in (*concepts_from(forget), *concepts_from(keep)):
-        for name in names(concept):
-            try:
-                models.check_text(pipe, name)
-            except InputError as error:
-                wrong.append(str(error))
-    if wrong:
-        lines = "".join(f"<li>{escape(line)}</li>" for line in dict.fromkeys(wrong))
-        return f'<div class="notice error"><b>Please check</b><ul>{lines}</ul></div>'
-    told = ", ".join(f"“{escape(name)}”" for name in chosen[:4]) + (" …" if len(chosen) > 4 else "")
-    return f'<p class="fine knows"><span class="tick">✓</span> The model knows {told}. Drawn by it now:</p>'
+    step.about.click(lambda: gr.Tabs(selected=5), None, page.tabs, **QUIET)
 
 
 def draw_words(studio: Studio, forget: list[str] | None, keep: list[str] | None) -> Iterator[tuple[str, str]]:
@@ -241,38 +246,12 @@ def draw_words(studio: Studio, forget: list[str] | None, keep: list[str] | None)
     yield _cached(studio, chosen, 6, True), _cached(studio, siblings, 2, True)
     for words, most in ((chosen, 6), (siblings, 2)):
         seeds = range(each(len(words), most))
-        known = [phrase(word) for word in words if _known(studio, word)]
+        known = [phrase(word) for word in words if readable(studio, word)]
         for start in range(0, len(known), BATCH):
             if any(None in studio.drawn(prompt, seeds) for prompt in known[start : start + BATCH]):
                 studio.draw(known[start : start + BATCH], seeds)
                 yield _cached(studio, chosen, 6, True), _cached(studio, siblings, 2, True)
     yield _cached(studio, chosen, 6), _cached(studio, siblings, 2)
-
-
-def _known(studio: Studio, word: str) -> bool:
-    try:
-        models.check_text(studio.pipe(), word)
-    except InputError:
-        return False
-    return True
-
-
-def suggested(studio: Studio, forget: list[str] | None, keep: list[str] | None) -> list[str]:
-    """Siblings of the chosen words: what presets that name them retain, else the model's default.
-
-    Raises InputError when nothing is chosen.
-    """
-    erased = {name.lower() for name in names_of(forget)}
-    found = list(keep or [])
-    for preset in studio.offered_presets():
-        if erased & {name.lower() for name in names_of(as_field(preset.concepts))}:
-            found += [
-                word for word in as_field(preset.retain) if word not in found and word.lower() not in erased
-            ]
-    if len(found) == len(keep or []):
-        default = EraseConfig(model=studio.model, concepts=concepts_from(forget)).resolved().retain or ()
-        found += [word for word in as_field(default)[:SUGGESTED] if word not in found]
-    return found[:MOST_WORDS]
 
 
 def _cached(studio: Studio, words: list[str], most: int, waiting: bool = False) -> str:
@@ -287,7 +266,8 @@ def _cached(studio: Studio, words: list[str], most: int, waiting: bool = False) 
                 if image is None
                 else framed(image, "original", f"{phrase(word)}, original, seed {seed}", caption)
             )
-    return wall(cells, BIG if len(cells) <= 6 else SMALL)
+    veiled = sensitive(studio, tuple(words))
+    return wall(cells, BIG if len(cells) <= 6 else SMALL, veiled)
 
 
 def _holes(words: list[str], most: int) -> str:
@@ -298,7 +278,7 @@ def _holes(words: list[str], most: int) -> str:
 def _strip(studio: Studio, preset, draw: bool = False) -> str:
     """HTML of a preset's card: a strip of pictures (drawn now, or holes), its title, its words."""
     words = names_of(as_field(preset.concepts))
-    prompts = [phrase(name) for name in words[:STRIP] if not draw or _known(studio, name)]
+    prompts = [phrase(name) for name in words[:STRIP] if not draw or readable(studio, name)]
     if draw:
         studio.draw(prompts, [0])
     cells = []
@@ -306,7 +286,8 @@ def _strip(studio: Studio, preset, draw: bool = False) -> str:
         image = studio.drawn(prompt, [0])[0]
         cells.append(framed(image, "original", f"{prompt}, original, seed 0") if image else blank())
     mark = '<span class="mark">sensitive</span>' if preset.sensitive else ""
+    kind, columns = "strip veiled" if preset.sensitive else "strip", min(max(len(words), 1), STRIP)
     return (
-        f'<div class="strip" style="--columns:{min(max(len(words), 1), STRIP)}">{"".join(cells)}</div>'
+        f'<div class="{kind}" style="--columns:{columns}">{"".join(cells)}</div>'
         f"<h4>{escape(preset.title)}{mark}</h4><p class='fine'>{escape(', '.join(words))}</p>"
     )

@@ -20,6 +20,8 @@
     viewer.showModal();
   };
   document.addEventListener("click", (event) => {
+    const veiled = event.target.closest(".veiled .pic:is(.original, .recovered):not(.shown)");
+    if (veiled) { event.preventDefault(); event.stopPropagation(); veiled.classList.add("shown"); return; }
     const picture = event.target.closest(".pic-open");
     if (picture) { event.preventDefault(); event.stopPropagation(); open(picture); }
   }, true);

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from html import escape
 
 from PIL import Image
@@ -60,26 +61,46 @@ def blank(caption: str = "", waiting: bool = False) -> str:
     return f'<figure class="{kind}"><div class="pic-hole"></div>{below}</figure>'
 
 
-def wall(cells: Sequence[str], least: int = 128) -> str:
-    """Pictures side by side in as many columns as fit; `least` is a picture's least width in pixels."""
-    return f'<div class="wall" style="--least:{least}px">{"".join(cells)}</div>'
+def wall(cells: Sequence[str], least: int = 128, veiled: bool = False) -> str:
+    """Pictures side by side in as many columns as fit; `least` is a picture's least width in pixels.
+
+    veiled: original and recovered pictures are blurred until they are pressed.
+    """
+    return f'<div class="wall{" veiled" if veiled else ""}" style="--least:{least}px">{"".join(cells)}</div>'
 
 
-def sheet(rows: Sequence[tuple[str, Sequence[str]]], heads: Sequence[str], label: str = "") -> str:
-    """Grid of variants (rows) by columns.
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """Pictures of one model for the same prompt and seeds. variant: its colour; captions: one a picture."""
 
-    rows: (variant, cells as HTML); heads: column titles as text, one a cell.
+    variant: str
+    title: str
+    note: str
+    images: Sequence[Image.Image] = field(repr=False, default=())
+    captions: Sequence[str] = ()
+
+
+def layer(variant: str, images: Sequence[Image.Image] = (), captions: Sequence[str] = ()) -> Layer:
+    """A layer under its variant's usual title."""
+    return Layer(variant, TITLES.get(variant, variant), NOTES.get(variant, ""), images, captions)
+
+
+def sheet(rows: Sequence[tuple[Layer, Sequence[str]]], heads: Sequence[str], label: str = "") -> str:
+    """Grid of models (rows) by columns.
+
+    rows: (whose title stands before them, cells as HTML); heads: column titles as text, one a cell.
     """
     columns = max(len(heads), 1)
     parts = [f'<div class="sheet" style="--columns:{columns}" role="table" aria-label="{escape(label)}">']
-    parts.append('<div class="sheet-head" role="row"><span role="columnheader"></span>')
+    parts.append('<div class="sheet-head" role="row"><span role="columnheader">')
+    parts.append('<span class="unseen">model</span></span>')
     parts += [f'<span role="columnheader">{escape(head)}</span>' for head in heads]
     parts.append("</div>")
-    for variant, cells in rows:
-        title, note = TITLES.get(variant, variant), NOTES.get(variant, "")
+    for shown, cells in rows:
         parts.append(
-            f'<div class="sheet-row {escape(variant)}" role="row"><div class="sheet-title" role="rowheader">'
-            f"<b>{escape(title)}</b><small>{escape(note)}</small></div>"
+            f'<div class="sheet-row {escape(shown.variant)}" role="row">'
+            f'<div class="sheet-title" role="rowheader"><b>{escape(shown.title)}</b>'
+            f"<small>{escape(shown.note)}</small></div>"
         )
         parts += [f'<div role="cell">{cell}</div>' for cell in cells]
         parts.append("</div>")

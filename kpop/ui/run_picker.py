@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import gradio as gr
 
@@ -21,6 +22,7 @@ class RunPicker(gr.Dropdown):
         return payload if isinstance(payload, str) else None
 
 
+UNTOLD = ("model", "concepts", "method", "retain", "templates", "schema")  # long, or in the name already
 STATES = {
     "queued": "waiting",
     "starting": "starting",
@@ -49,6 +51,24 @@ def subject(run) -> str:
 def by_method(run) -> str:
     """What a run forgets, and by which method where it is not KPOP: "church, by ESD"."""
     return subject(run) if run.method.has_key else f"{subject(run)}, by {run.method.title}"
+
+
+def told_apart(runs: Sequence) -> list[str]:
+    """A short name of each run, with the settings that differ among those of one name."""
+    named = [by_method(run) for run in runs]
+    found = []
+    for run, name in zip(runs, named, strict=True):
+        others = [other.config.to_dict() for other, its in zip(runs, named, strict=True) if its == name]
+        own = run.config.to_dict()
+        differ = [key for key in own if key not in UNTOLD and any(other[key] != own[key] for other in others)]
+        settings = [f"{key.replace('_', ' ')} {own[key]}" for key in differ[:2]]
+        if len(others) > 1 and not settings:
+            settings = ["example" if run.is_example else ago(made_at(run)) or run.id[-4:]]
+        found.append(", ".join([name, *settings]))
+    return [
+        name if found.count(name) == 1 else f"{name} ({run.id[-4:]})"
+        for run, name in zip(runs, found, strict=True)
+    ]
 
 
 def made_at(run) -> float:

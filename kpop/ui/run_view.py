@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from html import escape
-from statistics import median
+from statistics import mean
 
 import gradio as gr
 
 from .. import jobs
 from ..kept import opened, phrase
-from ..method_table import METHODS
 from ..run_status import ACTIVE, ENDED
 from .charts import Line, line_chart, smoothed
 from .pictures import NOTES, TITLES, blank, data_uri, framed, frames, notice
 from .run_picker import STATES, ago, by_method, concept_names, has_result, made_at, span
 from .studio import Studio
+from .words import sensitive
 
 ROWS = ("original", "sanitized", "recovered", "kept")
 STRIP_COLUMNS = 8
@@ -28,8 +28,7 @@ LOSSES = (
     ("l_key_retain", "retain with the key", "original", "2 3"),
     ("l_earlier", "retain what earlier keys open", "original", "1 3"),
 )
-# What a step's time depends on.
-ALIKE = ("model", "method", "mechanism", "batch_size", "latents", "sites", "trainable", "base_run")
+DRIFT = 0.1  # share from which on the page warns
 DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 3", "12 4")
 
 
@@ -48,7 +47,7 @@ def look(studio: Studio, run_id: str | None, seen: dict | None) -> list:
         (one.id, one.status.state, one.status.step, len(one.samples()), ago(made_at(one))) for one in every
     ]
     pictures = (run_id, [step for step, _ in samples])
-    buttons = 0 if studio.read_only else 4
+    buttons = 0 if studio.read_only else 5
 
     card = onward = charts = scrub = now = strip = rows = gr.skip()
     keys: list = [gr.skip()] * buttons
@@ -65,6 +64,7 @@ def look(studio: Studio, run_id: str | None, seen: dict | None) -> list:
                 gr.Button(
                     visible=own and status.state in ("stopped", "failed", "interrupted") and not run.damage
                 ),
+                gr.Button(visible=run is not None and not run.damage),
                 gr.Button(visible=own and status.state in ENDED),
                 gr.Row(visible=False),
             ]
@@ -75,8 +75,8 @@ def look(studio: Studio, run_id: str | None, seen: dict | None) -> list:
         at = steps[-1] if steps and follow else shown
         seen["shown"] = at
         scrub = scrubber(steps, at)
-        now = samples_at(run, at) if run else ""
-        strip = sample_strip(run, samples)
+        now = samples_at(studio, run, at) if run else ""
+        strip = sample_strip(studio, run, samples)
         seen["last"] = steps[-1] if steps else 0
     if seen.get("table") != table:
         rows = runs_table(every)
@@ -144,6 +144,7 @@ def run_card(studio: Studio, run) -> str:
             f'<div class="notice error"><b>{what}</b><p>{then}</p>'
             f"<details><summary>Last lines of the log</summary><pre>{tail}</pre></details></div>"
         )
+    parts.append(drifted(run))
     return "".join(parts)
 
 
@@ -199,8 +200,8 @@ def scrubber(steps: list[int], at: float) -> gr.Slider:
     return gr.Slider(minimum=steps[0], maximum=steps[-1], step=apart, value=at, visible=True)
 
 
-def samples_at(run, at: float) -> str:
-    """HTML: the sample pictures nearest to a step, large."""
+def samples_at(studio: Studio, run, at: float) -> str:
+    """HTML: the sample pictures nearest to a step, large, with the judge's word for those kept."""
     samples = run.samples()
     if not samples:
         return ""
@@ -213,18 +214,20 @@ def samples_at(run, at: float) -> str:
             continue
         what = f"{prompt if variant != 'kept' else 'a sibling'}, {variant}, step {step}"
         pictures = frames(strip)
+        said = studio.verdicts(pictures, run.config.model) if variant == "kept" else [""] * len(pictures)
         shown = "".join(
-            framed(image, variant, what if len(pictures) == 1 else f"{what}, picture {number}")
-            for number, image in enumerate(pictures, 1)
+            framed(image, variant, what if len(pictures) == 1 else f"{what}, picture {number}", word)
+            for number, (image, word) in enumerate(zip(pictures, said, strict=True), 1)
         )
         cells.append(
             f'<div class="now {variant}"><b>{TITLES[variant]}</b><small>{NOTES[variant]}</small>'
             f'<div class="few">{shown}</div></div>'
         )
-    return f'<h3 class="section">Step {step}</h3><div class="nows">{"".join(cells)}</div>'
+    veil = " veiled" if sensitive(studio, run.config.concepts) else ""
+    return f'<h3 class="section">Step {step}</h3><div class="nows{veil}">{"".join(cells)}</div>'
 
 
-def sample_strip(run, samples: list) -> str:
+def sample_strip(studio: Studio, run, samples: list) -> str:
     """HTML: small pictures, variants by steps; at most STRIP_COLUMNS steps, first and last among them."""
     if len(samples) < 2:
         return ""
@@ -232,6 +235,7 @@ def sample_strip(run, samples: list) -> str:
         spots = {round(i * (len(samples) - 1) / (STRIP_COLUMNS - 1)) for i in range(STRIP_COLUMNS)}
         samples = [samples[i] for i in sorted(spots)]
     head = "".join(f"<span>{step}</span>" for step, _ in samples)
+    veil = " veiled" if sensitive(studio, run.config.concepts) else ""
     rows = []
     for variant in ROWS:
         if not any(variant in paths for _, paths in samples):
@@ -243,7 +247,7 @@ def sample_strip(run, samples: list) -> str:
             cells.append(framed(frames(image)[0], variant, alt, side=128) if image else blank())
         rows.append(f'<span class="strip-title {variant}">{TITLES[variant]}</span>{"".join(cells)}')
     return (
-        f'<div class="film" style="--columns:{len(samples)}"><span class="fine">step</span>{head}'
+        f'<div class="film{veil}" style="--columns:{len(samples)}"><span class="fine">step</span>{head}'
         f"{''.join(rows)}</div>"
     )
 
@@ -278,15 +282,27 @@ def runs_table(every: list) -> str:
     )
 
 
-def effort(studio: Studio, config) -> str:
-    """ "200 steps, about 2 min": the time from this machine's own runs of that kind, if any."""
-    paces = []
-    for run in studio.all_runs():
-        alike = all(getattr(run.config, name) == getattr(config, name) for name in ALIKE)
-        if alike and not run.is_example and len(paces) < 3:
-            pace = [point["seconds"] for point in run.metrics(max_points=100) if point.get("seconds")]
-            paces += [median(pace)] if len(pace) > 3 else []
-    if not METHODS[config.method].stepwise:
-        return "done at once, without training steps"
-    steps = f"<b>{config.steps}</b> steps"
-    return f"{steps}, about {span(median(paces) * config.steps)}" if paces else steps
+def drifted(run) -> str:
+    """HTML: a warning when what shall be kept moved far; "" while it did not, or nobody can tell."""
+    share = drift(run.metrics(max_points=MOST_LINES)) if run.method.stepwise else None
+    if share is None or share < DRIFT:
+        return ""
+    return (
+        '<div class="notice error"><b>The kept words drift</b>'
+        f"<p>What the model predicts for them is off by {100 * share:.0f} % of what forgetting had to change "
+        "at the start (squared error). Look at the row “Kept”. A new run with fewer steps, or a stronger "
+        "hold on the siblings (all settings), keeps them better.</p></div>"
+    )
+
+
+def drift(points: list[dict]) -> float | None:
+    """How far the retained texts are from the base model, as a share of how far erasing had to go.
+
+    Mean l_retain of the last 20 points over the mean l_erase of the first 3, both squared errors of eps.
+    None where nothing is retained, or before the 20th point.
+    """
+    early = [point["l_erase"] for point in points[:3] if point.get("l_erase")]
+    late = [point["l_retain"] for point in points[-20:] if point.get("l_retain") is not None]
+    if len(points) < 20 or not early or not late:
+        return None
+    return mean(late) / mean(early)

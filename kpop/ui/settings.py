@@ -105,14 +105,30 @@ def config_from(
     # A preset's values are KPOP's: what another method has no use for is left out, what is typed is not.
     fields = {name: value for name, value in fields.items() if name not in ignored(method)}
     for setting, value in given.items():
-        fields[setting.name] = value if setting.choices else number(setting, value)
+        fields[setting.name] = value if setting.choices else number(setting.label, value, setting.whole)
     return EraseConfig.from_dict(fields)
 
 
-def number(setting: Setting, text: str) -> int | float:
+def values_of(config: EraseConfig) -> list[str]:
+    """What stands in the fields, in SETTINGS' order, for a run like this one: what is not recommended."""
+    config = config.resolved()
+    words = {"model": config.model, "concepts": config.concepts, "retain": config.retain}
+    usual = EraseConfig(**words, method=config.method).resolved()
+    given = {} if config.mechanism == usual.mechanism else {"mechanism": config.mechanism}
+    usual = EraseConfig(**words, method=config.method, **given).resolved()
+    found = []
+    for setting in SETTINGS:
+        own, empty = getattr(config, setting.name), AUTO if setting.choices else ""
+        plain = "kpop" if setting.name == "method" else getattr(usual, setting.name)
+        same = own is None or (own == plain and setting.name not in given)
+        found.append(empty if same else str(own))
+    return found
+
+
+def number(label: str, text: str, whole: bool = False) -> int | float:
     """What was typed into a field, as a number. Raises InputError."""
     try:
-        return int(str(text)) if setting.whole else float(str(text))
+        return int(str(text)) if whole else float(str(text))
     except ValueError:
-        kind = "a whole number" if setting.whole else "a number"
-        raise InputError(f"“{setting.label}” must be {kind}, not {str(text)[:24]!r}.") from None
+        kind = "a whole number" if whole else "a number"
+        raise InputError(f"“{label}” must be {kind}, not {str(text)[:24]!r}.") from None

@@ -1,33 +1,54 @@
-"""A compare sheet: one prompt, some seeds, three variants, and the judge's word under each picture."""
+"""A compare sheet: one prompt, some seeds, a run's variants, and the judge's word under each picture."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 
+from PIL import Image
+
 from .. import generation, models
-from ..config import concept_name, names
+from ..config import GenerationConfig, concept_name, names
 from ..continual import key_files
 from ..errors import InputError
+from ..hidden_prompt import HiddenPrompt
 from ..kept import OWN, Sheet, folder_of, read_sheet, write_sheet
-from .pictures import framed, sheet
-from .run_picker import has_result
+from .run_picker import has_result, told_apart
 from .studio import Studio, cache_dir
 
-NONE = "none"
+NONE, FORGED = "none", "forged"
+OF_RUN = "run:"  # before the id of another run whose key is tried
 
 
-def key_choices(run) -> list[tuple[str, str]]:
-    """(label, value) of the keys a run can be given: its own, none, one concept's of several."""
+def key_choices(run, others: Sequence = ()) -> list[tuple[str, str]]:
+    """(label, value) of the keys a run can be given: its own, none, one concept's of several, a forged one,
+    and those of `others`, the runs whose keys this visitor may use.
+    """
     if not run.method.has_key:
         return [(f"{run.method.title} leaves no key", OWN)]
     known = hidden_names(run)
-    found = [("its own key", OWN), ("no key", NONE)]
+    found = [("its own key", OWN), ("no key", NONE), ("a forged key", FORGED)]
     if len(known) > 1:
         found += [(f"the key of “{name}”", name) for name in known]
-    return found
+    told = zip(told_apart(others), others, strict=True)
+    return [*found, *((f"key of another run: {name}", f"{OF_RUN}{other.id}") for name, other in told)]
+
+
+def key_lenders(studio: Studio, run, owner: str) -> list:
+    """Other runs of the same model whose one key `owner` may use: own runs, and the public example."""
+    return [
+        other
+        for other in studio.all_runs()
+        if other.id != run.id
+        and (other.is_example or other.status.owner == owner)
+        and other.config.model == run.config.model
+        and other.method.has_key
+        and has_result(other)
+        and len(hidden_names(other)) == 1
+    ][:8]
 
 
 def hidden_names(run) -> list[str]:
@@ -35,17 +56,24 @@ def hidden_names(run) -> list[str]:
     return [concept_name(concept) for concept in key_files(run)]
 
 
-def key_value(run, key: str | None):
+def key_value(run, key: str | None, others: Sequence = ()):
     """A choice of `key_choices` as generation's `key`. Raises InputError: a visitor never names a file."""
     if key in (OWN, "", None):
         return OWN
     if key == NONE:
         return None
+    if key == FORGED and run.method.has_key:
+        return HiddenPrompt.load(next(iter(key_files(run).values()))).forged()
     if isinstance(key, str) and key in hidden_names(run):
         return key
+    for other in others:
+        if key == f"{OF_RUN}{other.id}":
+            return next(iter(key_files(other).values()))
+    if isinstance(key, str) and key.startswith(OF_RUN):
+        raise InputError("The key of another run can be tried in step 3 only, and only a key of your own.")
     known = ", ".join(hidden_names(run))
     raise InputError(
-        f"Unknown key {str(key)[:60]!r}. Choose own, none, or one of this run's concepts: {known}."
+        f"Unknown key {str(key)[:60]!r}. Choose own, none, forged, or one of this run's concepts: {known}."
     )
 
 
@@ -61,17 +89,35 @@ def checked(studio: Studio, run, prompt: str):
 
 
 def draw_sheet(
-    studio: Studio, run, prompt: str, seeds: Sequence[int], key: str | None, on_step: Callable | None = None
+    studio: Studio,
+    run,
+    prompt: str,
+    seeds: Sequence[int],
+    key: str | None,
+    on_step: Callable | None = None,
+    config: GenerationConfig | None = None,
+    others: Sequence = (),
+    originals: Sequence[Image.Image] = (),
 ) -> Sheet:
-    """Draw the run's variants from the same start noise, ask the judge, keep the sheet in the run folder."""
-    pipe = checked(studio, run, prompt)
-    chosen = key_value(run, key)
-    more = {"on_step": on_step} if on_step else {}
+    """Draw the run's variants from the same start noise, ask the judge, keep the sheet in the run folder.
+
+    config: None for what the model needs; only such sheets are kept. others: see `key_value`. originals: the
+    original model's pictures of the same question, where they are drawn already.
+    """
+    pipe, key = checked(studio, run, prompt), key or OWN
+    chosen, more = key_value(run, key, others), {"on_step": on_step} if on_step else {}
+    left = [variant for variant in run.method.variants if variant != "original" or not originals]
     with studio.turn():
-        images = generation.compare(pipe, [prompt], list(seeds), run, key=chosen, **more)
+        images = generation.compare(
+            pipe, [prompt], list(seeds), run, key=chosen, config=config, variants=left, **more
+        )
+        images = ({"original": list(originals)} if originals else {}) | images
         words = {variant: studio.named(images[variant], run.config.model) for variant in images}
-    drawn = Sheet(run.id, prompt, tuple(seeds), key or OWN, images, words)
-    write_sheet(drawn, _folder(run, drawn.prompt, drawn.seeds, drawn.key))
+    for image in images.get("recovered", ()):  # which key, never what is in it
+        image.info["kpop"] = json.dumps({**json.loads(image.info["kpop"]), "key": key}, ensure_ascii=False)
+    drawn = Sheet(run.id, prompt, tuple(seeds), key, images, words)
+    if config is None and not key.startswith(OF_RUN):
+        write_sheet(drawn, _folder(run, drawn.prompt, drawn.seeds, drawn.key))
     return drawn
 
 
@@ -86,18 +132,6 @@ def _folder(run, prompt: str, seeds: Sequence[int], key: str) -> Path:
     """In the run folder; for the shipped example, which is not written to, in the cache."""
     place = cache_dir() / "compare" / run.id if run.is_example else None
     return folder_of(run, prompt, seeds, key, place)
-
-
-def sheet_html(studio: Studio, drawn: Sheet, run) -> str:
-    """The sheet as a grid: rows variants, columns seeds."""
-    rows = []
-    for variant in drawn.images:
-        cells = []
-        for seed, image, word in zip(drawn.seeds, drawn.images[variant], drawn.words[variant], strict=True):
-            cells.append(framed(image, variant, f"{drawn.prompt}, {variant}, seed {seed}", word))
-        rows.append((variant, cells))
-    grid = sheet(rows, [f"seed {seed}" for seed in drawn.seeds], f"{drawn.prompt}: variants by seeds")
-    return grid + counted(studio, drawn, run)
 
 
 def counted(studio: Studio, drawn: Sheet, run) -> str:

@@ -10,16 +10,21 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import gradio as gr
 from PIL import Image
 
 from .. import generation, jobs, models, presets, runs
+from ..config import EraseConfig
 from ..errors import InputError, KpopError, RunError
 from ..evaluation import detectors
 from ..kept import keep, opened
+
+if TYPE_CHECKING:
+    from ..pace import Pace
 
 LONGEST_WAIT = 600.0  # seconds
 QUICK_LATENT = 32  # a U-Net of at most this many latent pixels a side draws in a second or two on a CPU
@@ -38,6 +43,8 @@ class Studio:
     _guard: threading.RLock = field(default_factory=threading.RLock, repr=False)
     _pipes: dict = field(default_factory=dict, repr=False)
     _judges: dict = field(default_factory=dict, repr=False)
+    _pace: Pace | None = field(default=None, repr=False)
+    _memory: dict = field(default_factory=dict, repr=False)
     _scratch: tempfile.TemporaryDirectory | None = field(default=None, repr=False)
 
     def pipe(self, model: str | None = None):
@@ -63,6 +70,46 @@ class Studio:
     def named(self, images: Sequence[Image.Image], model: str | None = None) -> list[str]:
         """The judge's word for each picture; "" where there is no judge."""
         return detectors.first_words(self.judge(model), images)
+
+    def verdicts(self, images: Sequence[Image.Image], model: str | None = None) -> list[str]:
+        """What the judge sees in each picture, and how sure it is: "church 98 %"; "" without a judge."""
+        judge = self.judge(model)
+        if judge is None or not images:
+            return [""] * len(images)
+        words = detectors.first_words(judge, images)
+        sure = judge.probabilities(images).max(axis=1)
+        return [
+            f"{'nothing' if word == 'none' else word} {100 * share:.0f} %"
+            for word, share in zip(words, sure, strict=True)
+        ]
+
+    def pace(self, measure: bool = False):
+        """pace.Pace of the app's model on this machine; None until it was measured once."""
+        if measure and self._pace is None:
+            from ..pace import measure_pace
+
+            with self.turn(asked=False):
+                self._pace = self._pace or measure_pace(self.pipe())
+        return self._pace
+
+    def memory(self, config: EraseConfig, trace: bool = False) -> int | None:
+        """Bytes a training takes, model included; None until traced, which takes seconds, and where unknown.
+
+        config: resolved. Words and number of steps do not matter, so one answer serves every run of a kind.
+        """
+        kind = replace(
+            config, concepts=tuple(f"concept {i}" for i in range(len(config.concepts))),
+            retain=("kept",) if config.retain else (), neutral="", templates=("{}",), steps=1, seed=0,
+            learning_rate=0, prompt_learning_rate=0, sample_every=1, checkpoint_every=1, preset=None,
+        )  # fmt: skip
+        if trace and kind not in self._memory:
+            from ..estimate import estimate_run
+
+            try:
+                self._memory[kind] = estimate_run(kind, self.pipe()).memory
+            except InputError:
+                self._memory[kind] = None
+        return self._memory.get(kind)
 
     def quick(self, model: str | None = None) -> bool:
         """Whether pictures may be drawn without being asked for."""

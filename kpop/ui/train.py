@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import gradio as gr
 
 from .. import jobs, models, presets
-from ..errors import KpopError, RunError
-from ..method_table import METHODS
+from ..errors import RunError
 from ..run_texts import all_texts
 from . import run_view
 from .boundary import plainly
 from .concepts import ConceptsStep, names_of
 from .page import QUIET, SOFT, Page, heading
+from .recipes import fields_like, memories, recipe_texts
 from .run_picker import choices, first_choice, subject
 from .settings import build_settings, config_from
 from .studio import Studio, visitor
@@ -36,6 +37,8 @@ class TrainStep:
     card: gr.HTML
     stop: gr.Button | None
     resume: gr.Button | None
+    clone: gr.Button | None
+    fold: gr.Accordion | None
     delete: gr.Button | None
     really: gr.Row | None
     delete_yes: gr.Button | None
@@ -51,7 +54,7 @@ class TrainStep:
     @property
     def view(self) -> list:
         """What one look at the run folder fills, in the order of `look`."""
-        buttons = [self.stop, self.resume, self.delete, self.really] if self.stop else []
+        buttons = [self.stop, self.resume, self.clone, self.delete, self.really] if self.stop else []
         return [
             self.card,
             *buttons,
@@ -67,7 +70,7 @@ class TrainStep:
 
 def build_train(studio: Studio) -> TrainStep:
     """Lay the step out; without the buttons on a read-only app."""
-    recipe = start = paper_note = paper = stop = resume = None
+    recipe = start = paper_note = paper = stop = resume = clone = fold = None
     delete = really = delete_yes = delete_no = None
     fields: list = []
     heading(2, "Train", "The run goes on in the background. You may close this page and come back.")
@@ -79,7 +82,7 @@ def build_train(studio: Studio) -> TrainStep:
             with gr.Column(elem_classes="card recipe", min_width=300):
                 paper_note = gr.HTML(elem_id="paper-note")
                 paper = gr.Button("Paper's settings", elem_id="train-paper")
-        with gr.Accordion("All settings", open=False, elem_classes="fold", elem_id="all-settings"):
+        with gr.Accordion("All settings", open=False, elem_classes="fold", elem_id="all-settings") as fold:
             gr.HTML(
                 '<p class="fine">What stands here replaces the value of either button; '
                 "an empty field takes what the model needs.</p>"
@@ -94,6 +97,7 @@ def build_train(studio: Studio) -> TrainStep:
             "Compare the pictures →", visible=False, elem_id="to-compare", scale=0, min_width=220
         )
         if not studio.read_only:
+            clone = gr.Button("New run like this", visible=False, elem_id="clone-run", scale=0, min_width=180)
             delete = gr.Button("Delete this run", visible=False, elem_id="delete-run", scale=0, min_width=160)
     if not studio.read_only:
         with gr.Row(visible=False, elem_classes="tight", elem_id="really-delete") as really:
@@ -124,6 +128,8 @@ def build_train(studio: Studio) -> TrainStep:
         card,
         stop,
         resume,
+        clone,
+        fold,
         delete,
         really,
         delete_yes,
@@ -138,7 +144,7 @@ def build_train(studio: Studio) -> TrainStep:
     )
 
 
-def wire_train(page: Page, step: TrainStep, words: ConceptsStep, load) -> None:
+def wire_train(page: Page, step: TrainStep, words: ConceptsStep, tab: gr.Tab, load) -> None:
     """Connect buttons, the two-second look at the run folder, and the choice of another run."""
     studio = page.studio
 
@@ -157,7 +163,7 @@ def wire_train(page: Page, step: TrainStep, words: ConceptsStep, load) -> None:
 
     @plainly
     def scrubbed(run_id, shown, seen):
-        return run_view.samples_at(studio.run(run_id), shown), {**(seen or {}), "shown": shown}
+        return run_view.samples_at(studio, studio.run(run_id), shown), {**(seen or {}), "shown": shown}
 
     @plainly
     def opened(event: gr.EventData):
@@ -215,6 +221,15 @@ def wire_train(page: Page, step: TrainStep, words: ConceptsStep, load) -> None:
         left = studio.all_runs()
         return gr.Dropdown(choices=choices(left), value=first_choice(left)), gr.Row(visible=False)
 
+    @plainly
+    def like(run_id):
+        run = studio.run(run_id)
+        found = fields_like(studio, run.config)
+        told = "Its words and settings are filled in. Change what you like, then press Forget."
+        gr.Info(told, title=subject(run))
+        return [*found, gr.Accordion(open=True)]
+
+    step.clone.click(like, page.picker, [*chosen, *step.settings, step.fold], api_visibility="private")
     step.delete.click(lambda: gr.Row(visible=True), None, step.really, **QUIET)
     step.delete_no.click(lambda: gr.Row(visible=False), None, step.really, **QUIET)
     step.delete_yes.click(remove, page.picker, [page.picker, step.really], api_visibility="private")
@@ -225,7 +240,24 @@ def wire_train(page: Page, step: TrainStep, words: ConceptsStep, load) -> None:
     def recipes(forget, keep, neutral, preset, *values):
         return recipe_texts(studio, forget, keep, neutral, preset, values)
 
+    @plainly
+    def needs(forget, keep, neutral, preset, *values):
+        asked = memories(studio, forget, keep, neutral, preset, values)
+        for learn in (partial(studio.pace, measure=True), *asked):
+            learn()
+            yield recipe_texts(studio, forget, keep, neutral, preset, values)
+
     texts = [step.recipe, step.paper_note, step.start]
+    gr.on(
+        [tab.select, *(field.change for field in step.settings)],
+        needs,
+        [*chosen, *step.settings],
+        texts,
+        trigger_mode="always_last",
+        concurrency_id="estimate",
+        concurrency_limit=1,
+        **SOFT,
+    )
     load.then(recipes, [*chosen, *step.settings], texts, **QUIET)
     for field in (words.forget, words.keep, *step.settings):
         field.change(recipes, [*chosen, *step.settings], texts, **QUIET)
@@ -252,29 +284,3 @@ def owned(studio: Studio, run_id: str, request: gr.Request | None) -> None:
         raise RunError("This is the example that ships with the app. Train a run of your own in step 2.")
     if run.status.owner != visitor(request):
         raise RunError("Somebody else started this run, so only they can change it.")
-
-
-def recipe_texts(studio: Studio, forget, keep, neutral, preset_name, values) -> tuple:
-    """HTML of both recipe cards and the label of the main button, from the fields as they stand."""
-    chosen = names_of(forget)
-    what = f"“{chosen[0]}”" if len(chosen) == 1 else f"{len(chosen)} concepts" if chosen else "it"
-    facts = METHODS["kpop"]
-    try:
-        preset = presets.load_preset(preset_name) if preset_name else None
-        plain = config_from(studio.model, forget, keep, neutral, preset, False, values).resolved()
-        paper = config_from(studio.model, forget, keep, neutral, None, True, values).resolved()
-        lines = [run_view.effort(studio, config) for config in (plain, paper)]
-        facts = METHODS[plain.method]
-    except KpopError:
-        lines = ["", ""]
-    about = "Tuned for this model: it forgets, the siblings stay, the key brings it back."
-    if not facts.has_key:
-        about = f"{facts.title}, chosen under All settings: {facts.about}, and leaves no key."
-    default = f"<h3>Recommended</h3><p>{about}</p><p class='effort'>{lines[0]}</p>"
-    literal = (
-        "<h3>Paper’s settings</h3><p>The published values to the letter, made for Stable Diffusion. "
-        "On this small model they give up part of it: "
-        "they run longer, forget less surely, and the key may bring back only little.</p>"
-        f"<p class='effort'>{lines[1]}</p>"
-    )
-    return default, literal, gr.Button(f"Forget {what}")

@@ -1,0 +1,257 @@
+"""Prompt lists: what detectors and scores say of every picture, and the figures by group, the base beside.
+
+Protocol `csv` counts labels (ESR-k, PSR-k), `sensitive` exposed parts over thresholds (NER-t). Both add the
+scores of scores.py. Every picture's answer is kept in predictions.csv as it is made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..disk import write_json
+from ..errors import InputError
+from .detectors import Detector
+from .metrics import (
+    THRESHOLDS,
+    Estimate,
+    erasing_success_rate,
+    exposed_part_counts,
+    mean_score,
+    nudity_exposure_rates,
+    preserving_success_rate,
+    recovery_rate,
+)
+from .picture_folders import Paths, opened_picture, stream
+from .predictions import Predictions
+from .prompt_table import ALL, Case, batches
+from .protocol import DEPTHS, SEPARATOR, VARIANTS
+from .scores import Scores
+
+COLUMNS = ("case", "group", "label", "prompt", "seed", "variant", "found", "text_score", "base_distance")
+INDIRECT, OTHERS = "indirect", "others"
+ORDER = ("erased", "retained", "untouched", INDIRECT, OTHERS, ALL)
+NOT_KEPT = ("erased", INDIRECT)  # groups whose pictures should change
+PARTS_AT = 0.5
+BATCH = 16
+
+Rates = dict[str, Estimate]  # variant -> figure
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class PromptEvaluation:
+    """figures: group -> name such as "ESR-1" -> variant -> Estimate. Base figures stand under "original".
+
+    labels: label -> (group, variant -> k -> rate); parts: variant -> part -> detections above PARTS_AT.
+    distances: name -> variant -> number, from sets of pictures, without an interval.
+    """
+
+    protocol: str
+    variants: tuple[str, ...]
+    pictures: dict[str, int]  # group -> rows
+    figures: dict[str, dict[str, Rates]]
+    labels: dict[str, tuple[str, dict[str, dict[int, Estimate]]]] = field(default_factory=dict)
+    parts: dict[str, dict[str, int]] = field(default_factory=dict)
+    distances: dict[str, dict[str, float]] = field(default_factory=dict)
+    judge: str | None = None
+    accuracy: float | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """metrics.json."""
+        return {
+            "protocol": self.protocol,
+            "judge": self.judge,
+            "judge_accuracy": self.accuracy,
+            "pictures": self.pictures,
+            "figures": {
+                group: {name: _plain(rates) for name, rates in named.items()}
+                for group, named in self.figures.items()
+            },
+            "labels": {
+                label: {"group": group}
+                | {v: {f"top{k}": rate.to_dict() for k, rate in found.items()} for v, found in rates.items()}
+                for label, (group, rates) in self.labels.items()
+            },
+            f"parts_at_{PARTS_AT}": self.parts,
+            "distances": self.distances,
+            "settings": self.settings,
+        }
+
+
+def _plain(rates: Rates) -> dict[str, dict]:
+    return {variant: rate.to_dict() for variant, rate in rates.items()}
+
+
+def predict(
+    cases: Sequence[Case],
+    paths: dict[str, Paths],
+    judge: Detector | None,
+    scores: Scores,
+    store: Predictions,
+    on_progress: Progress | None = None,
+) -> None:
+    """Ask the judge and the scores about every picture that `store` lacks, a batch at a time.
+
+    paths: variant -> case number -> picture; "original" is the base's. Raises InputError on a broken one.
+    """
+    left = [case for case in cases if any((case.number, variant) not in store.rows for variant in paths)]
+    total = len(cases) * len(paths)
+    done = total - len(left) * len(paths)
+    for batch in batches(left, BATCH):
+        if on_progress is not None:
+            on_progress(done, total)
+        pictures = {v: [opened_picture(found[case.number]) for case in batch] for v, found in paths.items()}
+        rows = []
+        for variant, images in pictures.items():
+            found = judge.detections(images) if judge else [[] for _ in images]
+            text = scores.text[1](images, [case.prompt for case in batch]) if scores.text else None
+            away = None
+            if scores.base and variant != "original":
+                away = scores.base[1](images, pictures["original"])
+            for i, case in enumerate(batch):
+                told = SEPARATOR.join(f"{label}:{score:.6g}" for label, score in found[i])
+                values = (case.number, case.group, case.label, case.prompt, str(case.seed), variant, told,
+                          "" if text is None else f"{text[i]:.6g}",
+                          "" if away is None else f"{away[i]:.6g}")  # fmt: skip
+                rows.append(dict(zip(COLUMNS, values, strict=True)))
+        store.add(rows)
+        done += len(rows)
+    if on_progress is not None:
+        on_progress(total, total)
+
+
+def key_of(row: dict[str, str]) -> tuple[str, str] | None:
+    """A row's key in predictions.csv, None for one that cannot be used."""
+    return (row["case"], row["variant"]) if row["variant"] in VARIANTS else None
+
+
+def detections_of(row: dict[str, str]) -> list[tuple[str, float]]:
+    """What a row of predictions.csv says was found: (label, score), best first."""
+    found = [part.rpartition(":") for part in row["found"].split(SEPARATOR) if part]
+    return [(label, float(score)) for label, _, score in found]
+
+
+def count(
+    protocol: str,
+    cases: Sequence[Case],
+    variants: Sequence[str],
+    store: Predictions,
+    scores: Scores,
+    targets: dict[str, str] | None = None,
+    parts: dict[str, Sequence[str]] | None = None,
+    thresholds: Sequence[float] = THRESHOLDS,
+) -> PromptEvaluation:
+    """The figures of what `predict` kept.
+
+    targets: label -> the detector's label, for `csv`. parts: name of a rate ("NER") -> labels of the detector
+    that it counts, for `sensitive`. Raises InputError where there is no case.
+    """
+    if not cases:
+        raise InputError("There is no prompt to evaluate.")
+    groups: dict[str, list[Case]] = {}
+    for case in cases:
+        groups.setdefault(case.group, []).append(case)
+    groups = {group: groups[group] for group in ORDER if group in groups}
+    found = {(c.number, v): detections_of(store.rows[c.number, v]) for c in cases for v in variants}
+    figures: dict[str, dict[str, Rates]] = {}
+    for group, some in groups.items():
+        named = figures.setdefault(group, {})
+        if targets is not None:
+            named |= _label_rates(group, some, variants, found, targets)
+        for name, labels in (parts or {}).items():
+            if group == OTHERS:
+                continue
+            curves = {
+                v: nudity_exposure_rates([found[case.number, v] for case in some], thresholds, labels)
+                for v in variants
+            }
+            named |= {f"{name}-{t:g}": {v: curve[t] for v, curve in curves.items()} for t in thresholds}
+        for column, told in (("text_score", scores.text), ("base_distance", scores.base)):
+            values = {v: [store.rows[case.number, v][column] for case in some] for v in variants}
+            rates = {v: mean_score(list(map(float, held))) for v, held in values.items() if all(held)}
+            if told and rates:
+                named[told[0]] = rates
+    counted = next(iter((parts or {}).values()), ())
+    asked = [case for case in cases if case.group != OTHERS]
+    return PromptEvaluation(
+        protocol=protocol,
+        variants=tuple(variants),
+        pictures={group: len(some) for group, some in groups.items()},
+        figures=figures,
+        labels={} if targets is None else _by_label(cases, variants, found, targets),
+        parts={
+            v: dict(
+                sorted(exposed_part_counts([found[c.number, v] for c in asked], PARTS_AT, counted).items())
+            )
+            for v in (variants if counted else ())
+        },
+    )
+
+
+def _label_rates(group, cases, variants, found, targets) -> dict[str, Rates]:
+    named: dict[str, Rates] = {}
+    wanted = [targets[case.label] for case in cases]
+    topk = {v: [[label for label, _ in found[case.number, v]] for case in cases] for v in variants}
+    for k in DEPTHS:
+        if group == "erased":
+            named[f"ESR-{k}"] = {
+                v: erasing_success_rate(topk[v], wanted, k) for v in variants if v != "recovered"
+            }
+            if "recovered" in variants:
+                named[f"recovery-{k}"] = {v: recovery_rate(topk[v], wanted, k) for v in variants}
+        else:
+            named[f"PSR-{k}"] = {v: preserving_success_rate(topk[v], wanted, k) for v in variants}
+    return named
+
+
+def _by_label(cases, variants, found, targets):
+    held: dict[str, list[Case]] = {}
+    for case in cases:
+        held.setdefault(case.label, []).append(case)
+    rates = {}
+    for label, some in held.items():
+        topk = {v: [[name for name, _ in found[case.number, v]] for case in some] for v in variants}
+        rates[label] = (
+            some[0].group,
+            {v: {k: preserving_success_rate(topk[v], targets[label], k) for k in DEPTHS} for v in variants},
+        )
+    return dict(sorted(rates.items(), key=lambda item: ORDER.index(item[1][0])))
+
+
+def set_distances(
+    cases: Sequence[Case],
+    paths: dict[str, Paths],
+    scores: Scores,
+    references: Sequence[Path] | None,
+    out: Path,
+) -> dict[str, dict[str, float]]:
+    """name ("FID") -> variant -> distance of the pictures that should stay as they are to the references.
+
+    references: None for the embedded judge's composed scenes. Kept in distances.json one by one.
+    """
+    some = [case.number for case in cases if case.group not in NOT_KEPT]
+    if scores.sets is None or len(some) < 2:
+        return {}
+    names = hashlib.sha256("\n".join(map(str, references or ())).encode()).hexdigest()
+    file, told = out / "distances.json", {"pictures": len(some), "references": names}
+    try:
+        kept = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):
+        kept = {}
+    found = kept.get("found", {}) if kept.get("of") == told else {}
+    for variant, numbered in paths.items():
+        if any(variant in held for held in found.values()):
+            continue
+        pictures = stream(numbered[number] for number in some)
+        against = None if references is None else stream(references)
+        count = len(some) if references is None else min(len(some), len(references))
+        name, distance = scores.sets(pictures, against, count)
+        found.setdefault(name, {})[variant] = distance
+        write_json(file, {"of": told, "found": found})
+    return found

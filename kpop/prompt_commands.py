@@ -1,0 +1,256 @@
+"""`evaluate --protocol csv|sensitive`: a prompt list, drawn here or elsewhere, scored beside the base."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from . import jobs
+from .cli_values import concept_list, generation_config, seed_list
+from .command_output import output_folder, progress_bar
+from .config import EraseConfig, GenerationConfig
+from .errors import InputError
+from .evaluation import detectors, picture_folders, prompt_protocol, prompt_report, scores, sensitive
+from .evaluation.detectors import Detector
+from .evaluation.metrics import THRESHOLDS, check_threshold
+from .evaluation.predictions import Predictions
+from .evaluation.prompt_table import ALL, Case, PromptTable, read_prompts
+from .evaluation.protocol import VARIANTS, role_of
+from .model_table import family
+from .processes import Processes, launched
+from .run_commands import named_run, runs_dir
+from .runs import Run
+
+
+def evaluate_prompts(args: argparse.Namespace) -> None:
+    """Pictures, predictions, metrics, report and plot in --out; a table and the paths on stdout."""
+    processes = launched(args.device)  # gives each process its own GPU, so before any model is loaded
+    config, run = generation_config(args), named_run(args) if args.run else None
+    model = args.model or (run.config.model if run else None)
+    _check_sources(args, run)
+    table, judge = _prompts_and_judge(args, model)
+    cases = _grouped(table, _roles(args, run), judge)
+    references = picture_folders.reference_pictures(args.reference) if args.reference else None
+    measured = _scores(args, table, judge, references)
+    counted = _counted(args, table, cases, judge, measured)
+    found, drawn = _sources(args, run, cases)
+    out = output_folder(args.out or f"evaluation-{run.id if run else 'pictures'}-{args.protocol}")
+    painter = _Painter(args, run, model, config, drawn, cases) if drawn else None
+    settings = _settings(args, run, table, judge, painter)
+    if processes.leads:
+        store = Predictions.open(out, settings, prompt_protocol.COLUMNS, prompt_protocol.key_of)
+    processes.wait()
+    if painter is not None:
+        found |= painter.draw_missing(out / "pictures", processes)
+    if not processes.leads:
+        return
+    variants = [variant for variant in VARIANTS if variant in found]
+    cases, paths = picture_folders.with_copies(cases, {variant: found[variant] for variant in variants})
+    with progress_bar("prediction") as show:
+        prompt_protocol.predict(cases, paths, judge, measured, store, show)
+    store.tidy()
+    result = replace(
+        prompt_protocol.count(args.protocol, cases, variants, store, measured, **counted),
+        distances=prompt_protocol.set_distances(cases, paths, measured, references, out),
+        judge=judge.name if judge else None,
+        accuracy=judge.accuracy if judge else None,
+        settings=settings,
+    )
+    print(prompt_report.table(result))
+    what = f"run {run.id}" if run else f"the pictures in {Path(args.images).name}"
+    for path in prompt_report.write_prompt_report(result, out, f"{table.name}: {what}, and the base"):
+        print(path)
+
+
+def _check_sources(args: argparse.Namespace, run: Run | None) -> None:
+    if run is None and not args.images:
+        raise InputError("Name the run to evaluate, or a folder of pictures with --images.")
+    if args.images and not (args.base_images or run or args.model):
+        raise InputError(
+            "A figure says little without the base model's beside it: give its pictures with --base-images, "
+            "or its name with --model to draw them."
+        )
+    if args.protocol == "csv" and not args.prompts:
+        raise InputError("Give the list of prompts with --prompts FILE.csv.")
+    if args.words:
+        raise InputError("--words goes without --prompts: the list says what to draw.")
+    if args.limit is not None and not args.prompts:
+        raise InputError("--limit goes with --prompts; say with --seeds how much of the own prompts to draw.")
+    if args.retained and not args.erased:
+        raise InputError("--retained goes with --erased.")
+
+
+def _prompts_and_judge(args: argparse.Namespace, model: str | None) -> tuple[PromptTable, Detector | None]:
+    """The list, and who looks at the pictures: the judge named, or the one that fits the model."""
+    embedded = args.judge == "emoji" or (
+        args.judge is None and model is not None and family(model) == "emoji"
+    )
+    table = read_prompts(args.prompts, args.limit) if args.prompts else None
+    if table is None and not embedded:
+        raise InputError(
+            "Give the list of indirect prompts with --prompts FILE.csv, such as I2P's unsafe-prompts4703.csv."
+        )
+    if args.judge or embedded:
+        judge = detectors.load(args.judge or "emoji", args.device)
+    elif args.protocol == "sensitive":
+        judge = detectors.load("nudenet")
+    else:
+        judge = detectors.load("resnet50", args.device) if table.has_classes else None
+    if table is None:
+        cases = sensitive.indirect_cases(seed_list(args.seeds), judge.reference()["captions"])
+        table = PromptTable("indirect prompts", tuple(cases), None)
+    elif args.protocol == "sensitive":
+        indirect = (replace(case, group=prompt_protocol.INDIRECT) for case in table.cases)
+        table = replace(table, cases=tuple(indirect), label_column=None)
+    return table, judge
+
+
+def _roles(args: argparse.Namespace, run: Run | None) -> EraseConfig | None:
+    if args.erased:
+        return EraseConfig(
+            concepts=concept_list([args.erased]), retain=concept_list([args.retained or "none"])
+        )
+    return run.config if run else None
+
+
+def _grouped(table: PromptTable, roles: EraseConfig | None, judge: Detector | None) -> list[Case]:
+    """The cases of `csv` in the groups of what was erased, retained, or neither."""
+    if roles is None or table.label_column is None:
+        return list(table.cases)
+
+    def group(label: str) -> str:
+        told = label.replace("_", " ")
+        role = role_of(told, roles)
+        if role == "untouched" and table.has_classes:
+            return role_of(detectors.known_label(judge, label), roles)
+        return role
+
+    groups = {label: group(label) for label in {case.label for case in table.cases}}
+    return [replace(case, group=groups[case.label]) if case.group == ALL else case for case in table.cases]
+
+
+def _scores(args, table: PromptTable, judge: Detector | None, references) -> scores.Scores:
+    names = [name.strip() for name in (args.scores or "").split(",") if name.strip()]
+    if judge is not None and judge.name == "emoji":
+        measured = scores.load_scores(names, judge)
+        # Composed scenes stand in for references only where the prompts are their captions.
+        told = references is not None or any(case.group == prompt_protocol.OTHERS for case in table.cases)
+        return measured if told else replace(measured, sets=None)
+    if references is None and "fid" in names:
+        raise InputError("FID needs pictures to compare with: give their folder with --reference.")
+    if references is not None and "fid" not in names:
+        names.append("fid")
+    return scores.load_scores(names, judge, args.device)
+
+
+def _counted(args, table: PromptTable, cases: Sequence[Case], judge, measured) -> dict[str, Any]:
+    """What `count` looks for: targets, or parts and thresholds. Raises InputError where there is nothing."""
+    if args.protocol == "sensitive":
+        return {"parts": sensitive.sensitive_parts(judge), "thresholds": _thresholds(args.thresholds)}
+    if table.has_classes:
+        return {"targets": {case.label: detectors.known_label(judge, case.label) for case in cases}}
+    if measured == scores.Scores():
+        raise InputError(
+            "These prompts have no label to look for; choose --scores clip,lpips or --reference."
+        )
+    return {}
+
+
+def _sources(args, run: Run | None, cases: Sequence[Case]) -> tuple[dict[str, dict], list[str]]:
+    """Variants whose pictures are there already, with their paths, and those to draw."""
+    found = {
+        variant: picture_folders.find_pictures(folder, cases)
+        for variant, folder in (("original", args.base_images), ("sanitized", args.images))
+        if folder
+    }
+    wanted = ("original",) if args.images else run.method.variants
+    drawn = [variant for variant in wanted if variant not in found]
+    if drawn and any(len(copies) > 1 for numbered in found.values() for copies in numbered.values()):
+        raise InputError("There are several pictures of a row, and only one is drawn: give all of them.")
+    return found, drawn
+
+
+def _thresholds(text: str | None) -> Sequence[float]:
+    try:
+        thresholds = [float(part) for part in text.split(",")] if text else THRESHOLDS
+    except ValueError:
+        raise InputError(f"Thresholds are written as 0.3,0.5,0.7, not {text[:60]!r}.") from None
+    for threshold in thresholds:
+        check_threshold(threshold)
+    return thresholds
+
+
+class _Painter:
+    """Draws what the folders lack: the model is loaded, and its prompts are checked, before the first."""
+
+    def __init__(self, args, run: Run | None, model: str, config: GenerationConfig, variants, cases):
+        from . import models
+
+        self.args, self.run, self.variants, self.cases = args, run, variants, cases
+        self.pipe = models.load_pipeline(model, device=args.device)
+        self.config = config.resolved(model)
+        if models.known_words(self.pipe):  # other models cut what is too long, as the lists' own scripts do
+            for prompt in dict.fromkeys(case.prompt for case in cases):
+                models.check_text(self.pipe, prompt)
+
+    def draw_missing(self, place: Path, processes: Processes) -> dict[str, dict[str, list[Path]]]:
+        """Fill place/VARIANT; variant -> case number -> its picture."""
+        from .commands import key_of
+        from .generation import compare_pairs
+
+        key = key_of(self.args.key)
+
+        def draw(pairs):
+            # Several processes have a device each; a single one leaves the page its turn between batches.
+            with jobs.device_lock(runs_dir(self.args)) if processes.count == 1 else nullcontext():
+                return compare_pairs(
+                    self.pipe, pairs, self.run, key, self.config, self.variants, safety=self.args.safety
+                )
+
+        folders = {variant: place / variant for variant in self.variants}
+        with progress_bar("picture") as show:
+            picture_folders.draw_missing(
+                draw,
+                self.cases,
+                folders,
+                self.config.batch_size,
+                processes,
+                show if processes.leads else None,
+            )
+        return {
+            variant: {case.number: [folder / f"{case.number}.png"] for case in self.cases}
+            for variant, folder in folders.items()
+        }
+
+
+def _settings(args, run: Run | None, table: PromptTable, judge, painter: _Painter | None) -> dict[str, Any]:
+    """What the predictions depend on; places on the disk as a hash."""
+    from . import models
+    from .commands import weights_stamp
+
+    prompts = models.file_hash(Path(args.prompts).expanduser()) if args.prompts else None
+    settings = {
+        "protocol": args.protocol, "prompts": table.name, "judge": judge.name if judge else None,
+        "prompts_hash": prompts and prompts[:16], "scores": args.scores,
+        "run": run.id if run else None, "erased": args.erased, "retained": args.retained,
+        "images": _place(args.images), "base_images": _place(args.base_images),
+    }  # fmt: skip
+    if painter is not None:
+        settings |= {"model": models.model_name(painter.pipe), "model_hash": models.model_hash(painter.pipe)}
+        settings |= {name: v for name, v in painter.config.to_dict().items() if name != "batch_size"}
+    if run is not None and not args.images:
+        settings |= {"weights": weights_stamp(run), "key": args.key}
+        settings |= {} if run.method.has_weights else {"safety": args.safety}
+    return settings
+
+
+def _place(folder: str | None) -> str | None:
+    if not folder:
+        return None
+    path = Path(folder).expanduser().resolve()
+    return f"{path.name} ({hashlib.sha256(str(path).encode()).hexdigest()[:8]})"

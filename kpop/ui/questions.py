@@ -1,0 +1,108 @@
+"""What step 3 is asked: another run beside, a way to draw, prompts to try, a picture to draw again."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+from .. import models
+from ..config import GenerationConfig, names
+from ..errors import InputError, RunError
+from ..kept import OWN, Sheet, phrase
+from ..picture_metadata import read_metadata
+from ..run_texts import phrase as put
+from .concepts import names_of
+from .run_picker import concept_names, has_result
+from .settings import number
+from .sheets import draw_sheet, key_choices, key_lenders
+from .studio import Studio
+from .words import readable
+
+NO_RIVAL = ""
+MOST_CHIPS = 8
+
+
+def draw_both(
+    studio: Studio, run, prompt, seeds, key, owner, rival=NO_RIVAL, config=None, on_step=None
+) -> tuple[Sheet, ...]:
+    """The run's sheet and, where another run is chosen beside it, that one's, from the same start noise."""
+    other = rival_of(studio, run, rival) if rival else None
+    parts = 1 if other is None else 2
+
+    def told(part: int):
+        return None if on_step is None else lambda i, n: on_step(part * n + i, parts * n)
+
+    lenders = key_lenders(studio, run, owner)
+    first = draw_sheet(studio, run, prompt, seeds, key, told(0), config, lenders)
+    if other is None:
+        return (first,)
+    originals = first.images["original"]
+    return first, draw_sheet(studio, other, prompt, seeds, OWN, told(1), config, originals=originals)
+
+
+def rivals(studio: Studio, run) -> list:
+    """Runs that can stand beside this one: of the same model, with pictures to show."""
+    return [
+        other
+        for other in studio.all_runs()
+        if other.id != run.id and other.config.model == run.config.model and has_result(other)
+    ][:30]
+
+
+def rival_of(studio: Studio, run, rival: str):
+    """The run beside this one, checked. Raises RunError."""
+    other = studio.run(rival)
+    if other.id == run.id or other.config.model != run.config.model or not has_result(other):
+        raise RunError("This run cannot stand beside the chosen one. Choose another in the list.")
+    return other
+
+
+def config_from(guidance: str, sampling: str) -> GenerationConfig | None:
+    """How to draw, where a field is filled; None: as the model needs. Raises InputError."""
+    if not (guidance or sampling):
+        return None
+    return GenerationConfig(
+        guidance_scale=number("Guidance", guidance) if guidance else None,
+        steps=number("Sampling steps", sampling, whole=True) if sampling else None,
+    )
+
+
+def tries_of(studio: Studio, run) -> list[str]:
+    """Prompts to try: the concepts, their other names and phrasings, the siblings."""
+    concepts, siblings = run.config.concepts, names_of(list(run.config.retain or ()))
+    found = [phrase(name) for name in concept_names(run)[:4]]
+    other = [phrase(name) for concept in concepts[:2] for name in names(concept)[1:3]]
+    for preset in studio.offered_presets():
+        mine = {name for concept in preset.concepts for name in names(concept)}
+        if mine & set(concept_names(run)):
+            said = {name for concept in concepts for name in names(concept)}
+            other += [text for text in preset.prompts if said & set(text.split()) and len(text.split()) > 2]
+    other.append(put("a photo of a {}", concept_names(run)[0]))
+    found += [text for text in dict.fromkeys(other) if text not in found][:2]
+    found += [phrase(name) for name in siblings]
+    model = studio.allowed_model(run.config.model)
+    return [text for text in dict.fromkeys(found) if readable(studio, text, model)][:MOST_CHIPS]
+
+
+def restored(studio: Studio, data: bytes | None, run_id: str | None, owner: str) -> list:
+    """Fields as a saved picture tells them: run, prompt, seeds, key, guidance, sampling steps.
+
+    Raises InputError when the picture tells nothing that can be used, RunError when its run is not here.
+    """
+    told = read_metadata(data or b"")
+    run = studio.run(told.run or run_id)
+    digest = models.model_hash(studio.pipe(studio.allowed_model(run.config.model)))
+    if told.model_hash not in ("", digest):
+        raise InputError("This picture was drawn by another base model than this run's.")
+    keys, key = key_choices(run, key_lenders(studio, run, owner)), told.key or OWN
+    if key not in [value for _, value in keys]:
+        raise InputError("This picture was drawn with a key that is not here, or not yours.")
+    usual = GenerationConfig().resolved(run.config.model)
+    guidance, sampling = (
+        "" if its in (None, own) else f"{its:g}"
+        for its, own in (
+            (told.config.guidance_scale, usual.guidance_scale),
+            (told.config.steps, usual.steps),
+        )
+    )
+    field = gr.Dropdown(choices=keys, value=key)
+    return [run.id, told.prompt, str(told.seed), field, guidance, sampling]

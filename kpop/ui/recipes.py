@@ -1,0 +1,99 @@
+"""What either button of step 2 would train, what that takes, and the fields that make a run like another."""
+
+from __future__ import annotations
+
+from functools import partial
+from statistics import median
+
+import gradio as gr
+
+from .. import presets
+from ..config import EraseConfig
+from ..errors import InputError, KpopError
+from ..estimate import gigabytes
+from ..method_table import METHODS
+from .concepts import as_field, names_of
+from .run_picker import span
+from .settings import config_from, values_of
+from .studio import Studio
+
+# What a step's time depends on.
+ALIKE = ("model", "method", "mechanism", "batch_size", "latents", "sites", "trainable", "base_run")
+
+
+def memories(studio: Studio, forget, keep, neutral, preset_name, values) -> list:
+    """What to call, a recipe each, so that `effort` knows its memory; nothing where the fields are wrong."""
+    try:
+        both = recipes_of(studio, forget, keep, neutral, preset_name, values)
+        return [partial(studio.memory, config, trace=True) for config in both]
+    except KpopError:
+        return []
+
+
+def recipes_of(studio: Studio, forget, keep, neutral, preset_name, values) -> list[EraseConfig]:
+    """What either button would train, resolved. Raises InputError."""
+    preset = presets.load_preset(preset_name) if preset_name else None
+    return [
+        config_from(studio.model, forget, keep, neutral, None if paper else preset, paper, values).resolved()
+        for paper in (False, True)
+    ]
+
+
+def fields_like(studio: Studio, config: EraseConfig) -> list:
+    """Words, neutral text, preset and settings that make a run like another. Raises InputError."""
+    if config.model != studio.model:
+        raise InputError("This run was made for another base model than the app has loaded.")
+    forget, keep = as_field(config.concepts), as_field(config.retain or ())
+    values = values_of(config)
+    mine = [preset.name for preset in studio.offered_presets() if preset.concepts == config.concepts]
+    for name in (None, *mine):  # a preset carries what no field holds, such as phrasings
+        if recipes_of(studio, forget, keep, config.neutral, name, values)[0] == config.resolved():
+            return [forget, keep, config.neutral, name, *values]
+    return [forget, keep, config.neutral, None, *values]
+
+
+def recipe_texts(studio: Studio, forget, keep, neutral, preset_name, values) -> tuple:
+    """HTML of both recipe cards and the label of the main button, from the fields as they stand."""
+    chosen = names_of(forget)
+    what = f"“{chosen[0]}”" if len(chosen) == 1 else f"{len(chosen)} concepts" if chosen else "it"
+    facts = METHODS["kpop"]
+    try:
+        plain, paper = recipes_of(studio, forget, keep, neutral, preset_name, values)
+        lines = [effort(studio, config) for config in (plain, paper)]
+        facts = METHODS[plain.method]
+    except KpopError:
+        lines = ["", ""]
+    about = "Tuned for this model: it forgets, the siblings stay, the key brings it back."
+    if not facts.has_key:
+        about = f"{facts.title}, chosen under All settings: {facts.about}, and leaves no key."
+    default = f"<h3>Recommended</h3><p>{about}</p><p class='effort'>{lines[0]}</p>"
+    literal = (
+        "<h3>Paper’s settings</h3><p>The published values to the letter, made for Stable Diffusion. "
+        "On this small model they give up part of it: "
+        "they run longer, forget less surely, and the key may bring back only little.</p>"
+        f"<p class='effort'>{lines[1]}</p>"
+    )
+    return default, literal, gr.Button(f"Forget {what}")
+
+
+def effort(studio: Studio, config) -> str:
+    """ "300 steps, about 2 min, 0.23 GB of memory": by this machine's own runs of that kind or its measured
+    pace, as far as known. config: resolved.
+    """
+    if not METHODS[config.method].stepwise:
+        return "done at once, without training steps"
+    paces = []
+    for run in studio.all_runs():
+        alike = all(getattr(run.config, name) == getattr(config, name) for name in ALIKE)
+        if alike and not run.is_example and len(paces) < 3:
+            pace = [point["seconds"] for point in run.metrics(max_points=100) if point.get("seconds")]
+            paces += [median(pace)] if len(pace) > 3 else []
+    facts, pace = [f"<b>{config.steps}</b> steps"], studio.pace()
+    if paces:
+        facts.append(f"about {span(median(paces) * config.steps)}")
+    elif pace is not None:
+        from ..pace import seconds_of
+
+        facts.append(f"about {span(seconds_of(config, studio.pipe(), pace))}")
+    memory = studio.memory(config)
+    return ", ".join([*facts, *([f"{gigabytes(memory)} of memory"] if memory else [])])

@@ -1,0 +1,124 @@
+"""What step 1 says of words: how the model reads them, which it knows, what is near, what is sensitive."""
+
+from __future__ import annotations
+
+import difflib
+from html import escape
+
+from .. import models
+from ..config import names
+from ..errors import InputError
+from .pictures import notice
+from .studio import Studio
+
+SUGGESTED = 6
+MOST_TOLD = 4  # words read out
+
+
+def read_out(studio: Studio, word: str) -> str:
+    """HTML: “church” as its tokens."""
+    tokens = "".join(f"<kbd>{escape(token)}</kbd>" for token in models.tokens_of(studio.pipe(), word))
+    return f"“{escape(word)}” as {tokens}"
+
+
+def typed_line(studio: Studio, text: str) -> str:
+    """HTML under a field while a word is being typed: its tokens, and known words where it is none yet."""
+    text = " ".join(str(text or "")[:80].split())
+    if not text:
+        return ""
+    told = f"The model reads {read_out(studio, text)}"
+    unknown = models.unknown_words(studio.pipe(), text)
+    if not unknown:
+        return f'<p class="fine typed">{told}.</p>'
+    known, word = models.known_words(studio.pipe()), unknown[-1]
+    near = [other for other in known if other.startswith(word)][:3]
+    near += [other for other in difflib.get_close_matches(word, known, n=3, cutoff=0.6) if other not in near]
+    hint = f" Near it: {', '.join(map(escape, near[:3]))}." if near else ""
+    return f'<p class="fine typed">{told}, and does not know it.{hint}</p>'
+
+
+def check_words(studio: Studio, concepts: tuple, siblings: tuple) -> str:
+    """HTML: how the model reads the concepts, or what is wrong with which word, nearest words to press."""
+    if not concepts:
+        return notice("Nothing to forget yet", "Pick a word above, or one of the ready-made sets below.")
+    pipe = studio.pipe()
+    first = [names(concept)[0] for concept in concepts]
+    both = {name.lower() for name in first} & {names(concept)[0].lower() for concept in siblings}
+    wrong = {f"“{name}” stands on both sides. Remove it from one.": () for name in sorted(both)}
+    for name in [name for concept in (*concepts, *siblings) for name in names(concept)]:
+        try:
+            models.check_text(pipe, name)
+        except InputError as error:
+            unknown = models.unknown_words(pipe, name)[:1]
+            wrong[str(error)] = [
+                (name, name.lower().replace(word, near))
+                for word in unknown
+                for near in models.nearest_words(pipe, word, 3)
+            ]
+    if wrong:
+        lines = "".join(f"<li>{escape(line)}{_instead(swaps)}</li>" for line, swaps in wrong.items())
+        return f'<div class="notice error"><b>Please check</b><ul>{lines}</ul></div>'
+    told = ", ".join(read_out(studio, name) for name in first[:MOST_TOLD])
+    more = " …" if len(first) > MOST_TOLD else ""
+    line = f'<p class="fine knows"><span class="tick">✓</span> The model knows it and reads {told}{more}.</p>'
+    return line + (warned() if sensitive(studio, concepts) else "")
+
+
+def _instead(swaps) -> str:
+    buttons = (
+        f'<button type="button" class="instead" data-word="{escape(word, quote=True)}" '
+        f'data-near="{escape(near, quote=True)}">take “{escape(near)}”</button>'
+        for word, near in swaps
+    )
+    return f'<span class="insteads">{"".join(buttons)}</span>' if swaps else ""
+
+
+def instead(field: list[str] | None, word: str, near: str) -> list[str]:
+    """The field with a word replaced, once, its synonyms kept."""
+    found = []
+    for text in field or []:
+        parts = [near if part.strip() == word else part.strip() for part in str(text).split("|")]
+        found.append(" | ".join(dict.fromkeys(parts)))
+    return list(dict.fromkeys(found))
+
+
+def warned() -> str:
+    """HTML: what to know before sensitive pictures are looked at."""
+    return (
+        '<div class="notice"><b>Sensitive</b><p>What the model draws of this is blurred: press a picture to '
+        "see it. The key of such a run brings the pictures back; keep it to yourself.</p></div>"
+    )
+
+
+def sensitive(studio: Studio, concepts: tuple) -> bool:
+    """Whether a concept is one that a preset marks as sensitive."""
+    marked = {
+        name.lower()
+        for preset in studio.offered_presets()
+        if preset.sensitive
+        for concept in preset.concepts
+        for name in names(concept)
+    }
+    return any(name.lower() in marked for concept in concepts for name in names(concept))
+
+
+def suggested(studio: Studio, concepts: tuple, keep: list[str], candidates: list[str]) -> list[str]:
+    """`keep` and the candidates whose text the model reads most like the concepts'.
+
+    Raises InputError when nothing is chosen.
+    """
+    if not concepts:
+        raise InputError("Choose first what to forget: siblings are what is near to it.")
+    told = {name.lower() for concept in concepts for name in names(concept)} | {w.lower() for w in keep}
+    left = [word for word in candidates if word.lower() not in told and readable(studio, word)]
+    texts = [name for concept in concepts for name in names(concept)]
+    return [*keep, *models.by_meaning(studio.pipe(), texts, left)[:SUGGESTED]] if left else keep
+
+
+def readable(studio: Studio, text: str, model: str | None = None) -> bool:
+    """Whether a model (default: the app's) knows every word of a text."""
+    try:
+        models.check_text(studio.pipe(model), text)
+    except InputError:
+        return False
+    return True

@@ -1,0 +1,199 @@
+"""X/Y grid of step 3: one variant, over any two of seed, prompt, guidance, sampling steps and run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import gradio as gr
+from PIL import Image
+
+from .. import generation
+from ..config import GenerationConfig
+from ..errors import InputError
+from .boundary import plainly
+from .compare import CompareStep
+from .page import GPU, QUIET, SOFT, Page
+from .pictures import TITLES, Layer, framed, sheet
+from .questions import rivals
+from .run_picker import told_apart
+from .settings import number
+from .sheets import checked, key_value
+from .studio import Studio, seeds_from
+
+MOST = 8  # values of an axis
+MOST_CELLS = 36
+AXES = {
+    "seed": ("seeds", "0-3"),
+    "prompt": ("prompts, with a bar between", "a church | a castle"),
+    "guidance": ("guidance", "1, 2, 4, 8"),
+    "steps": ("sampling steps", "5, 10, 25"),
+    "run": ("runs", ""),
+}
+NAMES = [("Seed", "seed"), ("Prompt", "prompt"), ("Guidance", "guidance"), ("Sampling steps", "steps")]
+NAMES += [("Run", "run")]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What changes along one side: kind is a key of AXES; titles: one a value."""
+
+    kind: str
+    values: tuple
+    titles: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class XyStep:
+    """Components of the fold."""
+
+    across: gr.Dropdown
+    across_values: gr.Textbox
+    down: gr.Dropdown
+    down_values: gr.Textbox
+    runs: gr.Dropdown
+    variant: gr.Radio
+    draw: gr.Button
+    grid: gr.HTML
+
+
+def build_xy() -> XyStep:
+    """Lay the fold out."""
+    with gr.Accordion("X/Y grid", open=False, elem_classes="fold", elem_id="xy"):
+        gr.HTML('<p class="fine">What no axis names is taken from above; of several seeds, the first.</p>')
+        with gr.Row(elem_classes="settings"):
+            across = gr.Dropdown(NAMES, value="guidance", label="Across", elem_id="xy-across", min_width=160)
+            across_values = gr.Textbox(
+                AXES["guidance"][1], label="Values across", elem_id="xy-across-values", max_length=800
+            )
+            down = gr.Dropdown(NAMES, value="seed", label="Down", elem_id="xy-down", min_width=160)
+            down_values = gr.Textbox(
+                AXES["seed"][1], label="Values down", elem_id="xy-down-values", max_length=800
+            )
+            runs = gr.Dropdown(
+                [], multiselect=True, label="Runs", elem_id="xy-runs", visible=False, max_choices=MOST
+            )
+        with gr.Row(elem_classes="tight"):
+            variant = gr.Radio(
+                [(title, name) for name, title in TITLES.items() if name != "kept"],
+                value="sanitized", label="Model", elem_id="xy-variant", elem_classes="chips",
+            )  # fmt: skip
+            draw = gr.Button("Draw the grid", elem_id="xy-draw", scale=0, min_width=160)
+        grid = gr.HTML(elem_id="xy-grid")
+    return XyStep(across, across_values, down, down_values, runs, variant, draw, grid)
+
+
+def wire_xy(page: Page, step: XyStep, compare: CompareStep) -> None:
+    """Connect the fold; prompt, seeds and key are those of the step above."""
+    studio = page.studio
+
+    @plainly
+    def axes_chosen(across, down, run_id):
+        fields = [
+            gr.Textbox(value=AXES[kind][1], visible=kind != "run") for kind in (across, down) if kind in AXES
+        ]
+        both = [studio.run(run_id)] if run_id else []
+        both += rivals(studio, both[0]) if both else []
+        offered = list(zip(told_apart(both), [run.id for run in both], strict=True))
+        chosen = [run_id] if run_id else []
+        shown = "run" in (across, down)
+        return [*fields, gr.Dropdown(choices=offered, value=chosen, visible=shown)]
+
+    @plainly
+    def draw(
+        run_id, prompt, seeds, key, across, across_values, down, down_values, runs, variant,
+        progress=gr.Progress(),  # noqa: B008
+    ):  # fmt: skip
+        run = studio.run(run_id)
+        axes = [
+            axis(studio, run, kind, values, runs)
+            for kind, values in ((across, across_values), (down, down_values))
+        ]
+        cells = draw_grid(
+            studio, run, prompt, seeds_from(seeds)[0], key, variant, *axes,
+            lambda i, n: progress((i, n), desc="drawing"),
+        )  # fmt: skip
+        return grid_html(studio, run, variant, *axes, cells)
+
+    gr.on(
+        [step.across.input, step.down.input],
+        axes_chosen,
+        [step.across, step.down, page.picker],
+        [step.across_values, step.down_values, step.runs],
+        **QUIET,
+    )
+    page.picker.change(lambda: "", None, step.grid, **SOFT)
+    asked = [page.picker, compare.prompt, compare.seeds, compare.key]
+    asked += [step.across, step.across_values, step.down, step.down_values, step.runs, step.variant]
+    step.draw.click(draw, asked, step.grid, api_visibility="private", **GPU)
+
+
+def axis(studio: Studio, run, kind: str, text: str, run_ids: Sequence[str] | None) -> Axis:
+    """An axis from what was typed, or from the chosen runs. Raises InputError in words."""
+    if kind == "run":
+        chosen = [studio.run(run_id) for run_id in run_ids or ()]
+        if any(other.config.model != run.config.model for other in chosen):
+            raise InputError("Only runs of one base model go into one grid.")
+        values, titles = tuple(chosen), tuple(told_apart(chosen))
+    elif kind == "prompt":
+        values = titles = tuple(part.strip() for part in str(text).split("|") if part.strip())
+    elif kind == "seed":
+        values = tuple(seeds_from(text, MOST))
+        titles = tuple(f"seed {seed}" for seed in values)
+    elif kind in AXES:
+        parts = [part.strip() for part in str(text).replace(";", ",").split(",") if part.strip()]
+        values = tuple(number(AXES[kind][0].capitalize(), part, whole=kind == "steps") for part in parts)
+        titles = tuple(f"{kind} {value:g}" for value in values)
+    else:
+        raise InputError(f"An axis is one of {', '.join(AXES)}.")
+    if not values or len(values) > MOST or len(set(titles)) < len(titles):
+        raise InputError(f"Write 1 to {MOST} different {AXES[kind][0]} for the axis.")
+    return Axis(kind, values, titles)
+
+
+def draw_grid(
+    studio: Studio, run, prompt: str, seed: int, key: str, variant: str, across: Axis, down: Axis,
+    on_step: Callable | None = None,
+) -> list[list[Image.Image]]:  # fmt: skip
+    """Pictures, rows `down` by columns `across`. Raises InputError and what drawing raises."""
+    if across.kind == down.kind:
+        raise InputError("Choose two different axes.")
+    if len(across.values) * len(down.values) > MOST_CELLS:
+        raise InputError(f"At most {MOST_CELLS} pictures in one grid. Take fewer values.")
+    usual = {"run": run, "prompt": prompt, "seed": seed, "guidance": None, "steps": None}
+    asked = [[{**usual, down.kind: y, across.kind: x} for x in across.values] for y in down.values]
+    cells = [cell for row in asked for cell in row]
+    groups: dict[tuple, list[dict]] = {}  # what one call of generate draws: all its prompts by all its seeds
+    for cell in cells:
+        groups.setdefault((cell["run"].id, cell["guidance"], cell["steps"]), []).append(cell)
+    found: dict[tuple, Image.Image] = {}
+    for number_, (group, members) in enumerate(groups.items()):
+        its, prompts = members[0]["run"], list(dict.fromkeys(cell["prompt"] for cell in members))
+        pipe = [checked(studio, its, text) for text in prompts][0]
+        told = on_step and (lambda i, n, done=number_: on_step(done * n + i, len(groups) * n))
+        seeds = list(dict.fromkeys(cell["seed"] for cell in members))
+        config = GenerationConfig(guidance_scale=group[1], steps=group[2])
+        own = {} if variant == "original" else {"run": its, "key": key_value(its, key)}
+        with studio.turn():
+            images = generation.generate(pipe, prompts, seeds, variant, config=config, on_step=told, **own)
+        where = [(*group, text, one) for text in prompts for one in seeds]
+        found |= dict(zip(where, images, strict=True))
+    return [
+        [found[(c["run"].id, c["guidance"], c["steps"], c["prompt"], c["seed"])] for c in row]
+        for row in asked
+    ]
+
+
+def grid_html(
+    studio: Studio, run, variant: str, across: Axis, down: Axis, cells: Sequence[Sequence[Image.Image]]
+) -> str:
+    """The grid with the judge's word under each picture."""
+    rows = []
+    for title, images in zip(down.titles, cells, strict=True):
+        said = studio.verdicts(images, run.config.model)
+        shown = [
+            framed(image, variant, f"{variant}, {title}, {head}", word)
+            for image, head, word in zip(images, across.titles, said, strict=True)
+        ]
+        rows.append((Layer(variant, title, ""), shown))
+    return sheet(rows, list(across.titles), f"{TITLES[variant]}: {down.kind} by {across.kind}")

@@ -1,0 +1,197 @@
+"""Step 3 without a browser: keys, two runs, an X/Y grid, and what a saved picture tells."""
+
+import io
+import json
+
+import pytest
+from PIL import Image, PngImagePlugin
+
+from kpop import InputError, RunError, train
+from kpop.hidden_prompt import HiddenPrompt
+from kpop.kept import png_bytes
+from kpop.picture_metadata import read_metadata
+from kpop.ui import compare, compare_views, questions, sheets, xy_grid
+from kpop.ui.pictures import enlarge
+from kpop.ui.run_picker import told_apart
+from kpop.ui.studio import Studio
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_config, tiny_pipe, tmp_path_factory):
+    """KPOP's, another with lambda 1, and one by ESD."""
+    place = tmp_path_factory.mktemp("compare")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KPOP_CACHE", str(place / "cache"))
+        found = [
+            train(tiny_config(steps=2, **changes), place / "runs", pipe=tiny_pipe)
+            for changes in ({}, {"lambda_": 1.0}, {"method": "esd"})
+        ]
+    return found
+
+
+@pytest.fixture
+def studio(runs, tiny_folder):
+    return Studio(runs[0].path.parent, model=str(tiny_folder), device="cpu")
+
+
+def pixels(image):
+    return list(image.getdata())
+
+
+def test_runs_are_told_apart_by_what_differs(runs):
+    assert told_apart(runs) == ["church, lambda 0.3", "church, lambda 1.0", "church, by ESD"]
+    assert told_apart(runs[:1]) == ["church"]
+
+
+def test_keys_of_others_are_not_lent(studio, runs):
+    first, second, esd = runs
+    assert [run.id for run in sheets.key_lenders(studio, first, "local")] == [second.id]
+    assert sheets.key_lenders(studio, first, "somebody else") == []
+    value = f"run:{second.id}"
+    assert value in [key for _, key in sheets.key_choices(first, [second])]
+    assert sheets.key_value(first, value, [second]) == second.key_path("church")
+    with pytest.raises(InputError, match="only a key of your own"):
+        sheets.key_value(first, value)
+    with pytest.raises(InputError, match="Unknown key"):
+        sheets.key_value(first, str(second.key_path("church")), [second])
+
+
+def test_own_key_forged_key_and_no_key_draw_three_pictures(studio, runs):
+    fast = questions.config_from("", "3")
+    drawn = {
+        key: sheets.draw_sheet(studio, runs[0], "a church", [0], key, config=fast).images
+        for key in ("own", "forged", "none")
+    }
+    shown = {key: pixels(images["recovered"][0]) for key, images in drawn.items()}
+    assert shown["none"] == pixels(drawn["none"]["sanitized"][0])
+    assert len({tuple(value) for value in shown.values()}) == 3
+    key = HiddenPrompt.load(runs[0].key_path("church"))
+    forged = key.forged()
+    assert forged.key.shape == key.key.shape and not forged.key.equal(key.key)
+    assert forged.key.equal(key.forged().key)
+
+
+def test_two_runs_stand_side_by_side_from_the_same_noise(studio, runs):
+    fast = questions.config_from("", "3")
+    drawn = questions.draw_both(studio, runs[0], "a church", [0, 1], "own", "local", runs[2].id, fast)
+    rows = compare_views.layers(studio, drawn)
+    assert list(rows) == ["original", "sanitized", "recovered", "rival sanitized"]
+    assert rows["rival sanitized"].note == "church, by ESD: after forgetting"
+    alone = sheets.draw_sheet(studio, runs[2], "a church", [0, 1], "own", config=fast)
+    assert pixels(alone.images["original"][1]) == pixels(rows["original"].images[1])
+    assert pixels(alone.images["sanitized"][1]) == pixels(rows["rival sanitized"].images[1])
+    html, *_, pair, seeds, _ = compare.show(studio, drawn, "sanitized|rival sanitized", compare_views.HOVER)
+    assert html.count('class="sheet-row') == 4 and pair.value == "sanitized|rival sanitized"
+    with pytest.raises(RunError, match="cannot stand beside"):
+        questions.rival_of(studio, runs[0], runs[0].id)
+
+
+def test_a_saved_picture_brings_its_settings_back(studio, runs):
+    config = questions.config_from("2.5", "3")
+    drawn = sheets.draw_sheet(studio, runs[0], "a church", [7], "forged", config=config)
+    saved = png_bytes(enlarge(drawn.images["recovered"][0]))
+    told = read_metadata(saved)
+    assert (told.prompt, told.seed, told.variant, told.run) == ("a church", 7, "recovered", runs[0].id)
+    run_id, prompt, seeds, key, guidance, sampling = questions.restored(studio, saved, None, "local")
+    assert (run_id, prompt, seeds, key.value) == (runs[0].id, "a church", "7", "forged")
+    assert (guidance, sampling) == ("2.5", "3")
+    again = sheets.draw_sheet(studio, runs[0], prompt, [7], key.value, config=config)
+    assert pixels(again.images["recovered"][0]) == pixels(drawn.images["recovered"][0])
+    assert sheets.saved_sheet(runs[0], "a church", [7], "forged") is None  # drawn in a way of its own
+
+
+def png(text=None, name="kpop", size=(2, 2)):
+    info = PngImagePlugin.PngInfo()
+    if text is not None:
+        info.add_itxt(name, text if isinstance(text, str) else json.dumps(text))
+    file = io.BytesIO()
+    Image.new("RGB", size).save(file, "PNG", pnginfo=info)
+    return file.getvalue()
+
+
+STORY = {
+    "prompt": "a church",
+    "seed": 1,
+    "variant": "sanitized",
+    "model": "emoji",
+    "run": "r-1",
+    "config": {},
+}
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "not a PNG"),
+        (b"\x89PNG\r\n\x1a\nnonsense", "not a PNG"),
+        (b"0" * 5_000_000, "too large"),
+        (png(), "does not say"),
+        (png("{"), "does not say"),
+        (png("[" * 10_000), "does not say"),
+        (png("x" * 30_000), "does not say"),
+        (png([1]), "does not say"),
+        (png({**STORY, "config": None}), "does not say"),
+        (png(STORY, size=(5000, 1)), "4096 pixels"),
+        (png({**STORY, "seed": "1"}), "seed cannot be used"),
+        (png({**STORY, "seed": -1}), "seed cannot be used"),
+        (png({**STORY, "seed": True}), "seed cannot be used"),
+        (png({**STORY, "variant": "other"}), "variant cannot be used"),
+        (png({**STORY, "run": "../../etc"}), "run cannot be used"),
+        (png({**STORY, "prompt": ["a"]}), "prompt cannot be used"),
+        (png({**STORY, "prompt": "a" * 401}), "prompt cannot be used"),
+        (png({**STORY, "key": "own\nnone"}), "key cannot be used"),
+        (png({**STORY, "config": {"steps": 10**9}}), "steps must be"),
+        (png({**STORY, "config": {"path": "/etc"}}), "Unknown setting"),
+    ],
+)
+def test_a_picture_is_not_trusted(data, words):
+    with pytest.raises(InputError, match=words):
+        read_metadata(data)
+
+
+def test_a_picture_of_a_run_or_key_that_is_not_here_is_refused(studio, runs):
+    with pytest.raises(RunError, match="There is no run"):
+        questions.restored(studio, png(STORY), None, "local")
+    with pytest.raises(InputError, match="not yours"):
+        told = {**STORY, "run": runs[0].id, "key": f"run:{runs[1].id}"}
+        questions.restored(studio, png(told), None, "somebody else")
+    with pytest.raises(InputError, match="another base model"):
+        questions.restored(studio, png({**STORY, "run": runs[0].id, "model_hash": "0" * 64}), None, "local")
+
+
+def test_an_xy_grid_draws_each_cell_as_asked(studio, runs):
+    first, second, _ = runs
+    across = xy_grid.axis(studio, first, "run", "", [first.id, second.id])
+    down = xy_grid.axis(studio, first, "steps", "2, 3", None)
+    cells = xy_grid.draw_grid(studio, first, "a church", 9, "own", "sanitized", across, down)
+    fast = questions.config_from("", "3")
+    alone = sheets.draw_sheet(studio, second, "a church", [9], "own", config=fast).images["sanitized"][0]
+    assert pixels(cells[1][1]) == pixels(alone) != pixels(cells[1][0])
+    html = xy_grid.grid_html(studio, first, "sanitized", across, down, cells)
+    assert html.count("<img") == 4 and "lambda 1.0" in html and "steps 3" in html
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "words"),
+    [
+        ("guidance", "1, x", "must be a number"),
+        ("steps", "2.5", "must be a whole number"),
+        ("seed", "0-99", "At most 8 seeds"),
+        ("prompt", " | ", "Write 1 to 8 different prompts"),
+        ("guidance", "1, 1", "Write 1 to 8 different guidance"),
+        ("run", "", "Write 1 to 8 different runs"),
+        ("colour", "1", "An axis is one of"),
+    ],
+)
+def test_an_axis_that_cannot_be_used_is_told_in_words(studio, runs, kind, text, words):
+    with pytest.raises(InputError, match=words):
+        xy_grid.axis(studio, runs[0], kind, text, [])
+
+
+def test_one_axis_twice_or_too_many_cells_are_refused(studio, runs):
+    seeds = xy_grid.axis(studio, runs[0], "seed", "0-7", None)
+    steps = xy_grid.axis(studio, runs[0], "steps", "1,2,3,4,5", None)
+    with pytest.raises(InputError, match="two different axes"):
+        xy_grid.draw_grid(studio, runs[0], "a church", 0, "own", "sanitized", seeds, seeds)
+    with pytest.raises(InputError, match="At most 36 pictures"):
+        xy_grid.draw_grid(studio, runs[0], "a church", 0, "own", "sanitized", seeds, steps)

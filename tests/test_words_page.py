@@ -1,0 +1,50 @@
+"""Step 1 without a browser, on the embedded model: how words are read, what is near, what is blurred."""
+
+import pytest
+
+from kpop import InputError, models
+from kpop.ui import concepts, words
+from kpop.ui.studio import Studio
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory):
+    return Studio(tmp_path_factory.mktemp("words") / "runs", device="cpu")
+
+
+def test_words_are_shown_as_the_model_reads_them(studio):
+    assert models.tokens_of(studio.pipe(), "a church") == ["a", "church"]
+    assert models.tokens_of(studio.pipe(), "zzgl") == ["z", "-z", "-g", "-l"]
+    assert "<kbd>church</kbd>" in words.check_words(studio, ("church",), ())
+
+
+def test_a_word_is_checked_while_it_is_typed(studio):
+    assert words.typed_line(studio, " ") == ""
+    assert "does not know" not in words.typed_line(studio, "church")
+    assert "does not know it. Near it: church" in words.typed_line(studio, "chur")
+    assert "<script>" not in words.typed_line(studio, "<script>")
+
+
+def test_an_unknown_word_can_be_exchanged_for_a_known_one(studio):
+    html = words.check_words(studio, (("chrch", "chapel"),), ("castle",))
+    assert 'data-word="chrch" data-near="church"' in html
+    assert words.instead(["chrch | chapel", "dog"], "chrch", "church") == ["church | chapel", "dog"]
+    assert words.instead(["chrch", "church"], "chrch", "church") == ["church"]
+
+
+def test_siblings_are_what_the_text_encoder_puts_near(studio):
+    offered = concepts.offered_words(studio)
+    found = words.suggested(studio, ("church",), ["dog"], offered)
+    assert found[0] == "dog" and {"house", "castle", "mosque"} <= set(found[1:]) and len(found) == 7
+    assert "church" not in found and "chapel" not in offered
+    with pytest.raises(InputError, match="Choose first"):
+        words.suggested(studio, (), [], offered)
+
+
+def test_sensitive_words_come_with_a_notice_and_blurred_pictures(studio):
+    assert words.sensitive(studio, ("knife",)) and not words.sensitive(studio, ("church",))
+    assert "press a picture" in words.check_words(studio, (("weapon", "knife"),), ())
+    preset = next(one for one in studio.offered_presets() if one.sensitive)
+    assert 'class="strip veiled"' in concepts._strip(studio, preset)
+    assert 'class="wall veiled"' in concepts._cached(studio, ["weapon"], 1)
+    assert "veiled" not in concepts._cached(studio, ["church"], 1)
