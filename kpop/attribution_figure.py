@@ -63,7 +63,7 @@ def paper_figure(
     norm, colour_map = _scale(maps, view, theme)
     key_top = max([float(line.shown.max()) for line in lines if line.is_key], default=0.0)
     key_norm = Normalize(0, min(max(key_top, 1e-6), 1.0))  # bicubic overshoots
-    page = Layout(blocks, lines, heads, upright, colours, view)
+    page = Layout(blocks, lines, heads, upright, colours)
     for at, line in enumerate(lines):
         colour = colours.get(line.variant.variant, colours["ink"])
         page.label(at, line.label(view), colour)

@@ -37,14 +37,14 @@ def percent(share: float) -> str:
 class Layout:
     """Where things stand on the figure, in inches from its upper left corner."""
 
-    def __init__(self, blocks, lines, heads: int, upright: bool, colours: dict[str, str], view: str):
+    def __init__(self, blocks, lines, heads: int, upright: bool, colours: dict[str, str]):
         self.upright, self.colours, self.heads, self.lines = upright, colours, heads, lines
         self.side = UPRIGHT_CELL if upright else CELL
         image = blocks[0].variants[0].image
         self.wide = self.side * max(1, image.width / image.height)
         self.tall = self.side * max(1, image.height / image.width)
         about = self._about(blocks)
-        self.note = _note(blocks, view)
+        self.note = _note(blocks)
         columns, counts = heads + 2, [sum(line.block == n for line in lines) for n in range(len(blocks))]
         if upright:
             self.left, self.top, between = 0.62, 1.02, 0.3
@@ -189,7 +189,7 @@ class Layout:
         self.figure.text(x / across, 1 - y / down, text, fontsize=size, color=colour, va="center", **more)
 
 
-def _note(blocks: Sequence[Block], view: str) -> str:
+def _note(blocks: Sequence[Block]) -> str:
     maps, masks = blocks[0].variants[0], [block.mask for block in blocks if block.mask is not None]
     said = []
     if masks:
@@ -201,7 +201,7 @@ def _note(blocks: Sequence[Block], view: str) -> str:
         )
     elif len(blocks[0].variants) > 1:
         said.append("Under a map: r, its correlation with the original's map of that head.")
-    said.append("Numbers behind: means over heads; spread is entropy, 1 is even; agrees is correlation.")
+    said.append("Other numbers: means over heads; spread is entropy, 1 is even; agrees is correlation.")
     if len(maps.layers) > 1:
         said.append("Head numbers mean the same head only within one layer.")
     return " ".join(said)

@@ -39,9 +39,6 @@ class PromptWords:
                 found.setdefault(word.text.lower(), word.text)
         return tuple(found.values())
 
-    def has(self, word: str) -> bool:
-        return bool(self._find(word))
-
     def columns(self, word: str) -> list[int]:
         """Token positions of every occurrence of a word or phrase, in any case.
 

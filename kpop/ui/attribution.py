@@ -37,8 +37,10 @@ SCREEN = (
 
 @dataclass(frozen=True)
 class AttributionStep:
-    """Components of the step; `watched`: this visitor's kept sums; `screen`: its colours and
-    whether it is narrow, filled in by the browser."""
+    """Components of the step.
+
+    watched: this visitor's kept sums; screen: its theme and whether it is narrow, filled in by the browser.
+    """
 
     prompt: gr.Textbox
     seed: gr.Number
