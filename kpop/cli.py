@@ -125,7 +125,13 @@ def build_parser() -> argparse.ArgumentParser:
     attribute.add_argument(
         "--variants", default=None, metavar="A,B", help="rows (default: all that there are)"
     )
-    attribute.add_argument("--layer", default=None, help="down, middle, up, or a layer's name (default: all)")
+    attribute.add_argument(
+        "--layer", default=None, help="all, down, middle, up, or one's name (default: of the largest focus)"
+    )
+    attribute.add_argument(
+        "--kept", default=None, metavar="PROMPT", help="one to draw below, as in KPOP Fig. 2"
+    )
+    attribute.add_argument("--format", choices=("png", "svg", "pdf"), default="png", help="default: png")
     attribute.add_argument(
         "--timestep-band", type=int, default=None, metavar="0-4", help="noise 0 to picture 4"
     )

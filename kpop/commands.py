@@ -158,7 +158,7 @@ def compare(args: argparse.Namespace) -> None:
 
 
 def attribute(args: argparse.Namespace) -> None:
-    """A figure a word and all maps as .npz; their paths on stdout."""
+    """A figure and a profile a word, all maps as .npz, numbers as .csv; their paths on stdout."""
     config, key = generation_config(args), key_of(args.key)
     run = for_key(named_run(args) if args.run else None, args)
     every = run.method.variants if run else ("original", "sanitized", "recovered")
@@ -166,37 +166,26 @@ def attribute(args: argparse.Namespace) -> None:
     unknown = [variant for variant in variants if variant not in every]
     if unknown:
         raise InputError(f"Unknown variant {unknown[0]!r}. Choose from: {', '.join(every)}.")
+    if args.view == "difference" and len(variants) < 2:
+        raise InputError("The difference needs two variants: name a run with --run.")
     words = _split(args.words) if args.words else None
     out = output_folder(args.out)
     pipe = _pipe(args, run)
-    from .attribution import attribute as look
-    from .attribution_figure import attribution_figure, save_arrays, save_figure
+    from . import models
+    from .attribution_views import draw_figures, watch_variants
 
     found = []
-    for variant in variants:
+    for prompt, chosen in [(args.prompt, words), *([(args.kept, None)] if args.kept else [])]:
         with jobs.device_lock(runs_dir(args)), progress_bar("step") as show:
-            maps = look(
-                pipe,
-                args.prompt,
-                args.seed,
-                variant,
-                run=run,
-                key=key,
-                words=words,
-                config=config,
-                on_step=show,
+            found.append(
+                watch_variants(pipe, prompt, args.seed, run, variants, key, config, chosen, on_step=show)
             )
-        found.append(maps)
-    seen = [maps.select(layer=args.layer, timestep_band=args.timestep_band) for maps in found]
-    if args.view == "difference" and len(seen) < 2:
-        raise InputError("The difference needs two variants: name a run with --run.")
-    for word in found[0].words:
-        print(
-            save_figure(
-                attribution_figure(seen, word, view=args.view), out / f"attribution-{runs.slug(word)}.png"
-            )
-        )
-    print(save_arrays(found, out / "attribution.npz"))
+    name = models.model_name(pipe)
+    drawn = draw_figures(found, name, out, args.layer, args.timestep_band, args.view, args.format)
+    for path, sentence in drawn:
+        print(path)
+        if sentence:
+            print(sentence, file=sys.stderr)
 
 
 def evaluate(args: argparse.Namespace) -> None:
