@@ -1,13 +1,15 @@
 FROM python:3.11-slim-bookworm
 
-RUN useradd --create-home --uid 1000 user
-USER user
+RUN useradd --create-home --uid 1000 user \
+    && install -d -o user -g user /home/user/app /home/user/runs /home/user/cache
+USER 1000
 ENV HOME=/home/user \
     PATH=/home/user/.local/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     GRADIO_ANALYTICS_ENABLED=False \
+    HF_HOME=/home/user/cache/huggingface \
     KPOP_RUNS=/home/user/runs \
     KPOP_CACHE=/home/user/cache
 WORKDIR /home/user/app
@@ -20,5 +22,5 @@ COPY --chown=user . .
 
 EXPOSE 7860
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s \
-    CMD python -c "import urllib.request; urllib.request.urlopen('http://127.0.0.1:7860/', timeout=4)"
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:7860/', timeout=4)"]
 CMD ["python", "app.py", "--host", "0.0.0.0"]

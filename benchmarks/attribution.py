@@ -1,12 +1,17 @@
-"""What watching the heads costs: generation with and without recording, alternating, in one run.
+"""What watching the heads costs, ours beside the daam package's tracer, in one run.
 
-    python -m benchmarks.attribution [--model emoji] [--seeds 0 1 2 3] [--rounds 5] [--daam]
+    python -m benchmarks.attribution [--models emoji sd-random] [--rounds 5]
 
-On a CPU the ratios are of processor time, which other programs on the machine disturb less. --daam adds the
-daam package's tracer, one picture at a time and on models of 64x64 latents, which is all it can do.
+Every way draws the same number of steps from one seed and ends with one word's map. Each is compared with
+drawing alone in the loop it is part of: ours with kpop.generate, daam's with diffusers' own pipeline. The
+ways take turns, so that a busy machine disturbs all alike; on a CPU the ratios are of processor time, which
+other programs disturb less. sd-random is Stable Diffusion 1.4's shape with random weights
+(benchmarks/sd_random.py); other names are loaded as the app does. daam records no middle block, and of
+latents other than 64x64 or 96x96 its maps are of wrong sizes: how many layers each records is in the table.
 """
 
 import argparse
+import gc
 import os
 import platform
 import statistics
@@ -18,46 +23,99 @@ import torch
 
 import kpop
 
+from . import sd_random
+
+FEW_STEPS = 2  # of sd-random: seconds each on a CPU
+
 
 def main() -> None:
     plain = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
-    parser.add_argument("--model", default="emoji")
+    parser.add_argument("--models", nargs="+", default=["emoji", sd_random.NAME])
     parser.add_argument("--prompt", default="a church on a blue background")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int)
+    parser.add_argument("--word", default="church")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rounds", type=int, default=5, help="after one to warm up")
+    parser.add_argument("--steps", type=int, help=f"default: the model's, {FEW_STEPS} for {sd_random.NAME}")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--daam", action="store_true")
     asked = parser.parse_args()
-    pipe = kpop.load_pipeline(asked.model, device=asked.device)
-    if asked.daam and pipe.unet.config.sample_size != 64:
-        parser.error("--daam needs a model of 64x64 latents, such as Stable Diffusion 1.4")
-    config = kpop.GenerationConfig(steps=asked.steps).resolved(asked.model)
-    print(machine(pipe))
-    print(f"{asked.model}, {asked.prompt!r}, seeds {asked.seeds}, {config.steps} steps, guidance "
-          f"{config.guidance_scale}, median of {asked.rounds} rounds after one to warm up")  # fmt: skip
-    ways: dict[str, Callable[[list[int]], object]] = {
-        "generate": lambda seeds: kpop.generate(pipe, asked.prompt, seeds, config=config),
-        "attribute": lambda seeds: kpop.attribute(pipe, asked.prompt, seeds, config=config),
+    for number, model in enumerate(asked.models):
+        pipe = load(model, asked.device)
+        steps = asked.steps or (FEW_STEPS if model == sd_random.NAME else None)
+        config = kpop.GenerationConfig(steps=steps, batch_size=1).resolved(model)
+        if not number:
+            print(f"{machine(pipe)}\n{asked.prompt!r}, word {asked.word!r}, seed {asked.seed}, median of "
+                  f"{asked.rounds} rounds\n\n{HEAD}")  # fmt: skip
+        layers: dict[str, int] = {}
+        times = compare(ways_of(pipe, asked, config, layers), asked.rounds, pipe.device.type == "cuda")
+        about = f"{model}, {config.steps} steps, {pipe.device.type} {str(pipe.unet.dtype)[6:]}"
+        for row in rows(times, layers, total_layers(pipe)):
+            print(f"| {about} | {row} |", flush=True)
+        del pipe
+        gc.collect()
+
+
+HEAD = "| model | way | layers recorded | seconds | times drawing alone |\n|---|---|---|---|---|"
+BASE = {"kpop.attribute": "kpop.generate", "daam.trace": "diffusers alone"}
+
+
+def load(model: str, device: str):
+    if model == sd_random.NAME:
+        device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        return sd_random.sd_random(device, torch.float16 if device.startswith("cuda") else torch.float32)
+    return kpop.load_pipeline(model, device=device)
+
+
+def ways_of(pipe, asked, config, layers: dict[str, int]) -> dict[str, Callable[[], object]]:
+    """What is timed, by name; `layers` is filled with how many each way records."""
+    ways: dict[str, Callable[[], object]] = {
+        "kpop.generate": lambda: kpop.generate(pipe, asked.prompt, asked.seed, config=config),
+        "diffusers alone": lambda: diffusers_way(pipe, asked, config),
     }
-    times = compare(ways, asked.seeds, asked.rounds, pipe)
-    show(times, "generate")
-    if asked.daam:
-        one = {**ways, "daam.trace": daam_way(pipe, asked.prompt, config)}
-        times = compare(one, asked.seeds[:1], asked.rounds, pipe)
-        print("one seed, daam beside it (diffusers' own loop, so its base differs):")
-        show(times, "generate")
+
+    def attribute() -> None:
+        maps = kpop.attribute(pipe, asked.prompt, asked.seed, config=config)
+        assert maps[asked.word].heads.isfinite().all()
+        layers["kpop.attribute"] = len(maps.layers)
+
+    ways["kpop.attribute"] = attribute
+    try:
+        import daam
+    except ImportError:
+        print("daam is not installed (pip install --no-deps daam==0.2.0): ours alone.")
+        del ways["diffusers alone"]
+        return ways
+
+    def trace() -> None:
+        with torch.no_grad(), daam.trace(pipe) as tracer:
+            diffusers_way(pipe, asked, config)
+            # By default it leaves out sizes that are no power of two smaller than its 64 or 96 points.
+            tracer.compute_global_heat_map(factors=range(100)).compute_word_heat_map(asked.word)
+            layers["daam.trace"] = len({layer for (_, layer, _), _ in tracer.all_heat_maps})
+
+    ways["daam.trace"] = trace
+    return ways
 
 
-def compare(ways: dict, seeds: list[int], rounds: int, pipe) -> dict[str, list[tuple[float, float]]]:
-    """(wall, counted) seconds of each way, in turns, so that a busy machine disturbs all alike."""
-    cuda = pipe.device.type == "cuda"
+def diffusers_way(pipe, asked, config) -> None:
+    generator = torch.Generator().manual_seed(asked.seed)
+    settings = {"num_inference_steps": config.steps, "guidance_scale": config.guidance_scale}
+    pipe(asked.prompt, generator=generator, **settings)
+
+
+def total_layers(pipe) -> int:
+    from kpop.prompt_attention import find_cross_attention
+
+    return len(find_cross_attention(pipe.unet))
+
+
+def compare(ways: dict, rounds: int, cuda: bool) -> dict[str, list[tuple[float, float]]]:
+    """(wall, counted) seconds of each way, in turns; counted is wall time on a GPU, else processor time."""
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for number in range(rounds + 1):
         for name in list(ways)[:: 1 if number % 2 else -1]:
             start, counted = time.perf_counter(), time.process_time()
-            ways[name](seeds)
+            ways[name]()
             if cuda:
                 torch.cuda.synchronize()
             wall = time.perf_counter() - start
@@ -66,25 +124,18 @@ def compare(ways: dict, seeds: list[int], rounds: int, pipe) -> dict[str, list[t
     return times
 
 
-def show(times: dict[str, list[tuple[float, float]]], base: str) -> None:
+def rows(times: dict[str, list[tuple[float, float]]], layers: dict[str, int], total: int) -> list[str]:
     counted = {name: statistics.median(pair[1] for pair in pairs) for name, pairs in times.items()}
-    for name, pairs in times.items():
-        wall = [pair[0] for pair in pairs]
-        print(f"{name:12} {statistics.median(wall):8.3f} s wall ({min(wall):.3f}-{max(wall):.3f})  "
-              f"{counted[name]:8.3f} s counted  {counted[name] / counted[base]:.2f} x {base}")  # fmt: skip
-
-
-def daam_way(pipe, prompt: str, config) -> Callable[[list[int]], object]:
-    import daam
-
-    def draw(seeds: list[int]) -> None:
-        with torch.no_grad(), daam.trace(pipe) as tracer:
-            generator = torch.Generator().manual_seed(seeds[0])
-            settings = {"num_inference_steps": config.steps, "guidance_scale": config.guidance_scale}
-            pipe(prompt, generator=generator, **settings)
-            tracer.compute_global_heat_map()
-
-    return draw
+    found = []
+    for way, base in BASE.items():
+        if way not in times:
+            continue
+        ratios = [w[1] / b[1] for w, b in zip(times[way], times[base], strict=True)]
+        found.append(f"{base} | - | {counted[base]:.2f} | 1")
+        span = f"{min(ratios):.2f}-{max(ratios):.2f}"
+        times_base = f"**{counted[way] / counted[base]:.2f}** ({span})"
+        found.append(f"{way} | {layers[way]} of {total} | {counted[way]:.2f} | {times_base}")
+    return found
 
 
 def machine(pipe) -> str:
@@ -94,8 +145,8 @@ def machine(pipe) -> str:
         lines = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
         name = lines[0].split(":", 1)[1].strip() if lines else name
     device = torch.cuda.get_device_name() if pipe.device.type == "cuda" else f"CPU {name}"
-    return (f"{device}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads, {pipe.unet.dtype}, "
-            f"torch {torch.__version__}")  # fmt: skip
+    threads = f"{os.cpu_count()} cores, {torch.get_num_threads()} torch threads"
+    return f"{device}, {threads}, torch {torch.__version__}"
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ class Attribution:
 
     sums: per layer float32 [BANDS, heads, columns, h, w] on the CPU, native size, sums over a band's steps.
     size: (H, W) of the maps: latent size, enlarged by a whole factor until the shorter side has 64 points.
-    words: the content words offered; others ("a", "on") can be looked up by name all the same.
+    words: the content words offered; phrases of the prompt ("blue background") can be looked up all the same.
     """
 
     prompt: str
@@ -113,7 +113,10 @@ class Attribution:
         return iter(self.words)
 
     def __contains__(self, word: object) -> bool:
-        return isinstance(word, str) and self.text.has(word)
+        try:
+            return bool(self.text.columns(word))
+        except InputError:
+            return False
 
     @property
     def steps(self) -> int:
@@ -257,16 +260,20 @@ def attribute(
 
     One seed gives an Attribution, several a list in their order; pictures and maps of a seed do not depend
     on the others. words: what `.words` offers (default: every content word). Raises InputError for a word
-    that is not in the prompt or was cut off, and whatever generate() raises.
+    that is not in the prompt, was cut off or is a stop word, ModelError for a pipeline without a U-Net that
+    reads text by cross-attention, and whatever generate() raises.
     """
     from .config import GenerationConfig
     from .generation import generate
     from .models import model_name
 
+    _check_reads_text(pipe)
     text = read_prompt(pipe.tokenizer, prompt)
     offered = text.content_words() if words is None else (words,) if isinstance(words, str) else tuple(words)
     for word in offered:
         text.columns(word)
+    if not offered:
+        raise InputError("No word of the prompt names a thing: add one, such as “a church”.")
     seeds = [int(seeds)] if isinstance(seeds, Integral) else list(seeds)
     if not seeds:
         raise InputError("There is no seed; give at least one.")
@@ -288,9 +295,17 @@ def attribute(
     return found[0] if len(found) == 1 else found
 
 
+def _check_reads_text(pipe) -> None:
+    from .prompt_attention import find_attention
+
+    unet = getattr(pipe, "unet", None)
+    if unet is None or not any(module.is_cross_attention for module in find_attention(unet).values()):
+        raise ModelError(
+            "This pipeline has no U-Net with cross-attention to look at. Use a Stable Diffusion model."
+        )
+
+
 def _collect(pipe, prompt, seeds, variant, images, words, text, recorder) -> list[Attribution]:
-    if not recorder.sums:
-        raise ModelError("This pipeline's U-Net has no cross-attention to look at.")
     width, height = images[0].size
     latent = height // pipe.vae_scale_factor, width // pipe.vae_scale_factor
     factor = math.ceil(MAP_SIDE / min(latent))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 MASK_DISTANCE = 24  # of 255: how far a pixel leaves the background before it counts as the object
 FINE = 8  # points a side of a layer's own map: on fewer an object is a blot wherever it is
+PROBES = 24  # border points whose triples are tried as the background
 OBJECT_AREA = 0.02, 0.9  # of the picture: less is a speck, more is a background that was not plain
 
 
@@ -56,7 +58,8 @@ def object_mask(image: Image, size: tuple[int, int], distance: float = MASK_DIST
     """bool [H, W]: where a picture leaves the plane fitted to its border, for pictures on a plain background.
 
     size: (H, W) of the maps it is for. distance: largest difference of a colour channel (0-255) still taken
-    for background. The original's mask serves all variants of a seed: an erased picture has no object.
+    for background. A point of the map without a neighbour is a speck and no object. The original's mask
+    serves all variants of a seed: an erased picture has no object.
     """
     pixels = np.asarray(image.convert("RGB"), np.float64)
     height, width = pixels.shape[:2]
@@ -65,13 +68,29 @@ def object_mask(image: Image, size: tuple[int, int], distance: float = MASK_DIST
     edge = max(1, round(min(height, width) / 24))
     border = np.ones((height, width), bool)
     border[edge:-edge, edge:-edge] = False
-    for _ in range(3):  # an object that touches the border is dropped from the fit
-        coefficients, *_ = np.linalg.lstsq(plane[border], pixels[border], rcond=None)
-        away = np.abs(pixels - plane @ coefficients).max(-1)
-        kept = border & (away <= max(distance / 2, np.median(away[border])))
-        border = kept if kept.sum() >= 3 else border
+    away = np.abs(pixels - plane @ _fitted(plane[border], pixels[border], distance / 2)).max(-1)
     mask = torch.from_numpy(away > distance).float()[None, None]
-    return F.interpolate(mask, size=size, mode="area" if height >= size[0] else "nearest")[0, 0] >= 0.5
+    found = F.interpolate(mask, size=size, mode="area" if height >= size[0] else "nearest") >= 0.5
+    around = F.avg_pool2d(found.float(), 3, stride=1, padding=1) * 9  # itself and its neighbours
+    return (found & (around > 1.5))[0, 0]
+
+
+def _fitted(points: np.ndarray, colours: np.ndarray, near: float) -> np.ndarray:
+    """Plane [3, 3] that most of the border lies on, so that an object which touches it does not bend it.
+
+    points: [n, 3], (1, row, column); colours: [n, 3]. Of the planes through three border points the one with
+    most others within `near` (as in RANSAC, but every triple of a few), then least squares over those.
+    """
+    probes, tested = (np.linspace(0, len(points) - 1, n).astype(int) for n in (PROBES, 8 * PROBES))
+    triples = probes[np.array(list(combinations(range(PROBES), 3)))]
+    triples = triples[np.abs(np.linalg.det(points[triples])) > 0.1]  # not on one line
+    planes = np.linalg.solve(points[triples], colours[triples])
+    close = np.abs(colours[tested] - points[tested] @ planes).max(-1) <= near
+    plane = planes[close.sum(-1).argmax()]
+    for _ in range(2):
+        background = np.abs(colours - points @ plane).max(-1) <= near
+        plane = np.linalg.lstsq(points[background], colours[background], rcond=None)[0]
+    return plane
 
 
 def find_object(image: Image, size: tuple[int, int]) -> torch.Tensor | None:
@@ -80,15 +99,65 @@ def find_object(image: Image, size: tuple[int, int]) -> torch.Tensor | None:
     return mask if OBJECT_AREA[0] < float(mask.float().mean()) < OBJECT_AREA[1] else None
 
 
+def known_object(original: Attribution, model: str) -> torch.Tensor | None:
+    """find_object of the original's picture, of a model that draws on plain backgrounds; None for others."""
+    from .models import family
+
+    return find_object(original.image, original.size) if family(model) == "emoji" else None
+
+
+def shared_places(maps: Attribution, word: str) -> list[torch.Tensor]:
+    """Per selected layer, bool [H, W]: where the heads of all others look at `word` more than on average.
+
+    DAAM's map of the other layers, which stands for the object where no mask is known. A head does not choose
+    the place it is asked about, so maps that are merely uneven find none: layers of random weights agree on
+    nothing. Empty for a model of one layer, and where the others are even.
+    """
+    every = {layer: replace(maps, layers=(layer,))[word].heads for layer in maps.sums}
+    total, count = sum(heads.sum(0) for heads in every.values()), sum(map(len, every.values()))
+    places = []
+    for layer in maps.layers:
+        others = (total - every[layer].sum(0)) / max(count - len(every[layer]), 1)
+        places.append(others > others.mean().clamp_min(1e-9) * (1 + 1e-4))  # or rounding finds a place
+    return places
+
+
+def fine_layers(maps: Attribution) -> list[str]:
+    """The selected layers whose own maps have FINE points a side or more; all where none has."""
+    fine = [layer for layer in maps.layers if min(maps.sums[layer].shape[-2:]) >= FINE]
+    return fine or list(maps.layers)
+
+
+def sharpest_layer(maps: Attribution, word: str, mask: torch.Tensor | None = None) -> str:
+    """The fine layer of the largest focus: the one whose attention to the word lies inside `mask` most.
+
+    The focus is that of all heads together, so one that hardly reads the word hardly counts. Without a mask:
+    the layer of the least mean dispersion.
+    """
+    scores = {}
+    for layer in fine_layers(maps):
+        found = replace(maps, layers=(layer,))[word]
+        unknown = mask is None
+        scores[layer] = -float(dispersion(found.heads).mean()) if unknown else float(focus(found.all, mask))
+    return max(scores, key=scores.get)
+
+
 @dataclass(frozen=True)
 class HeadNumbers:
-    """One row of the table: a variant's head. focus is None where no object mask is known."""
+    """One row of the table: what a variant's head does in a layer and a band of steps.
+
+    layer, band: what was selected, "all" for several. share: of its attention, on the word. dispersion: see
+    there. agreement: correlation with the original's map of that head. focus: None where no object mask is
+    known. hidden_prompt: share of its attention on p.
+    """
 
     variant: str
+    layer: str
+    band: str
     head: int
     share: float
     dispersion: float
-    agreement: float  # correlation with the original's map of that head
+    agreement: float
     focus: float | None
     hidden_prompt: float
 
@@ -101,17 +170,26 @@ def head_table(
     table = []
     for maps in variants:
         heads, budget = maps[word].heads, maps.budget(word)
+        layer = maps.layers[0] if len(maps.layers) == 1 else "all"
+        band = str(maps.bands[0]) if len(maps.bands) == 1 else "all"
         focused = None if mask is None else focus(heads, mask)
         spread, agreement = dispersion(heads), correlation(first, heads)
         for head in range(len(heads)):
             inside = None if mask is None else float(focused[head])
             numbers = (float(column[head]) for column in (budget["word"], spread, agreement))
             hidden = float(budget["hidden_prompt"][head])
-            table.append(HeadNumbers(maps.variant, head, *numbers, inside, hidden))
+            table.append(HeadNumbers(maps.variant, layer, band, head, *numbers, inside, hidden))
     return table
 
 
-def fine_layers(maps: Attribution) -> list[str]:
-    """The selected layers whose own maps have FINE points a side or more; all where none has."""
-    fine = [layer for layer in maps.layers if min(maps.sums[layer].shape[-2:]) >= FINE]
-    return fine or list(maps.layers)
+def every_table(
+    variants: Sequence[Attribution], word: str, mask: torch.Tensor | None = None
+) -> list[HeadNumbers]:
+    """head_table of each selected layer, over all selected steps and then for each band that has any."""
+    bands = [(band,) for band in variants[0].bands if variants[0].steps_per_band[band]]
+    table = []
+    for layer in variants[0].layers:
+        for chosen in (variants[0].bands, *(bands if len(variants[0].bands) > 1 else ())):
+            shown = [replace(maps, layers=(layer,), bands=chosen) for maps in variants]
+            table += head_table(shown, word, mask)
+    return table

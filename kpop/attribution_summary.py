@@ -3,8 +3,8 @@
 The rule is per head and per layer (averaged over layers a map mostly shows position and border):
 
 - A head *looks at* a place when a point there gets at least half again as much attention as one elsewhere.
-  The place is the object of the original picture; where that is not known, the part of the picture that the
-  head looks at more than on average.
+  The place is the object of the original picture; where that is not known, the part of it that the heads of
+  the other layers look at more than on average (shared_places).
 - A head *stays* when at least half of three things is left: its pull to that place, its pattern (correlation
   with its own earlier map), and the word's share of the attention that goes to text at all.
 - A head that never looked there can neither stay nor leave. A flat map looks nowhere.
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .attribution_measures import correlation, dispersion, find_object, fine_layers, focus, pull
+from .attribution_measures import correlation, find_object, pull, shared_places
 from .errors import InputError
 
 if TYPE_CHECKING:
@@ -35,11 +35,11 @@ PARTS = {
 
 
 def looking_heads(maps: Attribution, word: str, mask: torch.Tensor | None = None) -> torch.Tensor:
-    """bool [n]: heads that look at one place for `word`; the heads of every selected layer, in their order.
+    """bool [n]: heads that look at the place of `word`; the heads of every selected layer, in their order.
 
-    mask: bool [H, W], the object, which is then the place asked about.
+    mask: bool [H, W], the object, which is then the place asked about; else each layer's of shared_places.
     """
-    return _pulls(maps, word, mask) >= LEAST_PULL
+    return _pulls(maps, maps, word, mask) >= LEAST_PULL
 
 
 def staying_heads(
@@ -47,12 +47,10 @@ def staying_heads(
 ) -> torch.Tensor:
     """bool [n]: the looking heads of `first` that in `then` still look at the same place."""
     stay = looking_heads(first, word, mask) & ~_faded(first, then, word)
-    kept = []
-    for before, after in zip(_by_layer(first, word), _by_layer(then, word), strict=True):
-        place = _place(before, mask)
-        near = pull(after, place) >= KEPT * pull(before, place)
-        kept.append(near & (correlation(before, after) >= KEPT))
-    return stay & torch.cat(kept)
+    near = _pulls(first, then, word, mask) >= KEPT * _pulls(first, first, word, mask)
+    pairs = zip(_by_layer(first, word), _by_layer(then, word), strict=True)
+    alike = torch.cat([correlation(before, after) for before, after in pairs]) >= KEPT
+    return stay & near & alike
 
 
 def lost_heads(
@@ -60,22 +58,6 @@ def lost_heads(
 ) -> torch.Tensor:
     """bool [n]: the looking heads of `first` that in `then` do so no more."""
     return looking_heads(first, word, mask) & ~staying_heads(first, then, word, mask)
-
-
-def sharpest_layer(maps: Attribution, word: str, mask: torch.Tensor | None = None) -> str:
-    """The fine layer with the most heads that look at the object in `mask`; of equals the largest focus.
-
-    The focus is that of all heads together, so one that hardly reads the word hardly counts. Without a mask:
-    the layer of the least mean dispersion.
-    """
-    scores = {}
-    for layer in fine_layers(maps):
-        part = maps.select(layer=layer)
-        if mask is None:
-            scores[layer] = -float(dispersion(part[word].heads).mean())
-        else:
-            scores[layer] = int(looking_heads(part, word, mask).sum()), float(focus(part[word].all, mask))
-    return max(scores, key=scores.get)
 
 
 def summary(
@@ -91,7 +73,7 @@ def summary(
     """
     if original.seed != sanitized.seed or original.prompt != sanitized.prompt:
         raise InputError("Compare maps of one prompt and one seed.")
-    pulls = _pulls(original, word, mask)
+    pulls = _pulls(original, original, word, mask)
     gone = lost_heads(original, sanitized, word, mask)
     blank = mask is not None and find_object(sanitized.image, sanitized.size) is None
     count = int((pulls >= LEAST_PULL).sum())
@@ -108,10 +90,10 @@ def summary(
 def _who_looked(pulls: torch.Tensor, layers: int, word: str, known: bool) -> str:
     count, heads = int((pulls >= LEAST_PULL).sum()), len(pulls)
     where = f" in {layers} layers" if layers > 1 else ""
-    place = "the object" if known else "one place"
+    place = "at the object" if known else "where the other layers do"
     if count:
-        return f"Reading “{word}”, {count} of {heads} heads{where} {_look(count)} at {place}."
-    said = f"Reading “{word}”, none of {heads} heads{where} looks at {place}"
+        return f"Reading “{word}”, {count} of {heads} heads{where} {_look(count)} {place}."
+    said = f"Reading “{word}”, none of {heads} heads{where} looks {place}"
     beside = int((pulls <= -LEAST_PULL).sum()) if known else 0
     return f"{said}, and {beside} {_look(beside)} beside it." if beside else f"{said} more than elsewhere."
 
@@ -141,8 +123,7 @@ def _what_instead(original, sanitized, word, mask, gone: torch.Tensor) -> str:
         some = f"for {int(faded.sum())} of them " if int(faded.sum()) < left else ""
         change = f"{_percent(before['word'])} to {_percent(after['word'])}"
         return f": {some}{amount} of {whose} attention to the word ({change}) moved to {PARTS[target]}"
-    pairs = zip(_by_layer(original, word), _by_layer(sanitized, word), strict=True)
-    now = torch.cat([pull(after, _place(before, mask)) for before, after in pairs])[gone]
+    now = _pulls(original, sanitized, word, mask)[gone]
     ways = {
         "elsewhere": int((now <= -LEAST_PULL).sum()),
         "all over the picture": int((now.abs() < LEAST_PULL).sum()),
@@ -173,12 +154,14 @@ def _by_layer(maps: Attribution, word: str) -> list[torch.Tensor]:
     return [replace(maps, layers=(layer,))[word].heads for layer in maps.layers]
 
 
-def _place(heads: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    return heads > heads.mean((-2, -1), keepdim=True) if mask is None else mask
-
-
-def _pulls(maps: Attribution, word: str, mask: torch.Tensor | None) -> torch.Tensor:
-    return torch.cat([pull(heads, _place(heads, mask)) for heads in _by_layer(maps, word)])
+def _pulls(first: Attribution, then: Attribution, word: str, mask: torch.Tensor | None) -> torch.Tensor:
+    """[n]: how much more heads of `then` look at a place of `first`: the mask, or what is shared there."""
+    places = shared_places(first, word) if mask is None else [mask] * len(first.layers)
+    pairs = zip(_by_layer(then, word), places, strict=True)
+    # Of an empty place every point is outside.
+    return torch.cat(
+        [pull(heads, place) if bool(place.any()) else 0 * heads.mean((1, 2)) for heads, place in pairs]
+    )
 
 
 def _faded(first: Attribution, then: Attribution, word: str) -> torch.Tensor:

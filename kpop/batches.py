@@ -20,6 +20,7 @@ from .continual import Forgotten
 from .hidden_prompt import HiddenPrompt
 from .mechanisms import reading
 from .method_table import METHODS
+from .model_words import by_meaning
 from .precision import precision_context
 from .processes import Processes
 from .run_texts import phrase, phrasings, retained_texts
@@ -127,6 +128,7 @@ class _Batches:
             self.retained = tuple(dict.fromkeys([*retained_texts(cfg), *more]))
         self.keeps_neutral = bool(cfg.retain_neutral) and (cfg.retain_weight > 0 or cfg.key_retain_weight > 0)
         self.states: dict[str, Tensor] = {}
+        self.nearest: dict[int, tuple[str, ...]] = {}
         self.alphas = noise_levels(pipe)
         self.predicts_v = pipe.scheduler.config.get("prediction_type", "epsilon") == "v_prediction"
 
@@ -141,11 +143,25 @@ class _Batches:
         return keyed(self.cfg.seed, step, "concept").randrange(len(self.concepts))
 
     def retain_of(self, step: int, row: int) -> str | None:
-        """The retained text of a row, or None for the neutral text; the first row is the neutral text's."""
+        """The retained text of a row, or None for the neutral text; the first row is the neutral text's.
+
+        Every other row is of a text near the concept, where most is at stake.
+        """
         if self.keeps_neutral and (not self.retained or (row == 0 and self.all_rows > 1)):
             return None
-        alone = self.keeps_neutral and self.all_rows == 1  # one row serves both in turn
-        return keyed(self.cfg.seed, step, row, "retain").choice([*self.retained, *([None] if alone else [])])
+        alone = [None] if self.keeps_neutral and self.all_rows == 1 else []  # one row serves both in turn
+        draw = keyed(self.cfg.seed, step, row, "retain")
+        text, near = draw.choice([*self.retained, *alone]), self.near(self.concept_of(step))
+        return draw.choice(near) if near and text is not None and draw.random() < 0.5 else text
+
+    def near(self, index: int) -> tuple[str, ...]:
+        """Texts of the third of the retained words that are nearest to a concept."""
+        if index not in self.nearest:
+            words = [word for concept in self.cfg.retain or () for word in names(concept)]
+            ranked = by_meaning(self.pipe, names(self.cfg.concepts[index]), words) if words else []
+            near = ranked[: -(-len(words) // 3)]
+            self.nearest[index] = tuple(text for word in near for text in phrasings(word, self.cfg.templates))
+        return self.nearest[index]
 
     def state(self, text: str) -> Tensor:
         """C of a text, [77, d_c]."""

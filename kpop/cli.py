@@ -26,6 +26,7 @@ __all__ = ["build_parser", "concept_list", "erase_config", "generation_config", 
 
 FLAGS = ("retain_neutral", "separate_kv", "gradient_checkpointing")  # true or false
 SYNONYMS = {"steps": ("--sampling-steps",), "guidance_scale": ("--guidance",)}
+MODULES = {"runs": "run_commands", "release": "release_commands", "key": "release_commands"}
 ABOUT = {
     "concepts": "words to erase; synonyms of one concept as 'church|chapel'",
     "retain": "siblings to keep, written alike; none: an empty list",
@@ -124,7 +125,13 @@ def build_parser() -> argparse.ArgumentParser:
     attribute.add_argument(
         "--variants", default=None, metavar="A,B", help="rows (default: all that there are)"
     )
-    attribute.add_argument("--layer", default=None, help="down, middle, up, or a layer's name (default: all)")
+    attribute.add_argument(
+        "--layer", default=None, help="all, down, middle, up, or one's name (default: of the largest focus)"
+    )
+    attribute.add_argument(
+        "--kept", default=None, metavar="PROMPT", help="one to draw below, as in KPOP Fig. 2"
+    )
+    attribute.add_argument("--format", choices=("png", "svg", "pdf"), default="png", help="default: png")
     attribute.add_argument(
         "--timestep-band", type=int, default=None, metavar="0-4", help="noise 0 to picture 4"
     )
@@ -141,6 +148,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--out", default=None, help="folder (default: evaluation-RUN)")
     evaluate.add_argument("--model", default=None, help="default: the run's")
     evaluate.add_argument("--key", default="own", help="own, none, concept names, or the path of a key file")
+    _passphrase(evaluate)
     _seeds(evaluate, "500-519")
     _safety(evaluate)
     _sampling(evaluate)
@@ -162,7 +170,32 @@ def build_parser() -> argparse.ArgumentParser:
         if name == "stop":
             action.add_argument("--no-wait", action="store_true", help="do not wait until it has stopped")
         if name == "resume":
+            _passphrase(action)
             _device(action, None)
+
+    release = _command(commands, "release", "write the sanitized model for others; the key stays here")
+    release.add_argument("run", metavar="RUN", help="id or folder of a run")
+    release.add_argument("--out", required=True, metavar="DIR", help="a new folder, or an earlier release")
+    release.add_argument("--form", choices=("diffusers", "delta", "single-file", "all"), default="diffusers")
+    release.add_argument(
+        "--evaluation", default=None, metavar="DIR", help="folder of `evaluate`, for the table in the card"
+    )
+    release.add_argument("--push", default=None, metavar="USER/NAME", help="say what would go to the hub")
+    release.add_argument("--really", action="store_true", help="send it")
+    _passphrase(release)
+    key = _command(commands, "key", "seal, open or check the key of a run").add_subparsers(
+        metavar="ACTION", required=True, parser_class=_Parser
+    )
+    for name, about in (
+        ("seal", "encrypt a run's keys with a passphrase and remove the clear copies"),
+        ("open", "put the clear copies back"),
+        ("check", "say how the keys lie; search a release for them"),
+    ):
+        action = _command(key, name, about, f"key_{name}")
+        action.add_argument("run", metavar="RUN", help="id or folder of a run")
+        _passphrase(action)
+        if name == "check":
+            action.add_argument("--release", default=None, metavar="DIR", help="folder to search for the key")
 
     example = _command(commands, "example", "train a run to ship: its key public, its first pictures drawn")
     _erase_flags(example)
@@ -187,8 +220,8 @@ def _command(commands, name: str, about: str, function: str | None = None) -> ar
 
     def run(args: argparse.Namespace) -> int | None:
         body = function or name
-        bodies = import_module(f"{__package__}.{'run_commands' if body.startswith('runs_') else 'commands'}")
-        return getattr(bodies, body)(args)
+        module = MODULES.get(body.partition("_")[0], "commands")
+        return getattr(import_module(f"{__package__}.{module}"), body)(args)
 
     parser.set_defaults(run_command=run)
     return parser
@@ -242,6 +275,7 @@ def _drawing(parser: argparse.ArgumentParser, out: str, one_prompt: bool = False
     parser.add_argument("--model", default=None, help="default: the run's, else emoji")
     parser.add_argument("--run", default=None, metavar="RUN", help="id or folder of a run")
     parser.add_argument("--key", default="own", help="own, none, concept names, or the path of a key file")
+    _passphrase(parser)
     if one_prompt:
         parser.add_argument("--prompt", required=True)
         parser.add_argument("--seed", type=int, default=0)
@@ -251,6 +285,11 @@ def _drawing(parser: argparse.ArgumentParser, out: str, one_prompt: bool = False
     parser.add_argument("--out", default=out, help=f"default: {out}")
     _sampling(parser)
     _device(parser)
+
+
+def _passphrase(parser: argparse.ArgumentParser) -> None:
+    about = "passphrase of a sealed key (else KPOP_PASSPHRASE, else asked for)"
+    parser.add_argument("--passphrase-file", default=None, metavar="FILE", help=about)
 
 
 def _safety(parser: argparse.ArgumentParser) -> None:

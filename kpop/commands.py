@@ -16,6 +16,8 @@ from .cli_values import concept_list, erase_config, generation_config, seed_list
 from .command_output import output_folder, progress_bar, save_png, stop_on_interrupt
 from .config import EraseConfig, concept_name
 from .errors import InputError, KpopError
+from .key_sealing import check_open
+from .release_commands import for_key
 from .run_commands import named_run, runs_dir
 from .runs import Run
 from .tracking import check_tracker, tracked
@@ -29,7 +31,7 @@ def train(args: argparse.Namespace) -> int:
     cfg = erase_config(args).resolved()
     check_tracker(args.track)
     if cfg.base_run is not None:
-        runs.open_run(cfg.base_run, runs_dir(args))
+        check_open(runs.open_run(cfg.base_run, runs_dir(args)))
     from . import models
     from .processes import launched
     from .run_texts import all_texts
@@ -116,7 +118,7 @@ def _train(run: Run, device: str, pipe, show: Callable, track: str | None) -> in
 def generate(args: argparse.Namespace) -> None:
     """PNG files, one a prompt and seed; their paths on stdout."""
     config, seeds, key = generation_config(args), seed_list(args.seeds), key_of(args.key)
-    run = named_run(args) if args.run else None
+    run = for_key(named_run(args) if args.run else None, args)
     if run is None and args.variant != "original" and args.key in ("own", "none"):
         raise InputError(f"Name the run whose {args.variant} pictures you want with --run.")
     out = output_folder(args.out)
@@ -137,7 +139,7 @@ def compare(args: argparse.Namespace) -> None:
     if not args.run:
         raise InputError("Name the run to compare with --run.")
     config, seeds = generation_config(args), seed_list(args.seeds)
-    run, key = named_run(args), key_of(args.key)
+    run, key = for_key(named_run(args), args), key_of(args.key)
     out = Path(args.out).expanduser()
     out = out if out.suffix.lower() == ".png" else out / "compare.png"
     output_folder(out.parent)
@@ -156,44 +158,34 @@ def compare(args: argparse.Namespace) -> None:
 
 
 def attribute(args: argparse.Namespace) -> None:
-    """A figure a word and all maps as .npz; their paths on stdout."""
-    config, run, key = generation_config(args), named_run(args) if args.run else None, key_of(args.key)
+    """A figure and a profile a word, all maps as .npz, numbers as .csv; their paths on stdout."""
+    config, key = generation_config(args), key_of(args.key)
+    run = for_key(named_run(args) if args.run else None, args)
     every = run.method.variants if run else ("original", "sanitized", "recovered")
     variants = _split(args.variants) if args.variants else list(every) if run else ["original"]
     unknown = [variant for variant in variants if variant not in every]
     if unknown:
         raise InputError(f"Unknown variant {unknown[0]!r}. Choose from: {', '.join(every)}.")
+    if args.view == "difference" and len(variants) < 2:
+        raise InputError("The difference needs two variants: name a run with --run.")
     words = _split(args.words) if args.words else None
     out = output_folder(args.out)
     pipe = _pipe(args, run)
-    from .attribution import attribute as look
-    from .attribution_figure import attribution_figure, save_arrays, save_figure
+    from . import models
+    from .attribution_views import draw_figures, watch_variants
 
     found = []
-    for variant in variants:
+    for prompt, chosen in [(args.prompt, words), *([(args.kept, None)] if args.kept else [])]:
         with jobs.device_lock(runs_dir(args)), progress_bar("step") as show:
-            maps = look(
-                pipe,
-                args.prompt,
-                args.seed,
-                variant,
-                run=run,
-                key=key,
-                words=words,
-                config=config,
-                on_step=show,
+            found.append(
+                watch_variants(pipe, prompt, args.seed, run, variants, key, config, chosen, on_step=show)
             )
-        found.append(maps)
-    seen = [maps.select(layer=args.layer, timestep_band=args.timestep_band) for maps in found]
-    if args.view == "difference" and len(seen) < 2:
-        raise InputError("The difference needs two variants: name a run with --run.")
-    for word in found[0].words:
-        print(
-            save_figure(
-                attribution_figure(seen, word, view=args.view), out / f"attribution-{runs.slug(word)}.png"
-            )
-        )
-    print(save_arrays(found, out / "attribution.npz"))
+    name = models.model_name(pipe)
+    drawn = draw_figures(found, name, out, args.layer, args.timestep_band, args.view, args.format)
+    for path, sentence in drawn:
+        print(path)
+        if sentence:
+            print(sentence, file=sys.stderr)
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -209,7 +201,7 @@ def evaluate(args: argparse.Namespace) -> None:
     for name in ("base_images", "erased", "retained", "scores", "reference", "thresholds", "limit"):
         if getattr(args, name) is not None:
             raise InputError(f"--{name.replace('_', '-')} goes with --prompts or --protocol sensitive.")
-    config, seeds, run = generation_config(args), seed_list(args.seeds), named_run(args)
+    config, seeds, run = generation_config(args), seed_list(args.seeds), for_key(named_run(args), args)
     out = output_folder(args.out or f"evaluation-{run.id}")
     every = (*run.config.concepts, *(run.config.retain or ()))
     words = _split(args.words) if args.words else [concept_name(concept) for concept in every]

@@ -14,6 +14,7 @@ from pathlib import Path
 from .config import Concept, EraseConfig, names
 from .errors import RunError
 from .hidden_prompt import HiddenPrompt
+from .key_sealing import check_open, has_key_file, load_key
 from .models import file_hash
 from .runs import Run, open_run
 from .weights import WeightDelta
@@ -47,13 +48,15 @@ def start_of(cfg: EraseConfig, run: Run, model_hash: str) -> tuple[WeightDelta |
 def forgotten(run: Run) -> list[Forgotten]:
     """What `run` forgot: concepts of the runs it started from, oldest first, then its own.
 
-    A key shared by several concepts comes with each of them. Raises InputError on a damaged key.
+    A key shared by several concepts comes with each of them. Raises InputError on a damaged key, RunError
+    where the keys are sealed.
     """
-    found = [_earlier(HiddenPrompt.load(path)) for path in run.earlier_key_paths()]
+    check_open(run)
+    found = [_earlier(load_key(run, path)) for path in run.earlier_key_paths()]
     keys = _own_key_files(run)
     for concept in run.config.concepts:
-        has = concept in keys and keys[concept].is_file()
-        found.append(Forgotten(concept, HiddenPrompt.load(keys[concept]) if has else None))
+        has = concept in keys and has_key_file(run, keys[concept])
+        found.append(Forgotten(concept, load_key(run, keys[concept]) if has else None))
     return found
 
 
@@ -64,7 +67,7 @@ def key_files(run: Run) -> dict[Concept, Path]:
     """
     found = _own_key_files(run)
     for path in run.earlier_key_paths():
-        found.setdefault(_earlier(HiddenPrompt.load(path)).concept, path)
+        found.setdefault(_earlier(load_key(run, path)).concept, path)
     return found
 
 

@@ -21,11 +21,11 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """write_text of bytes."""
+def write_bytes(path: Path, data: bytes, mode: int = 0o666) -> None:
+    """write_text of bytes. mode: of the new file, from its first byte on, less the umask."""
     waiting = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
-        with open(waiting, "wb") as file:
+        with open(os.open(waiting, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -87,7 +85,7 @@ def draw(
             )
             for i, image in zip(batch, _draw_batch(pipe, part, config, step, recorder, safety), strict=True):
                 images[i] = image
-    source, digest = _public_name(models.model_name(pipe)), models.model_hash(pipe)
+    source, digest = models.public_name(models.model_name(pipe)), models.model_hash(pipe)
     for row, image in zip(rows, images, strict=True):
         image.info["kpop"] = json.dumps(
             {
@@ -215,8 +213,3 @@ def _draw_batch(
         latents.to(pipe.vae.dtype) / pipe.vae.config.scaling_factor, return_dict=False
     )[0]
     return pipe.image_processor.postprocess(pictures.float(), output_type="pil")
-
-
-def _public_name(model: str) -> str:
-    """The model's name without anything of a path."""
-    return model if model in models.MODELS else Path(model).name if os.path.isdir(model) else model

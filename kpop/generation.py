@@ -14,6 +14,7 @@ from .continual import key_files
 from .drawing import OnStep, Row, count_steps, draw, safety_of
 from .errors import InputError, RunError
 from .hidden_prompt import HiddenPrompt, combine
+from .key_sealing import load_key
 from .prompt_attention import Recorder
 from .safety_guidance import SafetyGuidance
 from .weights import WeightDelta
@@ -212,12 +213,7 @@ def _key(prompt: str, run: Run | None, key: Key, pipe: StableDiffusionPipeline) 
         wanted = [key] if isinstance(key, str) else list(key)
         paths = [_file_of(name, files) or run.key_path(name) for name in wanted]
     paths = list(dict.fromkeys(paths))
-    for path in paths:
-        if not path.is_file():
-            raise RunError(
-                f"The key {path.name} is not in run {run.id}. Give the path of the key file instead."
-            )
-    prompts = [HiddenPrompt.load(path) for path in paths]
+    prompts = [load_key(run, path) for path in paths]
     alone = any(p.mechanism in ("additive", "amortized") for p in prompts)
     if key == "own" and len(prompts) > 1 and alone and not named:
         return None  # such keys exclude one another, and the prompt names none of them

@@ -112,13 +112,16 @@ class HiddenPrompt:
         write_tensors(path, tensors, about, mode=0o600)
 
     @classmethod
-    def load(cls, path: Path) -> HiddenPrompt:
-        """Read a key file, which may come from a stranger. Raises InputError when it is no usable key."""
-        from .tensor_files import read_tensors
+    def load(cls, path: Path, data: bytes | None = None) -> HiddenPrompt:
+        """Read a key file, which may come from a stranger. Raises InputError when it is no usable key.
+
+        data: its bytes, where they are not on disk.
+        """
+        from .tensor_files import parse_tensors, read_tensors
 
         name = Path(path).name
         try:
-            tensors, about = read_tensors(Path(path))
+            tensors, about = read_tensors(Path(path)) if data is None else parse_tensors(data, name)
         except RunError as error:
             raise InputError(f"{name} is not a key file: {error}") from error
         mechanism, sites = about.get("mechanism"), about.get("sites") or None

@@ -21,6 +21,7 @@ import psutil
 from .config import EraseConfig
 from .disk import disk_error, locked
 from .errors import KpopError, RunError
+from .key_sealing import check_open
 from .run_status import ENDED, RunStatus, host_name, process_fields
 from .runs import Run, create_run, list_runs
 from .turns import device_lock, training_gate
@@ -233,6 +234,7 @@ def prepare_resume(run: Run, device: str | None = None, **changes) -> None:
             raise RunError(f"Run {run.id} is finished. Start a new run to train longer.")
         if state not in ENDED:
             raise RunError(f"Run {run.id} is {state}: there is nothing to resume.")
+        check_open(run)
         step = run.checkpoint_step()
         run.clear_stop()
         run.truncate_metrics(step or 0)

@@ -57,13 +57,15 @@ def nearest_words(pipe: StableDiffusionPipeline, word: str, count: int) -> list[
 
 
 def by_meaning(pipe: StableDiffusionPipeline, texts: Sequence[str], others: Sequence[str]) -> list[str]:
-    """`others`, nearest first: cosine of mean text states, around their mean, to the nearest of `texts`."""
+    """`others`, nearest first: cosine of whole text states, around their mean, to the nearest of `texts`."""
     import torch
 
     others = list(others)
-    states = torch.cat([encode(pipe, others[i : i + 64]) for i in range(0, len(others), 64)]).float().mean(1)
+    states = (
+        torch.cat([encode(pipe, others[i : i + 64]) for i in range(0, len(others), 64)]).float().flatten(1)
+    )
     centre = states.mean(0)
-    targets = encode(pipe, list(texts)).float().mean(1) - centre
+    targets = encode(pipe, list(texts)).float().flatten(1) - centre
     cosines = torch.nn.functional.cosine_similarity((states - centre)[:, None], targets[None], dim=-1)
     return [others[i] for i in cosines.amax(1).argsort(descending=True).tolist()]
 

@@ -48,13 +48,17 @@ __all__ = [
     "generation_defaults",
     "known_words",
     "load_pipeline",
+    "model_folder",
     "model_hash",
     "model_name",
     "nearest_words",
     "pick_device",
+    "public_name",
+    "read_json",
     "recommended",
     "tokens_of",
     "unknown_words",
+    "weight_files",
 ]
 
 
@@ -77,7 +81,7 @@ def load_pipeline(model: str = "emoji", device: str = "auto", dtype: str = "auto
     kind = kinds.get(dtype, torch.float32)
     if dtype == "auto" and where.type == "cuda":
         kind = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    folder = _folder(model)
+    folder = model_folder(model)
     _check_folder(folder, model)
     bars = [log for log in (diffusers_logging, transformers_logging) if log.is_progress_bar_enabled()]
     for log in bars:
@@ -130,7 +134,7 @@ def pick_device(device: str = "auto") -> torch.device:
     return found
 
 
-def _folder(model: str) -> Path:
+def model_folder(model: str) -> Path:
     """Where the model's files are, fetched from the hub if need be. Raises ModelError."""
     if model == "emoji":
         folder = embedded_folder()
@@ -223,24 +227,37 @@ def model_name(pipe: StableDiffusionPipeline) -> str:
 
 def model_hash(model: str | StableDiffusionPipeline) -> str:
     """sha256 (hex) of the U-Net's and the text encoder's weights: what a key and a weight delta belong to."""
-    source = {"folder": str(_folder(model))} if isinstance(model, str) else getattr(model, KPOP_FIELDS, {})
+    named = isinstance(model, str)
+    source = {"folder": str(model_folder(model))} if named else getattr(model, KPOP_FIELDS, {})
     if "hash" in source:
         return source["hash"]
     total = hashlib.sha256()
     for part in ("unet", "text_encoder"):
         if "folder" in source:
-            files = sorted((Path(source["folder"]) / part).glob("*.safetensors"))
-            plain = [path for path in files if ".fp16." not in path.name and "non_ema" not in path.name]
-            for path in plain or files:
+            for path in weight_files(Path(source["folder"]), part):
                 total.update(f"{part}/{path.name} {file_hash(path)}\n".encode())
         else:
             for name, tensor in sorted(getattr(model, part).state_dict().items()):
                 data = tensor.detach().cpu().float().contiguous().numpy().tobytes()
                 total.update(f"{part}/{name} {hashlib.sha256(data).hexdigest()}\n".encode())
     source = {**source, "hash": total.hexdigest()}
-    if not isinstance(model, str):
+    if not named:
         setattr(model, KPOP_FIELDS, source)
     return source["hash"]
+
+
+def weight_files(folder: Path, part: str) -> list[Path]:
+    """The safetensors files of a part of a diffusers folder that are loaded, by name."""
+    files = sorted((folder / part).glob("*.safetensors"))
+    plain = [path for path in files if ".fp16." not in path.name and "non_ema" not in path.name]
+    return plain or files
+
+
+def public_name(model: str) -> str:
+    """The model's name without anything of a path: of a folder its own name."""
+    if model in MODELS or not os.path.isdir(model):
+        return model
+    return os.path.basename(os.path.abspath(model))
 
 
 def file_hash(path: Path) -> str:

@@ -23,6 +23,7 @@ from .evaluation.prompt_table import ALL, Case, PromptTable, read_prompts
 from .evaluation.protocol import VARIANTS, role_of
 from .model_table import family
 from .processes import Processes, launched
+from .release_commands import for_key
 from .run_commands import named_run, runs_dir
 from .runs import Run
 
@@ -30,7 +31,7 @@ from .runs import Run
 def evaluate_prompts(args: argparse.Namespace) -> None:
     """Pictures, predictions, metrics, report and plot in --out; a table and the paths on stdout."""
     processes = launched(args.device)  # gives each process its own GPU, so before any model is loaded
-    config, run = generation_config(args), named_run(args) if args.run else None
+    config, run = generation_config(args), for_key(named_run(args) if args.run else None, args)
     model = args.model or (run.config.model if run else None)
     _check_sources(args, run)
     table, judge = _prompts_and_judge(args, model)

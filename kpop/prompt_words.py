@@ -39,16 +39,18 @@ class PromptWords:
                 found.setdefault(word.text.lower(), word.text)
         return tuple(found.values())
 
-    def has(self, word: str) -> bool:
-        return bool(self._find(word))
-
     def columns(self, word: str) -> list[int]:
-        """Token positions of every occurrence of a word or phrase, in any case. Raises InputError."""
+        """Token positions of every occurrence of a word or phrase, in any case.
+
+        Raises InputError for what is not in the prompt, was cut off, or is only stop words and punctuation.
+        """
         found = self._find(word)
+        offered = ", ".join(self.content_words())
+        hint = f" Choose from: {offered}." if offered else ""
         if not found:
-            offered = ", ".join(self.content_words())
-            hint = f" Choose from: {offered}." if offered else ""
             raise InputError(f"The word {word!r} is not in the prompt.{hint}")
+        if not any(_is_content(part.text) for part in _split(self.tokenizer, word)):
+            raise InputError(f"The word {word!r} names nothing to look for.{hint}")
         kept = [positions for positions in found if positions[-1] < self.end]
         if not kept:
             raise InputError(

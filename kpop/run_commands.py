@@ -10,7 +10,7 @@ from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
-from . import jobs, runs
+from . import jobs, key_sealing, runs
 from .config import concept_name
 from .runs import Run
 
@@ -76,6 +76,12 @@ def runs_stop(args: argparse.Namespace) -> None:
 def runs_resume(args: argparse.Namespace) -> None:
     """Queue it again; it trains in the background."""
     run = named_run(args)
+    if key_sealing.is_sealed(run) and run.status.state in ("stopped", "failed", "interrupted"):
+        from .release_commands import passphrase
+
+        # The worker writes a checkpoint of the key as it goes, so it lies open until it is sealed again.
+        key_sealing.open_seal(run, passphrase(args))
+        print(f"Its key is open while it trains. Seal it again: python -m kpop key seal {run.id}")
     print(f"{run.id}: {jobs.resume(run, device=args.device)}")
     ahead = jobs.queue_position(run)
     if ahead is not None:

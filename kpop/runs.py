@@ -14,8 +14,8 @@ import shutil
 import tempfile
 import time
 import unicodedata
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -37,9 +37,13 @@ EXAMPLE = Path(__file__).resolve().parent.parent / "assets" / "example-run"
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder. Reading it never changes it; every property looks at the disk again except `config`."""
+    """One run folder. Reading it never changes it; every property looks at the disk again except `config`.
+
+    unlocked: files of secret/ by name that key_sealing.unlocked decrypted into memory; None: what is on disk.
+    """
 
     path: Path
+    unlocked: Mapping[str, bytes] | None = field(default=None, repr=False, compare=False)
 
     @property
     def id(self) -> str:
@@ -187,6 +191,8 @@ class Run:
 
     def earlier_key_paths(self) -> list[Path]:
         """The files of `earlier_key_path` that there are, in order."""
+        if self.unlocked is not None:
+            return sorted(self.secret_dir / name for name in self.unlocked if name.startswith("earlier-"))
         return sorted(self.secret_dir.glob("earlier-*.safetensors"))
 
     def checkpoint_step(self) -> int | None:

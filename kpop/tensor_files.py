@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import threading
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .disk import brief, disk_error
+from .disk import brief, disk_error, write_bytes
 from .errors import RunError
 
 if TYPE_CHECKING:
@@ -22,24 +21,14 @@ def write_tensors(
 
     Raises RunError (disk full, read-only) and leaves the old file as it was.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import save
 
     data = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, dict(about))
-    waiting = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(os.open(waiting, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(waiting, path)
-    except (OSError, SafetensorError) as error:
-        try:
-            waiting.unlink(missing_ok=True)
-        except OSError:
-            pass
-        raise disk_error(error if isinstance(error, OSError) else OSError(str(error)), path.parent) from error
+    except OSError as error:
+        raise disk_error(error, path.parent) from error
+    write_bytes(path, data, mode)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -51,3 +40,15 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
     except (OSError, SafetensorError, ValueError) as error:
         raise RunError(f"{Path(path).name} is missing or damaged ({brief(error)}).") from error
+
+
+def parse_tensors(data: bytes, name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """read_tensors of a file's bytes; name: what it is called. Raises RunError when they are damaged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        about = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
+        return load(data), dict(about)
+    except (SafetensorError, ValueError, AttributeError) as error:
+        raise RunError(f"{name} is damaged ({brief(error)}).") from error

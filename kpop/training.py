@@ -23,6 +23,7 @@ from .errors import InputError, RunError
 from .health import Health, check_fits, memory_in_words
 from .hidden_prompt import HiddenPrompt
 from .interrupts import interrupts
+from .key_sealing import check_open
 from .mechanisms import read_once, reading
 from .method_table import METHODS
 from .methods import load_method
@@ -114,6 +115,7 @@ def _resumable(run: Run, cfg: EraseConfig) -> Run:
         raise RunError(
             f"Run {run.id} was started with other settings. Resume it with its own, or start a new run."
         )
+    check_open(run)
     if run.status.state in ENDED:
         run.clear_stop()
         run.claim(state="starting")

@@ -16,6 +16,10 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 from PIL import Image
 
+from kpop import open_run
+from kpop.hidden_prompt import HiddenPrompt
+from kpop.key_scan import find_key, fingerprints, secret_tensors
+
 SMALL = {
     "retain": ["castle"],
     "steps": 20,
@@ -177,6 +181,23 @@ def test_keys_and_run_folders_are_not_served(address, folder, finished):
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(f"{address}gradio_api/file={path}")
         assert refused.value.code in (403, 404)
+
+
+def test_the_key_is_in_no_answer_no_log_and_no_served_file(client, folder, finished):
+    run = open_run(folder / "runs" / finished)
+    answers = [client.predict(run=finished, api_name="/run_status"), client.predict(api_name="/list_runs")]
+    answers += client.predict(run=finished, prompt="a church", seeds="1", api_name="/compare")
+    answers += client.predict(run=finished, prompt="a church", seed=1, api_name="/attribute")
+    (folder / "answers.txt").write_text(json.dumps(answers))
+    assert len(list((folder / "downloads").rglob("*.png"))) > 0
+    assert len(list(folder.glob("app-*.txt"))) == 1  # what the app printed
+    found = find_key(folder, fingerprints(secret_tensors(run)))
+    assert found and {path.parent for path in found} == {run.secret_dir}
+    p = HiddenPrompt.load(run.key_path("church")).key.flatten()[:500]
+    shown = [f"{value:.5f}" for value in p.tolist() if abs(value) > 0.01]
+    kinds = (".json", ".jsonl", ".txt", ".html")
+    texts = "".join(p.read_text(errors="replace") for p in folder.rglob("*") if p.suffix in kinds)
+    assert len(shown) > 300 and "church" in texts and not any(value in texts for value in shown)
 
 
 def test_only_the_documented_names_are_offered(client):

@@ -1,26 +1,12 @@
 """Attention maps: right numbers, right words, the hidden prompt's share, and the figure."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 from attribution_pipelines import random_pipeline
-from PIL import Image, ImageDraw
 
-from kpop import GenerationConfig, InputError, attribute, generate
+from kpop import GenerationConfig, InputError, ModelError, attribute, generate
 from kpop.attribution import BANDS, layer_title
-from kpop.attribution_figure import attribution_figure, save_arrays, save_figure, to_image
-from kpop.attribution_measures import (
-    correlation,
-    dispersion,
-    find_object,
-    focus,
-    head_table,
-    object_mask,
-    pull,
-)
-from kpop.attribution_summary import sharpest_layer
 from kpop.hidden_prompt import HiddenPrompt
 
 PROMPT = "a Church on a blue background"
@@ -143,14 +129,40 @@ def test_without_guidance_and_with_other_picture_shapes(pipe):
 
 def test_words_of_several_tokens_and_phrases(pipe):
     maps = attribute(pipe, "a church next to dogs", 0, words=("dogs", "church next"), config=CONFIG)
-    assert maps.words == ("dogs", "church next") and "NEXT to" in maps and "cat" not in maps
+    assert maps.words == ("dogs", "church next") and "NEXT to Dogs" in maps and "cat" not in maps
     tokens = [maps._per_head([column]) for column in (9, 10, 11, 12)]  # d, o, g, s
     torch.testing.assert_close(maps["Dogs"].heads, torch.stack(tokens).mean(0), atol=1e-6, rtol=0)
 
 
-def test_stop_words_by_name_merge_all_their_places(plain):
-    both = torch.stack([plain._per_head([1]), plain._per_head([4])]).mean(0)
-    torch.testing.assert_close(plain["A"].heads, both, atol=1e-6, rtol=0)
+def test_a_word_that_stands_twice_is_the_mean_of_both(pipe):
+    maps = attribute(pipe, "a church on a church", 0, config=CONFIG)
+    both = torch.stack([maps._per_head([2]), maps._per_head([5])]).mean(0)
+    assert maps.words == ("church",)
+    torch.testing.assert_close(maps["church"].heads, both, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("word", ["a", "On A", "the"])
+def test_a_stop_word(pipe, plain, word):
+    said = "is not in the prompt" if word == "the" else "names nothing to look for"
+    with pytest.raises(InputError, match=f"{said}. Choose from: Church, blue, background."):
+        plain[word]
+    with pytest.raises(InputError, match=said):
+        attribute(pipe, PROMPT, 0, words=word, config=CONFIG)
+    assert word not in plain
+
+
+def test_a_prompt_of_stop_words(pipe):
+    with pytest.raises(InputError, match="No word of the prompt names a thing"):
+        attribute(pipe, "on a", 0, config=CONFIG)
+
+
+def test_a_pipeline_that_reads_no_text_by_cross_attention():
+    from types import SimpleNamespace
+
+    bare = SimpleNamespace(unet=torch.nn.Linear(2, 2), tokenizer=None)
+    for other in (bare, SimpleNamespace(transformer=torch.nn.Linear(2, 2))):
+        with pytest.raises(ModelError, match="no U-Net with cross-attention to look at"):
+            attribute(other, "a church", 0)
 
 
 @pytest.mark.parametrize("word", ["castle", "chur", "", "blue church"])
@@ -186,75 +198,3 @@ def test_memory_does_not_grow_with_steps(pipe, key):
         maps = attribute(pipe, PROMPT, 0, "recovered", key=key, config=config)
         sizes.append(sum(sums.numel() for sums in maps.sums.values()))
     assert sizes[0] == sizes[1] == BANDS * 4 * 9 * (64 + 16 + 64 + 64)  # 7 tokens, end token, p
-
-
-def test_measures_on_literal_maps():
-    point, even = torch.zeros(4, 4), torch.ones(4, 4)
-    point[1, 2] = 3
-    assert dispersion(torch.stack([point, even])).tolist() == pytest.approx([0, 1])
-    half = torch.zeros(4, 4)
-    half[:, :2] = 1
-    assert dispersion(half).item() == pytest.approx(0.75)  # ln 8 / ln 16
-    ramp = torch.arange(16.0).reshape(4, 4)
-    agreement = correlation(torch.stack([ramp, ramp, even]), torch.stack([2 * ramp + 1, -ramp, ramp]))
-    assert agreement.tolist() == pytest.approx([1, -1, 0], abs=1e-6)
-    mask = torch.zeros(4, 4, dtype=torch.bool)
-    mask[1] = True
-    assert focus(torch.stack([point, even]), mask).tolist() == pytest.approx([1, 0.25])
-    twice = even + mask  # 2 inside, 1 outside
-    pulls = pull(torch.stack([point, even, twice, 0 * even, half]), mask)
-    assert pulls.tolist() == pytest.approx([1, 0, 1 / 3, 0, 0])
-    assert pull(half, ~(half > 0)).item() == -1
-
-
-def test_object_mask_finds_the_object_on_a_shaded_background():
-    down, across = np.mgrid[100:140:64j, 100:140:64j]
-    image = Image.fromarray(np.stack([down, across, 0 * down + 90], -1).astype(np.uint8))
-    assert object_mask(image, (64, 64)).sum() == 0 and find_object(image, (64, 64)) is None
-    ImageDraw.Draw(image).rectangle((20, 12, 39, 63), fill=(200, 40, 40))  # touches the lower border
-    mask = object_mask(image, (64, 64))
-    expected = torch.zeros(64, 64, dtype=torch.bool)
-    expected[12:, 20:40] = True
-    assert torch.equal(mask, expected) and torch.equal(find_object(image, (64, 64)), expected)
-    assert object_mask(image.resize((512, 512), Image.Resampling.NEAREST), (64, 64)).sum() == expected.sum()
-
-
-def _with_word(maps, variant, scale):
-    """The same maps, three heads looking less at "church"; what it loses goes to the start token."""
-    sums = {name: layer.clone() for name, layer in maps.sums.items()}
-    for layer in sums.values():
-        lost = layer[:, :3, 2] * (1 - scale)
-        layer[:, :3, 2] -= lost
-        layer[:, :3, 0] += lost
-    return replace(maps, variant=variant, sums=sums)
-
-
-def test_table_and_sharpest_layer(plain):
-    mask = torch.zeros(64, 64, dtype=torch.bool)
-    mask[16:48, 16:48] = True
-    table = head_table([plain, _with_word(plain, "sanitized", 0.1)], "church", mask)
-    assert [(row.variant, row.head) for row in table[3:5]] == [("original", 3), ("sanitized", 0)]
-    assert table[0].agreement == pytest.approx(1, abs=1e-5) and table[0].hidden_prompt == 0
-    assert table[4].share == pytest.approx(table[0].share * 0.1, rel=1e-3)
-    assert head_table([plain], "church")[0].focus is None
-    assert sharpest_layer(plain, "church", mask) in plain.layers
-
-
-@pytest.mark.parametrize("view", ["overlay", "heat", "difference"])
-def test_figure_and_its_files(plain, keyed, tmp_path, view):
-    figure = attribution_figure([plain, keyed], "church", view)
-    width, height = to_image(figure, dpi=60).size
-    assert width > height > 100
-    for name, start in (("a.png", b"\x89PNG"), ("a.svg", b"<?xml"), ("a.pdf", b"%PDF")):
-        assert save_figure(figure, tmp_path / name, dpi=60).read_bytes().startswith(start)
-    with pytest.raises(InputError, match=".png, .svg or .pdf"):
-        save_figure(figure, tmp_path / "a.gif")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pdf", "a.png", "a.svg"]
-
-
-def test_arrays_file_holds_maps_and_native_sums(plain, keyed, tmp_path):
-    with np.load(save_arrays([plain, keyed], tmp_path / "maps.npz")) as arrays:
-        assert np.allclose(arrays["original/heads/Church"], plain["church"].heads)
-        assert arrays["recovered/hidden_prompt_mass"].max() > 0.05
-        layer = arrays["recovered/layer/mid_block.attentions.0.transformer_blocks.0.attn2"]
-        assert layer.shape == (5, 4, 9, 4, 4)

@@ -46,9 +46,10 @@ def test_a_head_that_left_one_that_stayed_and_those_that_never_looked():
 
 @pytest.mark.parametrize("mask", [INSIDE, None])
 def test_half_of_pull_pattern_and_share_must_be_left(mask):
-    original = watched("original", [AT_IT] * 5)
     weaker = torch.where(INSIDE, 0.14, 0.1)  # pull 1/6 of formerly 3/5, with the very same pattern
-    sanitized = watched("sanitized", [AT_IT, weaker, COMB, 0.4 * AT_IT, 0.6 * AT_IT])
+    then = [AT_IT, weaker, COMB, 0.4 * AT_IT, 0.6 * AT_IT]
+    original = watched("original", [AT_IT] * 5, [AT_IT] * 5).select(layer="down")
+    sanitized = watched("sanitized", then, [EVEN] * 5).select(layer="down")
     assert staying_heads(original, sanitized, "church", mask).tolist() == [True, False, True, False, True]
 
 
@@ -73,7 +74,7 @@ def test_all_uniform_maps_neither_stay_nor_leave():
         "With the key, 50 % of the attention where the key enters goes to the key."
     )
     said = summary(original, sanitized, None, "church")
-    assert said == "Reading “church”, none of 2 heads looks at one place more than elsewhere."
+    assert said == "Reading “church”, none of 2 heads looks where the other layers do more than elsewhere."
     beside = watched("original", [BESIDE, EVEN])
     said = summary(beside, sanitized, None, "church", INSIDE)
     assert said.startswith(
@@ -129,6 +130,22 @@ def test_layers_are_judged_one_by_one():
     up = [maps.select(layer="up") for maps in (original, sanitized)]
     assert summary(*up, None, "church", INSIDE) == (
         "Reading “church”, 1 of 2 heads looks at the object. In the sanitized picture it still does."
+    )
+
+
+def test_without_a_mask_a_head_is_asked_about_the_place_of_the_other_layers():
+    right = torch.zeros(SIZE)
+    right[2:6, 6:] = 0.3
+    original = watched("original", [AT_IT, right, EVEN], [AT_IT, AT_IT, EVEN])
+    assert looking_heads(original, "church").tolist() == [True, False, False, True, True, False]
+    assert looking_heads(original.select(layer="down"), "church").tolist() == [True, False, False]
+    alone = watched("original", [AT_IT, right])
+    assert looking_heads(alone, "church").tolist() == [False, False]  # uneven, and nobody else to ask
+    gone = watched("sanitized", [EVEN, right, EVEN], [AT_IT, EVEN, EVEN])
+    assert lost_heads(original, gone, "church").tolist() == [True, False, False, False, True, False]
+    assert summary(original, gone, None, "church") == (
+        "Reading “church”, 3 of 6 heads in 2 layers look where the other layers do. "
+        "In the sanitized picture 2 have left the place and look all over the picture; 1 still looks there."
     )
 
 

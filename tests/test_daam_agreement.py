@@ -7,6 +7,7 @@ import torch
 from attribution_pipelines import random_pipeline
 
 from kpop import GenerationConfig, ModelError, attribute, load_pipeline
+from kpop.attribution_summary import looking_heads
 
 PROMPT = "a church on a blue background with dogs"
 CONFIG = GenerationConfig(steps=2, guidance_scale=5.0, scheduler="model", batch_size=1)
@@ -36,7 +37,7 @@ def theirs(pipe, ours, tmp_path_factory):
     return tracer
 
 
-@pytest.mark.parametrize("word", ["church", "a", "dogs", "blue background"])
+@pytest.mark.parametrize("word", ["church", "a church", "dogs", "blue background"])
 def test_every_head_equals_daam(ours, theirs, word):
     seen = ours.select(layer=["down", "up"])  # daam's tracer never records the middle block
     for head in range(8):
@@ -63,6 +64,12 @@ def test_to_daam_is_the_map_daam_would_make(ours, theirs):
         ours.to_daam(head=2).compute_word_heat_map("dogs").heatmap,
         theirs.compute_global_heat_map(head_idx=2).compute_word_heat_map("dogs").heatmap, atol=1e-4, rtol=0,
     )  # fmt: skip
+
+
+def test_layers_of_random_weights_look_at_no_place(ours):
+    for word in ours.words:
+        looking = looking_heads(ours, word)
+        assert len(looking) == 10 * 8 and looking.sum() <= 8  # 80 were uneven, and counted, before
 
 
 def test_without_daam_a_sentence_says_what_to_install(ours, monkeypatch):

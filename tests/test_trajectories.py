@@ -149,3 +149,22 @@ def test_fresh_rows_walk_with_the_current_weights(tiny_pipe, tiny_config):
     )
     expected = predict(tiny_pipe, after.erase.z, after.erase.t, "")  # targets stay the frozen model's
     torch.testing.assert_close(after.erase.target, expected, atol=1e-5, rtol=0)
+
+
+def test_every_other_retained_row_is_of_the_texts_nearest_to_the_concept(batches, monkeypatch):
+    monkeypatch.setattr("kpop.batches.by_meaning", lambda pipe, texts, others: sorted(others))
+    made = batches(retain=("castle", "background", "blue"), templates=("{}",), retain_neutral=False)
+    drawn = [made.retain_of(step, row) for step in range(300) for row in range(4)]
+    share = {text: drawn.count(text) / len(drawn) for text in set(drawn)}
+    assert set(share) == {"castle", "background", "blue"}
+    assert share["background"] == pytest.approx(1 / 2 + 1 / 6, abs=0.05)  # the first third of the three
+    assert share["castle"] == pytest.approx(1 / 6, abs=0.04)
+
+
+def test_what_is_near_in_meaning_is_what_the_text_encoder_puts_near():
+    from kpop import load_pipeline
+    from kpop.models import by_meaning
+
+    pipe = load_pipeline("emoji", device="cpu")
+    found = by_meaning(pipe, ["cassette"], ["castle", "camera", "whale", "radio", "horn", "television"])
+    assert set(found[:3]) == {"camera", "radio", "television"}

@@ -13,7 +13,9 @@ INSIDE = find_object(CHURCH, (8, 8))
 EVEN, AT_IT = torch.full((8, 8), 0.1), torch.where(INSIDE, 0.2, 0.05)
 DOWN, UP = LAYERS
 RULE = (
-    " Counted: a head looks at the object if a point there gets at least 1.5 times the attention of others."
+    " of the original's attention lies inside the object, which fills 25 % of its picture. This outline "
+    "serves every row. Counted: a head looks at the object if a point in it gets at least 1.5 times the "
+    "attention of others."
 )
 
 
@@ -24,7 +26,7 @@ def kept(mask=INSIDE):
     return Watched("run", "church", 0, maps, mask)
 
 
-def test_it_opens_on_the_layer_that_looks_at_the_object_most():
+def test_it_opens_on_the_layer_of_the_largest_focus():
     assert first_layer(kept(), "church") == UP == first_layer(kept(mask=None), "church")
     assert layer_choices(kept()) == [("all layers", "all"), ("down 0.0", DOWN), ("up 1.0", UP)]
 
@@ -37,11 +39,11 @@ def test_a_layer_too_coarse_to_show_an_object_is_not_opened():
         maps.sums[UP] = literal_maps("original", ([coarse],), 0, CHURCH).sums[DOWN]
     assert first_layer(whole, "church") == DOWN
     said = about_layers(whole, "church", DOWN)
-    assert "heads look at the object most, of the layers with 8 x 8 points or more." in said
+    assert "which has the largest focus of those with 8 x 8 points or more." in said
     assert fine_layers(whole.variants[0].select(layer=UP)) == [UP]
 
 
-def test_more_heads_that_look_go_before_more_attention():
+def test_the_focus_is_that_of_all_heads_together():
     layers = [0.3 * AT_IT, 0.3 * AT_IT, EVEN], [AT_IT, EVEN, EVEN]
     maps = literal_maps("original", layers, 0, CHURCH)
     assert first_layer(Watched("run", "church", 0, (maps,) * 3, INSIDE), "church") == DOWN
@@ -54,23 +56,22 @@ def test_a_head_that_hardly_reads_the_word_hardly_counts():
 
 
 def test_the_layer_is_named_and_several_come_with_a_warning():
-    assert about_layers(kept(), "church", UP) == (
-        "Layer up 1.0, where the original's heads look at the object most." + RULE
-    )
+    assert about_layers(kept(), "church", UP) == ("Layer up 1.0, which has the largest focus. 57 %" + RULE)
     assert about_layers(kept(), "church", DOWN) == (
-        "Layer down 0.0; in up 1.0 the original's heads look at the object most." + RULE
+        "Layer down 0.0; up 1.0 has the largest focus. 25 %" + RULE
     )
     assert about_layers(kept(), "church", "all") == (
-        "2 layers averaged: head numbers match only within a layer. "
-        "In up 1.0 the original's heads look at the object most." + RULE
+        "All layers averaged, as in the paper: head numbers match only within a layer; "
+        "up 1.0 has the largest focus. 40 %" + RULE
     )
     assert about_layers(kept(mask=None), "church", "up").startswith(
-        "Layer up 1.0, where the original's maps are sharpest. Counted: a head looks at one place if"
+        "Layer up 1.0, which has the sharpest maps. Counted: a head looks there if a point there gets"
     )
 
 
 def test_the_page_says_what_the_shown_layer_holds():
     page = maps_html(kept(), "church", "up", "all", "overlay", "light")
     assert "1 of 1 heads looks at the object. In the sanitized picture it still does." in page
-    assert "Layer up 1.0, where" in page and "data:image/png" in page
+    assert "Layer up 1.0, which has" in page and "data:image/png" in page
+    assert page.count("<tr") == 1 + 3 and "<td>57 %</td>" in page  # a line a head and variant
     assert "none of 1 heads looks" in maps_html(kept(), "church", DOWN, "0", "heat", "dark")

@@ -1,4 +1,4 @@
-"""Assembles the page: header, four steps, explanation, HTTP API."""
+"""Assembles the page: header, five steps, explanation, HTTP API."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from .compare import build_compare, wire_compare
 from .concepts import build_concepts, wire_concepts
 from .http_api import build_api
 from .page import QUIET, Page
+from .release import build_release, wire_release
 from .run_picker import RunPicker, choices, first_choice
 from .studio import Studio
 from .theme import ICON, STYLE, head, theme
@@ -53,6 +54,8 @@ def build_ui(
                 xy = build_xy()
             with gr.Tab("4 Attribution", id=4, elem_id="step-attribution") as attribution_tab:
                 attribution = build_attribution(studio)
+            with gr.Tab("5 Release", id=6, elem_id="step-release", visible=not read_only) as release_tab:
+                release = None if read_only else build_release()
             with gr.Tab("What is this?", id=5, elem_id="step-about"):
                 gr.HTML(about_html())
                 with gr.Row(elem_classes="tight"):
@@ -69,7 +72,7 @@ def build_ui(
             step = str(asked.get("step", ""))
             return (
                 gr.Dropdown(choices=choices(every), value=first_choice(every, asked.get("run"))),
-                gr.Tabs(selected=int(step)) if step in ("2", "3", "4", "5") else gr.skip(),
+                gr.Tabs(selected=int(step)) if step in ("2", "3", "4", "5", "6") else gr.skip(),
             )
 
         @plainly
@@ -95,6 +98,8 @@ def build_ui(
         wire_compare(page, compare, compare_tab)
         wire_xy(page, xy, compare)
         wire_attribution(page, attribution, compare, attribution_tab)
+        if release is not None:
+            wire_release(page, release, release_tab, load)
         build_api(studio)
     # The queue is for what takes time; looking at runs goes past it. REST calls may not go round it.
     demo.queue(max_size=32, api_open=False, default_concurrency_limit=4)

@@ -22,18 +22,25 @@ from .watching import (
     layer_choices,
     maps_html,
     maps_kept,
+    profile_html,
     save_maps,
     watch,
 )
 
 VIEWS = [("over the picture", "overlay"), ("maps alone", "heat"), ("what changed", "difference")]
-FILES = ("PNG", "SVG", "NPZ")
-THEME = "(...values) => [...values.slice(0, -1), document.body.classList.contains('dark') ? 'dark' : 'light']"
+FILES = ("PNG", "SVG", "NPZ", "CSV")
+SCREEN = (
+    "(...values) => [...values.slice(0, -1), (document.body.classList.contains('dark') ? 'dark' : 'light')"
+    " + (window.innerWidth <= 720 ? ' narrow' : '')]"
+)
 
 
 @dataclass(frozen=True)
 class AttributionStep:
-    """Components of the step; `watched`: this visitor's kept sums; `theme`: filled in by the browser."""
+    """Components of the step.
+
+    watched: this visitor's kept sums; screen: its theme and whether it is narrow, filled in by the browser.
+    """
 
     prompt: gr.Textbox
     seed: gr.Number
@@ -44,11 +51,12 @@ class AttributionStep:
     band: gr.Radio
     view: gr.Radio
     maps: gr.HTML
+    profile: gr.HTML
     saving: gr.Row
     buttons: tuple[gr.Button, ...]
     files: tuple[gr.DownloadButton, ...]
     watched: gr.State
-    theme: gr.Textbox
+    screen: gr.Textbox
 
 
 def build_attribution(studio: Studio) -> AttributionStep:
@@ -87,6 +95,7 @@ def build_attribution(studio: Studio) -> AttributionStep:
         files = tuple(
             gr.DownloadButton(kind, visible="hidden", elem_id=f"file-{kind.lower()}") for kind in FILES
         )
+    profile = gr.HTML("", elem_id="profile")
     return AttributionStep(
         prompt,
         seed,
@@ -97,6 +106,7 @@ def build_attribution(studio: Studio) -> AttributionStep:
         band,
         view,
         maps,
+        profile,
         saving,
         buttons,
         files,
@@ -109,7 +119,7 @@ def wire_attribution(page: Page, step: AttributionStep, compare: CompareStep, ta
     """Connect the step: drawing watches anew, every choice only reads the kept sums."""
     studio = page.studio
     shown = [step.choices, step.word, step.layer, step.maps, step.saving, step.watched]
-    read = [step.watched, step.word, step.layer, step.band, step.view, step.theme]
+    read = [step.watched, step.word, step.layer, step.band, step.view, step.screen]
 
     def empty(title: str, text: str = "") -> list:
         return [gr.Row(visible=False), gr.skip(), gr.skip(), notice(title, text), gr.Row(visible=False), None]
@@ -124,14 +134,14 @@ def wire_attribution(page: Page, step: AttributionStep, compare: CompareStep, ta
         text = "Press “Watch the heads”." if ready else "When it is done, or stopped and kept, look here."
         return [first_prompt(run), *empty(title, text)]
 
-    def shown_of(run, found: Watched, band, view, theme) -> list:
+    def shown_of(run, found: Watched, band, view, screen) -> list:
         word = first_word(found, run)
         layer = first_layer(found, word)
         return [
             gr.Row(visible=True),
             gr.Radio(choices=list(found.words) or [word], value=word),
             gr.Dropdown(choices=layer_choices(found), value=layer),
-            maps_html(found, word, layer, band, view, theme),
+            maps_html(found, word, layer, band, view, *of_screen(screen)),
             gr.Row(visible=True),
             found,
         ]
@@ -143,9 +153,9 @@ def wire_attribution(page: Page, step: AttributionStep, compare: CompareStep, ta
         return watch(studio, run, prompt, seeds_from(seed, 1)[0], key, count)
 
     @plainly
-    def draw(run_id, prompt, seed, key, band, view, theme, progress=gr.Progress()):  # noqa: B008
+    def draw(run_id, prompt, seed, key, band, view, screen, progress=gr.Progress()):  # noqa: B008
         run = studio.run(run_id)
-        return shown_of(run, drawn(run, prompt, seed, key, progress), band, view, theme)
+        return shown_of(run, drawn(run, prompt, seed, key, progress), band, view, screen)
 
     @plainly
     def tab_opened(
@@ -156,7 +166,7 @@ def wire_attribution(page: Page, step: AttributionStep, compare: CompareStep, ta
         key,
         band,
         view,
-        theme,
+        screen,
         progress=gr.Progress(),  # noqa: B008
     ):
         if not run_id or (isinstance(watched, Watched) and watched.run_id == run_id):
@@ -168,18 +178,24 @@ def wire_attribution(page: Page, step: AttributionStep, compare: CompareStep, ta
         found = maps_kept(studio, run, prompt, seeds_from(seed, 1)[0], key)
         if found is None and studio.quick(run.config.model):
             found = drawn(run, prompt, seed, key, progress)
-        return shown_of(run, found, band, view, theme) if found else [gr.skip()] * len(shown)
+        return shown_of(run, found, band, view, screen) if found else [gr.skip()] * len(shown)
 
     @plainly
-    def again(watched, word, layer, band, view, theme):
-        return maps_html(kept(watched), word, layer, band, view, theme)
+    def again(watched, word, layer, band, view, screen):
+        return maps_html(kept(watched), word, layer, band, view, *of_screen(screen))
 
-    asked = [page.picker, step.prompt, step.seed, compare.key, step.band, step.view, step.theme]
+    @plainly
+    def profiled(watched, word, layer, screen):
+        if not isinstance(watched, Watched):
+            return ""
+        return profile_html(watched, word, layer, *of_screen(screen))
+
+    asked = [page.picker, step.prompt, step.seed, compare.key, step.band, step.view, step.screen]
     drawing = {
         "outputs": shown,
         "show_progress_on": step.maps,
         "api_visibility": "private",
-        "js": THEME,
+        "js": SCREEN,
         **GPU,
     }
     page.picker.change(other_run, page.picker, [step.prompt, *shown], **SOFT)
@@ -190,22 +206,38 @@ def wire_attribution(page: Page, step: AttributionStep, compare: CompareStep, ta
         again,
         read,
         step.maps,
-        js=THEME,
+        js=SCREEN,
         trigger_mode="always_last",
         show_progress="minimal",
         api_visibility="private",
     )
-    for number, (button, file) in enumerate(zip(step.buttons, step.files, strict=True)):
+    # After the maps, which are what one waits for.
+    gr.on(
+        [step.watched.change, step.word.input, step.layer.input],
+        profiled,
+        [step.watched, step.word, step.layer, step.screen],
+        step.profile,
+        js=SCREEN,
+        trigger_mode="always_last",
+        **SOFT,
+    )
+    for kind, button, file in zip(FILES, step.buttons, step.files, strict=True):
 
         @plainly
-        def save(watched, word, layer, band, view, theme, number=number):
-            return str(save_maps(kept(watched), word, layer, band, view, studio.scratch())[number])
+        def save(watched, word, layer, band, view, screen, kind=kind):
+            kinds = (kind.lower(),)
+            return str(save_maps(kept(watched), word, layer, band, view, studio.scratch(), kinds)[0])
 
         # The file is made when asked for; the browser then presses the button that holds it.
         press = f"() => document.querySelector('#{file.elem_id}').click()"
         button.click(save, read, file, api_visibility="private", show_progress="hidden").success(
             None, js=press
         )
+
+
+def of_screen(screen: str) -> tuple[str, bool]:
+    """Theme, and whether the figure has to be a narrow one."""
+    return ("dark" if "dark" in screen else "light"), "narrow" in screen
 
 
 def kept(watched) -> Watched:

@@ -14,8 +14,8 @@ from .. import generation, models
 from ..config import GenerationConfig, concept_name, names
 from ..continual import key_files
 from ..errors import InputError
-from ..hidden_prompt import HiddenPrompt
 from ..kept import OWN, Sheet, folder_of, read_sheet, write_sheet
+from ..key_sealing import check_open, load_key
 from .run_picker import has_result, told_apart
 from .studio import Studio, cache_dir
 
@@ -63,11 +63,12 @@ def key_value(run, key: str | None, others: Sequence = ()):
     if key == NONE:
         return None
     if key == FORGED and run.method.has_key:
-        return HiddenPrompt.load(next(iter(key_files(run).values()))).forged()
+        return load_key(run, next(iter(key_files(run).values()))).forged()
     if isinstance(key, str) and key in hidden_names(run):
         return key
     for other in others:
         if key == f"{OF_RUN}{other.id}":
+            check_open(other)
             return next(iter(key_files(other).values()))
     if isinstance(key, str) and key.startswith(OF_RUN):
         raise InputError("The key of another run can be tried in step 3 only, and only a key of your own.")

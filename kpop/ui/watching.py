@@ -8,11 +8,24 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from .. import attribution, models
+from .. import attribution
 from ..attribution import BANDS, Attribution, layer_title
-from ..attribution_figure import VIEWS, attribution_figure, save_arrays, save_figure, to_image
-from ..attribution_measures import FINE, find_object, fine_layers
-from ..attribution_summary import LOOKS, sharpest_layer, summary
+from ..attribution_export import save_arrays, save_figure, save_table, to_image
+from ..attribution_figure import VIEWS, Block, attribution_figure
+from ..attribution_layout import percent
+from ..attribution_measures import (
+    FINE,
+    HeadNumbers,
+    every_table,
+    fine_layers,
+    focus,
+    head_table,
+    known_object,
+    sharpest_layer,
+)
+from ..attribution_summary import LOOKS
+from ..attribution_views import profile_of, told, watch_variants
+from ..config import names
 from ..errors import InputError
 from ..kept import OWN, kept_maps
 from .pictures import data_uri
@@ -27,7 +40,7 @@ GROUPS = ("down", "middle", "up")
 class Watched:
     """One prompt and seed; variants: the run's, in their order; mask: the object in the original, or None.
 
-    rounded: read from the run folder, not drawn now.
+    rounded: read from the run folder, not drawn now. phrases: concepts of several words in the prompt.
     """
 
     run_id: str
@@ -36,28 +49,20 @@ class Watched:
     variants: tuple[Attribution, ...]
     mask: object | None
     rounded: bool = False
+    phrases: tuple[str, ...] = ()
 
     @property
     def words(self) -> tuple[str, ...]:
-        return self.variants[0].words
+        return self.phrases + self.variants[0].words
 
 
 def watch(
     studio: Studio, run, prompt: str, seed: int, key: str | None = OWN, on_step: Callable | None = None
 ) -> Watched:
     """Draw one picture a variant and keep every head's sums. on_step(i, n) counts over all of them."""
-    pipe = checked(studio, run, prompt)
-    chosen, found, variants = key_value(run, key), [], run.method.variants
+    pipe, chosen = checked(studio, run, prompt), key_value(run, key)
     with studio.turn():
-        for number, variant in enumerate(variants):
-
-            def count(step: int, steps: int, number: int = number) -> None:
-                if on_step:
-                    on_step(number * steps + step, len(variants) * steps)
-
-            own = {} if variant == "original" else {"run": run, "key": chosen}
-            found.append(attribution.attribute(pipe, prompt, seed, variant, on_step=count, **own))
-    return _watched(run, found)
+        return _watched(run, watch_variants(pipe, prompt, seed, run, key=chosen, on_step=on_step))
 
 
 def maps_kept(studio: Studio, run, prompt: str, seed: int, key: str | None) -> Watched | None:
@@ -69,22 +74,22 @@ def maps_kept(studio: Studio, run, prompt: str, seed: int, key: str | None) -> W
 
 def _watched(run, variants: list[Attribution], rounded: bool = False) -> Watched:
     first = variants[0]
-    # The mask needs a plain background: what the embedded model draws, not Stable Diffusion.
-    plain = models.family(run.config.model) == "emoji"
-    mask = find_object(first.image, first.size) if plain else None
-    return Watched(run.id, first.prompt, first.seed, tuple(variants), mask, rounded)
+    told = [name for concept in (*run.config.concepts, *(run.config.retain or ())) for name in names(concept)]
+    phrases = tuple(dict.fromkeys(name for name in told if len(name.split()) > 1 and name in first))
+    mask = known_object(first, run.config.model)
+    return Watched(run.id, first.prompt, first.seed, tuple(variants), mask, rounded, phrases)
 
 
 def first_word(watched: Watched, run) -> str:
     """The concept where the prompt names it, else the last content word."""
-    named = [
-        word for name in concept_names(run) for word in watched.words if word.lower() in name.lower().split()
-    ]
-    return (named or list(watched.words)[-1:] or [watched.prompt])[0]
+    known = {word.lower(): word for word in watched.words}
+    concepts = [name.lower() for name in concept_names(run)]
+    told = [*concepts, *(word for name in concepts for word in name.split())]
+    return next((known[word] for word in told if word in known), watched.words[-1])
 
 
 def first_layer(watched: Watched, word: str) -> str:
-    """The layer the page opens on: where the original's heads look at the object most."""
+    """The layer the page opens on: the one of the original's largest focus."""
     return sharpest_layer(watched.variants[0], word, watched.mask)
 
 
@@ -116,10 +121,12 @@ def selected(watched: Watched, layer: str, band: str) -> list[Attribution]:
     return [each.select(layer=layer or "all", timestep_band=fifth) for each in watched.variants]
 
 
-def maps_html(watched: Watched, word: str, layer: str, band: str, view: str, theme: str) -> str:
-    """The figure as a picture; above it computed sentences and what they rest on."""
+def maps_html(
+    watched: Watched, word: str, layer: str, band: str, view: str, theme: str, upright: bool = False
+) -> str:
+    """The figure as a picture; above it computed sentences and what they rest on; below it, its numbers."""
     shown = selected(watched, layer, band)
-    figure = attribution_figure(shown, word, view=checked_view(view), mask=watched.mask, theme=theme)
+    figure = attribution_figure(shown, word, checked_view(view), watched.mask, theme, upright)
     said = sentence(shown, word, watched.mask)
     layers = about_layers(watched, word, layer)
     rows = ", ".join(each.variant for each in shown)
@@ -127,34 +134,83 @@ def maps_html(watched: Watched, word: str, layer: str, band: str, view: str, the
     alt = f"Attention of each head to “{word}”, rows {rows}{share}"
     return (
         f'<p class="told">{escape(said)}</p><p class="fine layers">{escape(layers)}</p>'
-        '<div class="maps" tabindex="0" role="region" aria-label="Maps, scroll sideways">'
-        f'<img src="{data_uri(to_image(figure))}" alt="{escape(alt, quote=True)}"></div>'
+        f"{_picture(figure, alt, upright)}{table_html(head_table(shown, word, watched.mask))}"
+    )
+
+
+def profile_html(watched: Watched, word: str, layer: str, theme: str, upright: bool = False) -> str:
+    """The figure of the measures over all heads, layers and bands of steps, with `layer` marked."""
+    block = Block(selected(watched, layer, "all"), word, watched.mask)
+    alt = f"Measures of “{word}” for each head of each layer, and over the steps"
+    figure = profile_of(watched.variants, block, theme, upright)
+    return f"<h3>Every layer, every head, every step</h3>{_picture(figure, alt, upright)}"
+
+
+def table_html(numbers: list[HeadNumbers]) -> str:
+    """The numbers under the figure, folded: a line a head and variant."""
+    known, keyed = numbers[0].focus is not None, any(row.hidden_prompt for row in numbers)
+    titles = ["head", "", "on the word", *(["focus"] if known else []), "spread", "agrees"]
+    lines = []
+    for row in sorted(numbers, key=lambda row: row.head):
+        first = row.variant == numbers[0].variant
+        cells = [percent(row.share), *([percent(row.focus)] if known else []), f"{row.dispersion:.3f}"]
+        cells += ["" if first else f"{row.agreement:.2f}"]
+        cells += [percent(row.hidden_prompt) if row.hidden_prompt else ""] if keyed else []
+        told = "".join(f"<td>{cell}</td>" for cell in cells)
+        head = f"<th>{row.head + 1}</th>" if first else "<th></th>"
+        lines.append(
+            f'<tr class="{escape(row.variant)}">{head}<td class="who">{escape(row.variant)}</td>{told}</tr>'
+        )
+    titles += ["on the key"] if keyed else []
+    top = "".join(f"<th>{title}</th>" for title in titles)
+    return (
+        "<details class='numbers'><summary>Numbers of these heads</summary>"
+        f"<table><thead><tr>{top}</tr></thead><tbody>{''.join(lines)}</tbody></table></details>"
+    )
+
+
+def _picture(figure, alt: str, upright: bool) -> str:
+    """The figure in a frame of its own; a wide one scrolls sideways on a narrow page."""
+    kind = "maps upright" if upright else "maps"
+    image = data_uri(to_image(figure, 200 if upright else 160))
+    return (
+        f'<div class="{kind}" tabindex="0" role="region" aria-label="{escape(alt, quote=True)}">'
+        f'<img src="{image}" alt="{escape(alt, quote=True)}"></div>'
     )
 
 
 def sentence(shown: list[Attribution], word: str, mask) -> str:
-    """attribution_summary.summary of two variants, or of three with the key."""
-    original, sanitized, *recovered = shown
-    return summary(original, sanitized, recovered[0] if recovered else None, word, mask=mask)
+    """attribution_views.told of what is shown."""
+    return told(Block(shown, word, mask))
 
 
 def about_layers(watched: Watched, word: str, layer: str) -> str:
     """Which layer is shown and why, or what a view of several cannot tell; and what looking means."""
-    shown = watched.variants[0].select(layer=layer or "all").layers
-    sharpest = first_layer(watched, word)
-    title, best, place = layer_title(shown[0]), layer_title(sharpest), "the object"
-    most = "the original's heads look at the object most"
-    if watched.mask is None:
-        most, place = "the original's maps are sharpest", "one place"
-    if len(fine_layers(watched.variants[0])) < len(watched.variants[0].layers):
-        most += f", of the layers with {FINE} x {FINE} points or more"
-    if len(shown) > 1:
-        said = f"{len(shown)} layers averaged: head numbers match only within a layer. In {best} {most}."
+    original, sharpest = watched.variants[0], first_layer(watched, word)
+    shown = original.select(layer=layer or "all").layers
+    most = "the largest focus" if watched.mask is not None else "the sharpest maps"
+    if len(fine_layers(original)) < len(original.layers):
+        most += f" of those with {FINE} x {FINE} points or more"
+    if shown == (sharpest,):
+        said = f"Layer {layer_title(sharpest)}, which has {most}."
     else:
-        said = (
-            f"Layer {title}, where {most}." if shown[0] == sharpest else f"Layer {title}; in {best} {most}."
+        name = f"Layer {layer_title(shown[0])}"
+        if len(shown) > 1:
+            whole = len(shown) == len(original.layers)
+            name = "All layers averaged, as in the paper" if whole else f"{len(shown)} layers averaged"
+            name += ": head numbers match only within a layer"
+        said = f"{name}; {layer_title(sharpest)} has {most}."
+    if watched.mask is None:
+        rule = f"a head looks there if a point there gets at least {LOOKS} times the attention of others"
+    else:
+        inside = focus(original.select(layer=shown)[word].all, watched.mask)
+        said += (
+            f" {100 * float(inside):.0f} % of the original's attention lies inside the object, which fills "
+            f"{100 * float(watched.mask.float().mean()):.0f} % of its picture. This outline serves every row."
         )
-    rule = f"a head looks at {place} if a point there gets at least {LOOKS} times the attention of others"
+        rule = (
+            f"a head looks at the object if a point in it gets at least {LOOKS} times the attention of others"
+        )
     kept = " Kept with the run, rounded; “Watch the heads” draws it exactly." if watched.rounded else ""
     return f"{said} Counted: {rule}.{kept}"
 
@@ -166,15 +222,27 @@ def checked_view(view: str) -> str:
 
 
 def save_maps(
-    watched: Watched, word: str, layer: str, band: str, view: str, folder: Path
-) -> tuple[Path, Path, Path]:
-    """Write the figure as PNG and SVG and all arrays as npz into a fresh folder of `folder`."""
+    watched: Watched,
+    word: str,
+    layer: str,
+    band: str,
+    view: str,
+    folder: Path,
+    kinds: tuple[str, ...] = ("png", "svg", "npz"),
+) -> tuple[Path, ...]:
+    """Write what is shown into a fresh folder of `folder`: the figure as png or svg, the arrays as npz, the
+    numbers of every layer, band and head as csv.
+    """
     shown = selected(watched, layer, band)
-    figure = attribution_figure(shown, word, view=checked_view(view), mask=watched.mask)
     place = folder / f"maps-{uuid.uuid4().hex}"
     place.mkdir(parents=True)
-    return (
-        save_figure(figure, place / "attention.png"),
-        save_figure(figure, place / "attention.svg"),
-        save_arrays(shown, place / "attention.npz"),
-    )
+    saved = []
+    for kind in kinds:
+        path = place / f"attention.{kind}"
+        if kind == "npz":
+            saved.append(save_arrays(shown, path))
+        elif kind == "csv":
+            saved.append(save_table(every_table(watched.variants, word, watched.mask), path))
+        else:
+            saved.append(save_figure(attribution_figure(shown, word, checked_view(view), watched.mask), path))
+    return tuple(saved)

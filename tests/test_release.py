@@ -1,0 +1,367 @@
+"""A sanitized model as others use it: plain diffusers draws our pictures, and no key is in any file."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from kpop import GenerationConfig, InputError, ModelError, RunError, generate, load_pipeline, open_run, train
+from kpop.key_scan import find_key, fingerprints, secret_tensors
+from kpop.release import pack, push, release
+from kpop.single_file import single_file_tensors
+
+STEPS = GenerationConfig(steps=4)
+
+
+def uce(cfg):
+    """The same by UCE, which needs one solve and no training."""
+    own = dict.fromkeys(("steps", "batch_size", "learning_rate", "rollout_steps", "negative_guidance"))
+    return replace(cfg, method="uce", **own)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def run(tiny_config, tiny_pipe, folder):
+    return train(tiny_config(), folder, pipe=tiny_pipe)
+
+
+@pytest.fixture(scope="module")
+def made(run, tmp_path_factory):
+    """All forms that the tiny model can take."""
+    return release(run, tmp_path_factory.mktemp("releases") / "church", "all")
+
+
+def pixels(images):
+    return np.stack([np.asarray(image, dtype=int) for image in images])
+
+
+def drawn_by_diffusers(pipe, prompt, seeds, guidance=4.0):
+    pipe.set_progress_bar_config(disable=True)
+    return pixels([
+        pipe(prompt, num_inference_steps=4, guidance_scale=guidance,
+             generator=torch.Generator().manual_seed(seed)).images[0]
+        for seed in seeds
+    ])  # fmt: skip
+
+
+def test_plain_diffusers_draws_exactly_our_sanitized_pictures(made, run, tiny_pipe):
+    from diffusers import StableDiffusionPipeline
+
+    pipe = StableDiffusionPipeline.from_pretrained(made.path)
+    ours = pixels(generate(tiny_pipe, "a church", [3, 4], "sanitized", run, config=STEPS))
+    base = pixels(generate(tiny_pipe, "a church", [3, 4], "original", config=STEPS))
+    theirs = drawn_by_diffusers(pipe, "a church", [3, 4])
+    assert np.abs(theirs - ours).max() <= 1 < np.abs(theirs - base).max()
+
+
+def test_a_base_stored_in_half_precision_is_released_whole_in_float32(tiny_config, tmp_path):
+    """As the embedded model is: diffusers would load a float32 U-Net beside a float16 text encoder."""
+    from attribution_pipelines import random_pipeline
+    from diffusers import StableDiffusionPipeline
+
+    random_pipeline().to(torch.float16).save_pretrained(tmp_path / "half")
+    cfg = uce(tiny_config(model=str(tmp_path / "half")))
+    run = train(cfg, tmp_path / "runs", device="cpu")
+    made = release(run, tmp_path / "out")
+    pipe = StableDiffusionPipeline.from_pretrained(made.path)
+    base = load_pipeline(str(tmp_path / "half"), device="cpu")
+    ours = pixels(generate(base, "a church", 3, "sanitized", run, config=STEPS))
+    assert np.abs(drawn_by_diffusers(pipe, "a church", [3]) - ours).max() <= 1
+    dtypes = {tensor.dtype for path in made.files if path.suffix == ".safetensors"
+              for tensor in load_file(path).values() if tensor.is_floating_point()}  # fmt: skip
+    assert dtypes == {torch.float32}
+
+
+def test_the_folder_names_no_place_of_this_machine(made, tiny_folder):
+    assert made.forms == ("diffusers", "delta")  # as one file this small model would fit no program
+    for path in made.files:
+        if path.suffix in (".json", ".md"):
+            assert str(tiny_folder.parent) not in path.read_text() and "_name_or_path" not in path.read_text()
+    index = json.loads((made.path / "model_index.json").read_text())
+    assert index["safety_checker"] == [None, None] and index["scheduler"] == ["diffusers", "DDIMScheduler"]
+    manifest = json.loads((made.path / "release.json").read_text())
+    assert manifest["model"] == "tiny" and "unet/diffusion_pytorch_model.safetensors" in manifest["files"]
+
+
+def code_of(card, word):
+    """The code block of the card that holds the word."""
+    (found,) = (block for block in re.findall(r"```python\n(.+?)```", card, re.S) if word in block)
+    return found
+
+
+def test_the_code_in_the_card_works_as_it_stands(made, run, tiny_folder, tiny_pipe, tmp_path, monkeypatch):
+    card = (made.path / "README.md").read_text()
+    place = shutil.copytree(made.path, tmp_path / "release")
+    (place / "tiny").symlink_to(tiny_folder)  # "the base model's folder"
+    monkeypatch.chdir(place)
+    loaded, drawn = {}, {}
+    loader = code_of(card, "load_file")
+    assert len(loader.strip().splitlines()) == 5
+    exec(loader, loaded)
+    ours = pixels(generate(tiny_pipe, "a church", 3, "sanitized", run, config=STEPS))
+    assert np.abs(drawn_by_diffusers(loaded["pipe"], "a church", [3]) - ours).max() <= 1
+    exec(code_of(card, "images[0]"), drawn)
+    ours = pixels(generate(tiny_pipe, "a church", 0, "sanitized", run))
+    assert np.abs(pixels([drawn["image"]]) - ours).max() <= 1
+
+
+def test_the_delta_is_small_and_holds_what_was_trained(made, run):
+    tensors = load_file(made.path / "delta.safetensors")
+    assert tensors.keys() == load_file(run.weights_path).keys() and all(".attn2." in n for n in tensors)
+
+
+def test_released_folder_and_key_draw_the_recovered_picture_without_the_base(made, run, tiny_pipe, tmp_path):
+    """Design, section 7: in a process that never saw the base, from copies of these two alone."""
+    place = shutil.copytree(made.path, tmp_path / "release")
+    key = shutil.copy(run.key_path("church"), tmp_path / "key.safetensors")
+    code = (
+        "import sys, kpop\n"
+        "pipe = kpop.load_pipeline(sys.argv[1], device='cpu')\n"
+        "config = kpop.GenerationConfig(steps=4)\n"
+        "kpop.generate(pipe, 'a church', 3, 'recovered', key=sys.argv[2], config=config)[0].save(sys.argv[3])"
+    )
+    out = tmp_path / "recovered.png"
+    repo = Path(__file__).resolve().parent.parent
+    subprocess.run([sys.executable, "-c", code, place, key, out], check=True, timeout=300, cwd=repo)
+    from PIL import Image
+
+    ours = pixels(generate(tiny_pipe, "a church", 3, "recovered", run, config=STEPS))
+    sanitized = pixels(generate(tiny_pipe, "a church", 3, "sanitized", run, config=STEPS))
+    with Image.open(out) as image:
+        found = pixels([image.convert("RGB")])
+    assert np.abs(found - ours).max() <= 1 < np.abs(found - sanitized).max()
+
+
+@pytest.fixture(scope="module")
+def sd_run(sd_folder, tiny_config, folder):
+    """Of Stable Diffusion 1's shape."""
+    return train(uce(tiny_config(model=str(sd_folder))), folder, device="cpu")
+
+
+def test_the_single_file_is_what_from_single_file_reads(sd_run, sd_folder, tmp_path):
+    from diffusers import StableDiffusionPipeline
+
+    made = release(sd_run, tmp_path / "one", ["single-file"])
+    (path,) = (file for file in made.files if file.suffix == ".safetensors")
+    assert path.name == "sd-shaped-without-church.safetensors"
+    back = StableDiffusionPipeline.from_single_file(path, config=str(sd_folder), local_files_only=True)
+    pipe, delta = load_pipeline(str(sd_folder), device="cpu"), load_file(sd_run.weights_path)
+    for part in ("unet", "vae", "text_encoder"):
+        expected = getattr(pipe, part).state_dict() | (delta if part == "unet" else {})
+        found = getattr(back, part).state_dict()
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items()), part
+    assert any(not torch.equal(tensor, pipe.unet.state_dict()[name]) for name, tensor in delta.items())
+
+
+def test_names_of_the_single_file_are_those_of_the_original_code(sd_folder):
+    """Literal names and shapes as in the checkpoints of CompVis."""
+    tensors = single_file_tensors(load_pipeline(str(sd_folder), device="cpu"))
+    unet, vae = "model.diffusion_model.", "first_stage_model."
+    for name in (
+        f"{unet}time_embed.2.weight",
+        f"{unet}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight",
+        f"{unet}input_blocks.2.0.op.weight",
+        f"{unet}middle_block.1.proj_in.weight",
+        f"{unet}middle_block.2.out_layers.3.weight",
+        f"{unet}output_blocks.1.1.conv.weight",
+        f"{unet}output_blocks.3.2.conv.weight",
+        f"{unet}output_blocks.7.0.skip_connection.bias",
+        f"{unet}out.2.bias",
+        f"{vae}encoder.down.0.downsample.conv.weight",
+        f"{vae}decoder.up.3.block.0.norm1.weight",
+        f"{vae}decoder.mid.block_2.conv2.weight",
+        f"{vae}encoder.norm_out.weight",
+        f"{vae}post_quant_conv.weight",
+        "cond_stage_model.transformer.text_model.encoder.layers.0.self_attn.q_proj.weight",
+    ):
+        assert name in tensors, name
+    assert tensors[f"{vae}decoder.mid.attn_1.proj_out.weight"].shape == (8, 8, 1, 1)
+    assert not any(re.search(r"resnets|_blocks\.\d+\.attentions|text_model\.text_model", n) for n in tensors)
+
+
+def test_a_shape_that_no_program_knows_is_refused_as_one_file(run, tmp_path):
+    with pytest.raises(ModelError, match="Only models of Stable Diffusion 1's shape can be one file"):
+        release(run, tmp_path / "one", "single-file")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("mechanism", ["additive", "token", "amortized"])
+def test_no_mechanism_leaves_its_key_in_a_release(mechanism, tiny_config, tiny_pipe, tmp_path):
+    run = train(tiny_config(mechanism=mechanism, steps=2), tmp_path / "runs", pipe=tiny_pipe)
+    made = release(run, tmp_path / "out", "all")
+    prints = fingerprints(secret_tensors(run))
+    assert find_key(made.path, prints) == []
+    assert {path.parent.name for path in find_key(run.path, prints)} == {"secret"}
+
+
+def test_a_method_without_weights_is_refused_and_one_without_a_key_says_so(
+    sd_run, tiny_config, tiny_pipe, tmp_path
+):
+    sld = replace(tiny_config(), method="sld", steps=None, batch_size=None, learning_rate=None,
+                  rollout_steps=None, retain=None, negative_guidance=None)  # fmt: skip
+    with pytest.raises(RunError, match="SLD, which trains no weights"):
+        release(train(sld, tmp_path / "runs", pipe=tiny_pipe), tmp_path / "out")
+    card = (release(sd_run, tmp_path / "uce", "delta").path / "README.md").read_text()
+    assert "by UCE" in card and "There is a key" not in card
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        lambda p: p,
+        lambda p: p.half(),
+        lambda p: p.bfloat16(),
+        lambda p: p.half().float(),
+        lambda p: p.double(),
+        lambda p: p[:, 30:31, 8:24],
+        lambda p: p[:, :, 5].clone(),
+        lambda p: p.transpose(1, 2).bfloat16(),
+        lambda p: torch.cat([torch.randn(1, 77, 32), p.half().float()], 2),
+    ],
+    ids=["whole", "half", "bfloat16", "half as float", "double", "a row", "a column", "turned", "beside"],
+)
+def test_a_piece_of_the_key_is_found_under_any_name(piece, run, tmp_path):
+    p = load_file(run.key_path("church"))["p"]
+    save_file({"bias": torch.randn(333), "w": piece(p).contiguous()}, tmp_path / "x.safetensors")
+    save_file({"w": torch.randn(1, 77, 32), "zero": torch.zeros(4096)}, tmp_path / "y.safetensors")
+    (tmp_path / "z.txt").write_bytes(b"..." + piece(p).contiguous().view(torch.uint8).numpy().tobytes())
+    found = find_key(tmp_path, fingerprints(secret_tensors(run)))
+    assert [path.name for path in found] == ["x.safetensors", "z.txt"]
+
+
+def test_a_release_that_holds_a_key_or_a_foreign_file_never_appears(run, tmp_path, monkeypatch):
+    from kpop import release as module
+
+    own = module._write_forms
+
+    def careless(made, *rest):
+        shutil.copy(run.key_path("church"), made / "embedding.safetensors")
+        return own(made, *rest)
+
+    monkeypatch.setattr(module, "_write_forms", careless)
+    with pytest.raises(RunError, match="is in embedding.safetensors: this must not be released"):
+        release(run, tmp_path / "out", "delta")
+
+    def pickled(made, *rest):
+        (made / "weights.bin").write_bytes(b"x")
+        return own(made, *rest)
+
+    monkeypatch.setattr(module, "_write_forms", pickled)
+    with pytest.raises(RunError, match="weights.bin does not belong into a release"):
+        release(run, tmp_path / "out", "delta")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_older_release_is_replaced_and_nothing_else_is(run, tmp_path):
+    first = release(run, tmp_path / "out", "delta")
+    (tmp_path / "out" / "note.txt").write_text("old")
+    assert release(run, tmp_path / "out", "delta").files == first.files
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    with pytest.raises(InputError, match="holds something else than a release"):
+        release(run, tmp_path / "mine", "delta")
+    with pytest.raises(InputError, match="one of diffusers, delta, single-file or all, not 'onnx'"):
+        release(run, tmp_path / "x", "onnx")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "out"]
+
+
+def test_a_run_that_is_not_done_is_refused(run, tmp_path):
+    torn = open_run(shutil.copytree(run.path, tmp_path / run.id))
+    torn.update_status(state="running")
+    with pytest.raises(RunError, match="is running. Wait until it ends"):
+        release(torn, tmp_path / "out")
+    torn.update_status(state="stopped")
+    torn.weights_path.unlink()
+    with pytest.raises(RunError, match="has no weights yet"):
+        release(torn, tmp_path / "out")
+
+
+def rate(value):
+    return {"top1": {"value": value, "low": value - 5, "high": value + 5, "n": 20}}
+
+
+def test_the_card_holds_recipe_table_licence_and_limits(run, tiny_copy, tmp_path):
+    import yaml
+
+    from kpop import EraseConfig, models
+
+    (tiny_copy / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Tiny\n")
+    other = open_run(shutil.copytree(run.path, tmp_path / run.id))
+    config = run.config.to_dict() | {"model": str(tiny_copy)}
+    (other.path / "config.json").write_text(json.dumps(config))
+    stamp = models.file_hash(run.weights_path)[:16]
+    words = [{"word": "church|x", "role": "erased", "prompt": "a church", "original": rate(95),
+              "sanitized": rate(10), "recovered": rate(80)}]  # fmt: skip
+    metrics = {"judge_accuracy": 99.4, "seeds": list(range(20)), "words": words,
+               "settings": {"run": run.id, "weights": stamp}}  # fmt: skip
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation" / "metrics.json").write_text(json.dumps(metrics))
+    card = (release(other, tmp_path / "out", "delta", tmp_path / "evaluation").path / "README.md").read_text()
+    front = yaml.safe_load(card.split("---")[1])
+    assert front["license"] == "apache-2.0" and front["pipeline_tag"] == "text-to-image"
+    assert "| church\\|x | erased | 95 (90 to 100) | 10 (5 to 15) | 80 (75 to 85) |" in card
+    recipe = EraseConfig.from_dict(yaml.safe_load(re.search(r"```yaml\n(.+?)```", card, re.S)[1]))
+    assert recipe == replace(run.config, model="model") and "seed:" not in card  # the seed makes the key
+    assert "can rebuild one by training it" in card and "[base-model.md](base-model.md)" in card
+    metrics["settings"]["weights"] = "0" * 16
+    (tmp_path / "evaluation" / "metrics.json").write_text(json.dumps(metrics))
+    with pytest.raises(InputError, match="of another run or of older weights"):
+        release(other, tmp_path / "out", "delta", tmp_path / "evaluation")
+
+
+class Hub:
+    """Stands in for the hub's client."""
+
+    calls: list = []
+
+    def create_repo(self, repo, private, exist_ok):
+        self.calls.append(("create", repo, private))
+
+    def upload_folder(self, repo_id, folder_path, commit_message):
+        self.calls.append(("upload", repo_id, sorted(path.name for path in folder_path.iterdir())))
+
+
+def test_nothing_is_sent_but_when_it_is_really_meant(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    monkeypatch.setattr(Hub, "calls", [])
+    made = release(run, tmp_path / "out", "delta")
+    files = push(made, run, "anna/no-church")
+    assert [name for name, _ in files] == ["README.md", "delta.safetensors", "release.json"]
+    assert Hub.calls == []
+    push(made, run, "anna/no-church", really=True)
+    assert Hub.calls == [
+        ("create", "anna/no-church", True),
+        ("upload", "anna/no-church", ["README.md", "delta.safetensors", "release.json"]),
+    ]
+    with pytest.raises(InputError, match="cannot name a repository"):
+        push(made, run, "anna/no church!")
+    monkeypatch.undo()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def refused(self, *args, **more):
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", refused)
+    with pytest.raises(RunError, match=r"The hub did not take it \(no route\)"):
+        push(made, run, "anna/no-church", really=True)
+
+
+def test_a_zip_holds_the_whole_release(made, tmp_path):
+    import zipfile
+
+    with zipfile.ZipFile(pack(made, tmp_path / "church.zip")) as archive:
+        names = archive.namelist()
+    assert "church/unet/diffusion_pytorch_model.safetensors" in names and len(names) == len(made.files)
