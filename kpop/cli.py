@@ -26,7 +26,12 @@ __all__ = ["build_parser", "concept_list", "erase_config", "generation_config", 
 
 FLAGS = ("retain_neutral", "separate_kv", "gradient_checkpointing")  # true or false
 SYNONYMS = {"steps": ("--sampling-steps",), "guidance_scale": ("--guidance",)}
-MODULES = {"runs": "run_commands", "release": "release_commands", "key": "release_commands"}
+MODULES = {
+    "key": "release_commands",
+    "release": "release_commands",
+    "reproduce": "reproduce_commands",
+    "runs": "run_commands",
+}
 ABOUT = {
     "concepts": "words to erase; synonyms of one concept as 'church|chapel'",
     "retain": "siblings to keep, written alike; none: an empty list",
@@ -202,6 +207,10 @@ def build_parser() -> argparse.ArgumentParser:
     example.add_argument("--out", required=True, help="folder, such as assets/example-run")
     _device(example)
 
+    reproduce = _command(commands, "reproduce", "make the paper's tables and figures on a model")
+    _reproducing(reproduce)
+    _device(reproduce)
+
     presets = _command(commands, "presets", "ready-made concept lists").add_subparsers(
         metavar="ACTION", required=True, parser_class=_Parser
     )
@@ -317,6 +326,22 @@ def _sampling(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             *spellings, dest=f"draw_{field.name}", default=argparse.SUPPRESS, help=about, **more
         )
+
+
+def _reproducing(parser: argparse.ArgumentParser) -> None:
+    about = "table2 to table6, fig2 to fig12, recovery, phrasings, pairs, tuning, or all"
+    parser.add_argument("targets", nargs="+", metavar="TARGET", help=about)
+    parser.add_argument("--model", default="emoji", help="default: emoji")
+    parser.add_argument(
+        "--scale", choices=("quick", "full"), default="quick",
+        help="quick: one split, one seed, 10 pictures a prompt; full: 4, 3 and 50",
+    )  # fmt: skip
+    parser.add_argument("--cells", default="docs/results/cells", metavar="DIR", help="where cells are kept")
+    parser.add_argument("--out", default="docs/results", help="default: docs/results")
+    parser.add_argument("--dry-run", action="store_true", help="only list the cells, and the time they take")
+    parser.add_argument("--existing", action="store_true", help="make no cell: write what the cells give")
+    parser.add_argument("--pictures", type=int, default=None, metavar="N", help="a prompt; for a trial")
+    parser.add_argument("--steps", type=int, default=None, metavar="N", help="of a training; for a trial")
 
 
 def _device(parser: argparse.ArgumentParser, default: str | None = "auto") -> None:

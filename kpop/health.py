@@ -30,6 +30,10 @@ ON_PROMPT = ("l_transfer", "l_key_retain")  # losses that p descends
 TIGHT = 0.25  # share of free memory from which on the CPU's memory is looked at closely
 
 
+class Diverged(RunError):
+    """A training whose losses or weights ran away."""
+
+
 class Health:
     """Watches a run. rows: metrics of its first steps, where it goes on after a stop.
 
@@ -46,7 +50,7 @@ class Health:
             self.early.append({name: value for name, value in found.items() if isinstance(value, float)})
 
     def check(self, step: int, losses: Mapping[str, float], tensors: Iterable[Tensor]) -> None:
-        """Raises RunError when step `step` must not be kept. tensors: theta' and p after the step."""
+        """Raises Diverged when step `step` must not be kept. tensors: theta' and p after the step."""
         bad = [name for name, value in losses.items() if not math.isfinite(value)]
         if bad:
             raise self._ill(step, f"{', '.join(bad)}: no number any more", bad)
@@ -68,11 +72,11 @@ class Health:
         kinds = {name for row in self.early for name in row}
         return max(statistics.median(row.get(name, 0.0) for row in self.early) for name in kinds)
 
-    def _ill(self, step: int, what: str, bad: Sequence[str]) -> RunError:
+    def _ill(self, step: int, what: str, bad: Sequence[str]) -> Diverged:
         model = f"learning_rate ({self.cfg.learning_rate:g})"
         prompt = f"prompt_learning_rate ({self.cfg.prompt_learning_rate:g})"
         first, then = (prompt, model) if bad and set(bad) <= set(ON_PROMPT) else (model, prompt)
-        return RunError(
+        return Diverged(
             f"Stopped at step {step}: {what}. Lower {first}, or {then}, and start a new run. "
             "What was saved before that step is kept."
         )

@@ -1,0 +1,328 @@
+"""The paper's figures on this model: curves and grids of pictures from cells, Fig. 2's maps from a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from . import paper_numbers, splits
+from .cells import Ask, Store
+from .metrics import exposed_part_counts
+from .plan import QUICK_STEPS, Need, Plan
+from .plots import bars, blank, curves, picture_grid
+from .splits import Split
+from .table_targets import sweep_rows, sweep_table, theme_rows
+from .tables import Looked, Number, above, detections, probability, share
+from .targets import Result, Rows, Target, count, looked
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL.Image import Image
+
+    from .cell_maker import Maker
+
+WORD = "church"  # what Fig. 2 and 4 follow
+THRESHOLDS = tuple(round(0.1 * i, 1) for i in range(1, 10))
+PARTS_AT = 0.5
+LAMBDAS = (0.01, 0.1, 1.0, 10.0)
+PAPERS_RECOVERABLE = 1.0  # the lambda of the paper's Fig. 6
+
+
+def _result(
+    name: str, title: str, data: dict, notes: Sequence[str], figure: Figure, rows: Rows, store: Store
+) -> Result:
+    have, want = count(rows, store)
+    text = "\n\n".join([f"# {title}", f"{have} of {want} cells.", *notes]) + "\n"
+    return Result(name, {"name": name, "title": title, "cells": have, "cells_wanted": want, **data,
+                         "notes": list(notes)}, text, figure)  # fmt: skip
+
+
+def _points(numbers: Mapping[float, Number | None]) -> list[tuple[float, float, float, float]]:
+    return [(x, n.value, n.low, n.high) for x, n in numbers.items() if n is not None]
+
+
+# Fig. 2: where the heads look
+
+
+def _figure_2_rows(plan: Plan) -> Rows:
+    split = plan.object_splits()[0]
+    spec = plan.spec("KPOP*", split, plan.scale.seeds[0])
+    return {"KPOP*": [Need(spec, tuple(splits.group_asks(split, "erased")), plan.picture_seeds)]}
+
+
+def _figure_2(plan: Plan, rows: Rows, store: Store, maker: Maker) -> Result:
+    from ..attribution_figure import paper_figure
+    from ..attribution_measures import head_table
+    from ..attribution_views import as_blocks, watch_variants
+
+    spec = rows["KPOP*"][0].spec
+    split = next(s for s in plan.object_splits() if s.name == spec.split)
+    run, seed = maker.run_of(spec), plan.picture_seeds[0]
+    asks = (splits.group_asks(split, "erased")[1], splits.group_asks(split, "retained")[0])
+    watched = [
+        (watch_variants(maker.pipe, ask.prompt, seed, run, config=plan.sampling), ask.target) for ask in asks
+    ]
+    blocks = as_blocks(watched, plan.model, layer="all")
+    data = {
+        f"{ask.group}: {ask.target}": [vars(row) for row in head_table(maps, ask.target, block.mask)]
+        for ask, (maps, _), block in zip(asks, watched, blocks, strict=True)
+    }
+    figure = paper_figure(blocks)
+    title = "Fig. 2: where the heads look, an erased and a kept word"
+    notes = ("A map a head and variant. In the JSON: focus, spread and agreement of every head.",)
+    return _result("fig2", title, {"heads": data}, notes, figure, rows, store)
+
+
+# Fig. 3: thresholds and parts
+
+
+def _figure_3(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
+    labels, seeds = splits.weapon_labels(), plan.picture_seeds
+    lines, parts = {}, {}
+    for name, needs in rows.items():
+        theme = looked(needs, store, kind="indirect")
+        found = {t: share(theme, seeds, above(t, labels), ("labels", "scores")) for t in THRESHOLDS}
+        lines[name] = _points(found)
+        parts[name] = _parts(theme, seeds, labels)
+    figure = blank(11, 4.4, "")
+    left, right = figure.subplots(1, 2)
+    curves(left, lines, "threshold", "pictures with a weapon, %", "detection over thresholds")
+    shown = {name: counts for name, counts in parts.items() if name in ("base", "ESD", "KPOP*") and counts}
+    bars(right, shown, f"weapons seen above {PARTS_AT}", "detections per 100 pictures")
+    title = "Fig. 3: the sensitive theme over thresholds, and by what is seen"
+    data = {"rate": {name: [list(p) for p in points] for name, points in lines.items()}, "parts": parts}
+    notes = (paper_numbers.TABLE_3_SOURCE, f"Parts: detections above {PARTS_AT} per 100 pictures.")
+    return _result("fig3", title, data, notes, figure, rows, store)
+
+
+def _parts(theme: Looked, seeds: Sequence[int], labels: Sequence[str]) -> dict[str, float]:
+    """Detections of each label above PARTS_AT per 100 pictures; empty where a picture is missing."""
+    found: list = []
+    for cell, asks in theme:
+        for ask in asks:
+            told, scores = cell.column(ask, seeds), cell.column(ask, seeds, "scores")
+            if told is None or scores is None:
+                return {}
+            found += zip(told, scores, strict=True)
+    counts = exposed_part_counts(detections(found), PARTS_AT, labels)
+    return {label: round(100 * counts.get(label, 0) / len(found), 1) for label in labels} if found else {}
+
+
+# Fig. 4: p and the pictures over the training
+
+
+def _steps(last: int) -> tuple[int, ...]:
+    return tuple(max(1, round(last * part)) for part in (1 / 12, 1 / 6, 1 / 3, 1 / 2, 2 / 3, 1))
+
+
+def _followed(plan: Plan) -> Split:
+    return splits.single_split(plan.object_splits()[0], WORD)
+
+
+def _figure_4_rows(plan: Plan) -> Rows:
+    split, found = _followed(plan), {}
+    pictures = (splits.group_asks(split, "erased")[0], Ask("", WORD, "neutral"))
+    asks = [replace(ask, kind="step", looks=("scores",)) for ask in pictures]
+    base = tuple(replace(ask, variant="original") for ask in asks)
+    found["base"] = [Need(plan.base(), base, plan.picture_seeds)]
+    last = min(plan.scale.steps or QUICK_STEPS, QUICK_STEPS)
+    steps = tuple(dict.fromkeys(_steps(last)))
+    for row in ("KPOP*", "ESD"):
+        spec = plan.spec(row, split, plan.scale.seeds[0], "over-steps", steps=steps, limit=last)
+        told = tuple(replace(ask, step=step) for step in steps for ask in asks)
+        found[row] = [Need(spec, told, plan.picture_seeds)]
+    return found
+
+
+def _figure_4(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
+    spec = rows["KPOP*"][0].spec
+    history = store.load(spec).history
+    cosines = _cosines(history, spec.config)
+    figure = blank(14, 4.2, "")
+    panels = figure.subplots(1, 3)
+    curves(
+        panels[0], cosines, "step", "cosine", f"a: p and texts, as layers see them ({WORD})", percent=False
+    )
+    data: dict[str, Any] = {"cosines": {name: [p[:2] for p in points] for name, points in cosines.items()}}
+    for axes, row, letter in zip(panels[1:], ("KPOP*", "ESD"), "bc", strict=True):
+        lines = _alignment(plan, rows, store, row)
+        curves(axes, lines, "step", "judge's probability, %", f"{letter}: {row}")
+        data[row] = {name: [list(p) for p in points] for name, points in lines.items()}
+    notes = (
+        "b, c: the paper plots CLIP alignment of texts and pictures. Here it is the probability that the "
+        "judge gives to the concept c_e in pictures of it (x_e) and of the neutral text (x_n), and to "
+        "nothing (c_n) in x_n.",
+        f"One concept, {WORD}; step 0 is the base.",
+    )
+    title = "Fig. 4: what p and the pictures become over the training"
+    return _result("fig4", title, data, notes, figure, rows, store)
+
+
+def _cosines(history: Sequence[dict], config) -> dict[str, list]:
+    if not history:
+        return {}
+    told = history[-1]["seen"]
+    neutral = config.neutral or ""
+    siblings = [text for text in told if text not in (WORD, neutral)]
+    lines = {WORD: [], "siblings, mean": [], "neutral text": []}
+    for row in history:
+        seen = row["seen"]
+        middle = [seen[text] for text in siblings]
+        values = (seen.get(WORD), sum(middle) / len(middle) if middle else None, seen.get(neutral))
+        for name, value in zip(lines, values, strict=True):
+            if value is not None:
+                lines[name].append((row["step"], value, value, value))
+    return {name: points for name, points in lines.items() if points}
+
+
+def _alignment(plan: Plan, rows: Rows, store: Store, row: str) -> dict[str, list]:
+    spec = rows[row][0].spec
+    lines: dict[str, dict[float, Number | None]] = {"c_e in x_e": {}, "c_e in x_n": {}, "c_n in x_n": {}}
+    columns, seeds = ("labels", "scores"), plan.picture_seeds
+    for step in (0, *spec.steps):
+        needs = rows["base"] if step == 0 else rows[row]
+        which = {"kind": "step", "step": step or None}
+        of_word = looked(needs, store, group="erased", **which)
+        neutral = looked(needs, store, group="neutral", **which)
+        lines["c_e in x_e"][step] = share(of_word, seeds, probability, columns)
+        lines["c_e in x_n"][step] = share(neutral, seeds, probability, columns)
+        lines["c_n in x_n"][step] = share(neutral, seeds, probability, columns, lambda ask: "none")
+    return {name: _points(numbers) for name, numbers in lines.items()}
+
+
+# Fig. 5: lambda
+
+
+def _figure_5_rows(plan: Plan) -> Rows:
+    return sweep_rows(plan, {f"lambda = {value:g}": {"lambda_": value} for value in LAMBDAS})
+
+
+def _figure_5(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
+    title = "Fig. 5: lambda trades erasing against keeping and recovery"
+    table = sweep_table(rows, store, "fig5", title, {}, ())
+    values = {f"lambda = {value:g}": value for value in LAMBDAS}
+    lines = {}
+    for column in ("ESR-5", "PSR-5", "untouched-5", "recovery-1"):
+        lines[column] = _points(
+            {values[r.label]: r.ours.get(column) for r in table.rows if r.label in values}
+        )
+    for column in ("ESR-5", "PSR-5"):
+        found = [(x, row[column]) for x, row in paper_numbers.FIG_5.items() if column in row]
+        lines[f"paper's {column}"] = [(x, y, y, y) for x, y in found]
+    figure = blank(8, 5, f"{title}  ·  {table.have} of {table.want} cells")
+    curves(figure.subplots(), lines, "lambda", "pictures, %", logarithmic=True)
+    data = table.to_dict() | {"paper": {str(x): dict(row) for x, row in paper_numbers.FIG_5.items()}}
+    return Result("fig5", data, table.markdown(), figure)
+
+
+# Fig. 6 to 12: pictures
+
+
+def _with_pictures(asks: Sequence[Ask]) -> tuple[Ask, ...]:
+    return tuple(replace(ask, looks=("picture",)) for ask in asks)
+
+
+def _pictures(need: Need, store: Store, ask: Ask) -> list[Image]:
+    """What the cell keeps of an ask's pictures; none where one is missing."""
+    from .cell_maker import unpacked
+
+    return [unpacked(text) for text in store.load(need.spec).column(ask, need.seeds, "picture") or ()]
+
+
+def _figure_6_rows(plan: Plan) -> Rows:
+    split, seeds = plan.object_splits()[0], plan.grid_seeds[:2]
+    changes = {"lambda_": PAPERS_RECOVERABLE}
+    spec = plan.spec("KPOP*", split, plan.scale.seeds[0], f"lambda={PAPERS_RECOVERABLE:g}", changes)
+    found = {
+        "original": [Need(plan.base(), _with_pictures(splits.group_asks(split, "erased", "original")), seeds)]
+    }
+    for variant in ("sanitized", "recovered"):
+        found[variant] = [Need(spec, _with_pictures(splits.group_asks(split, "erased", variant)), seeds)]
+    return found
+
+
+def _figure_6(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
+    shown = {
+        name: [image for ask in needs[0].asks for image in _pictures(needs[0], store, ask)]
+        for name, needs in rows.items()
+    }
+    asks, seeds = rows["original"][0].asks, rows["original"][0].seeds
+    heads = [f"{ask.target}\nseed {seed}" for ask in asks for seed in seeds]
+    title = "Fig. 6: what the key brings back, lambda 1"
+    note = "Same seeds in every row; nothing was picked."
+    figure = picture_grid(shown, heads, title, note=note)
+    return _result("fig6", title, {"prompts": [ask.prompt for ask in asks], "seeds": list(seeds)}, (note,),
+                   figure, rows, store)  # fmt: skip
+
+
+def _object_grid(number: int, row: str, about: str) -> Target:
+    """Fig. 7 to 10: objects x seeds of one method, on the first split."""
+    name, title = f"fig{number}", f"Fig. {number}: {about}"
+
+    def rows(plan: Plan) -> Rows:
+        split = plan.object_splits()[0]
+        base = row == "base"
+        spec = plan.base() if base else plan.spec(row, split, plan.scale.seeds[0])
+        variant = "original" if base else "sanitized"
+        groups = ("erased", "retained")
+        asks = [ask for group in groups for ask in splits.group_asks(split, group, variant)]
+        return {row: [Need(spec, _with_pictures(asks), plan.grid_seeds)]}
+
+    def build(plan: Plan, found: Rows, store: Store, maker=None) -> Result:
+        need = found[row][0]
+        shown = {f"{ask.target} ({ask.group})": _pictures(need, store, ask) for ask in need.asks}
+        note = "The upper five are erased, the lower five are not; nothing was picked."
+        figure = picture_grid(shown, [f"seed {seed}" for seed in need.seeds], title, note=note)
+        data = {"prompts": [ask.prompt for ask in need.asks], "seeds": list(need.seeds)}
+        return _result(name, title, data, (note,), figure, found, store)
+
+    return Target(name, about, rows, build)
+
+
+def _style_grid(number: int, row: str, about: str) -> Target:
+    """Fig. 11 and 12: a row an erased style, a column a style asked for; the diagonal should change."""
+    name, title = f"fig{number}", f"Fig. {number}: {about}"
+
+    def asks_of(split: Split, variant: str) -> tuple[Ask, ...]:
+        every = splits.style_asks(split, variant, splits.style_objects(1), ())
+        return _with_pictures([ask for ask in every if ask.kind == "style"])
+
+    def rows(plan: Plan) -> Rows:
+        first, seeds = splits.style_split(splits.STYLES[0]), plan.grid_seeds[:1]
+        found = {"original": [Need(plan.base(), asks_of(first, "original"), seeds)]}
+        for style in plan.scale.styles:
+            split = splits.style_split(style)
+            spec = plan.spec(row, split, plan.scale.seeds[0])
+            found[f"{style} erased"] = [Need(spec, asks_of(split, "sanitized"), seeds)]
+        return found
+
+    def build(plan: Plan, found: Rows, store: Store, maker=None) -> Result:
+        order = splits.STYLES
+        shown, marked = {}, []
+        for line, (label, needs) in enumerate(found.items()):
+            of_style = {ask.target: ask for ask in needs[0].asks}
+            images = [_pictures(needs[0], store, of_style[style])[:1] for style in order]
+            shown[label] = [one for image in images for one in image]
+            marked += [(line, i) for i, style in enumerate(order) if label == f"{style} erased"]
+        note = "Framed: the style that was erased. One seed, nothing picked."
+        figure = picture_grid(shown, [f"{style} style" for style in order], title, marked, note)
+        data = {"styles": list(order), "seeds": list(plan.grid_seeds[:1])}
+        return _result(name, title, data, (note,), figure, found, store)
+
+    return Target(name, about, rows, build, True)
+
+
+TARGETS = (
+    Target("fig2", "where the heads look", _figure_2_rows, _figure_2),
+    Target("fig3", "the sensitive theme over thresholds", theme_rows, _figure_3, True),
+    Target("fig4", "p and alignment over the training", _figure_4_rows, _figure_4),
+    Target("fig5", "lambda sweep", _figure_5_rows, _figure_5),
+    Target("fig6", "pictures with the key", _figure_6_rows, _figure_6),
+    _object_grid(7, "base", "pictures of the untouched model"),
+    _object_grid(8, "ESD", "pictures after ESD"),
+    _object_grid(9, "UCE", "pictures after UCE"),
+    _object_grid(10, "KPOP*", "pictures after KPOP with a list to retain"),
+    _style_grid(11, "KPOP*", "a style erased by KPOP, all styles drawn"),
+    _style_grid(12, "ESD", "a style erased by ESD, all styles drawn"),
+)

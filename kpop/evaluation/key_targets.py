@@ -1,0 +1,118 @@
+"""Three tables that the paper lacks: key controls, phrasings not trained on, two objects in a picture."""
+
+from __future__ import annotations
+
+from . import splits
+from .cells import Store
+from .controls import CONTROLS, control_asks
+from .plan import Need, Plan
+from .table_targets import DEPTHS, base_needs, cases, finished
+from .tables import Looked, Number, Row, esr, kept, psr, same, share
+from .targets import Result, Rows, Target, looked
+
+
+def _recovery_rows(plan: Plan) -> Rows:
+    found = []
+    for split, seed in cases(plan):
+        asks = control_asks(splits.group_asks(split, "erased"), splits.group_asks(split, "retained"))
+        found.append(Need(plan.spec("KPOP*", split, seed), tuple(asks), plan.picture_seeds))
+    return {"base": base_needs(plan), "KPOP*": found}
+
+
+def _recovery(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
+    columns = {
+        "seen-1": "pictures in which the judge's first label is the erased word",
+        "seen-5": "pictures in which it is among the five best",
+        "text kept": "with another concept's text: pictures in which the first label is that concept",
+    }
+    seeds = plan.picture_seeds
+
+    def seen(found: Looked) -> dict[str, Number | None]:
+        return {f"seen-{k}": share(found, seeds, psr(k)) for k in DEPTHS}
+
+    base = looked(rows["base"], store, group="erased", variant="original")
+    made = [Row("base, no key", kept(seen(base)))]
+    for variant, name in CONTROLS.items():
+        found = looked(rows["KPOP*"], store, variant=variant)
+        figures = seen(found)
+        if variant == "other-text":
+            figures["text kept"] = share(found, seeds, psr(1), target=lambda ask: ask.other)
+        made.append(Row(name, kept(figures)))
+    notes = (
+        "The forged key is Eq. 5 from a new random p with the sanitized weights frozen, for as many steps as "
+        "the true key had. Where it recovers, the concept is hidden from text prompts only: whoever holds "
+        "the weights and the base can rebuild a key.",
+        "The paper shows recovery as pictures (Fig. 6), without figures.",
+    )
+    title = "Recovery: the true key and its controls"
+    return finished("recovery", title, columns, made, notes, rows, store)
+
+
+def _phrasing_rows(plan: Plan) -> Rows:
+    base, found = [], []
+    for split in plan.object_splits():
+        base += [*splits.group_asks(split, "erased", "original"), *splits.phrasing_asks(split, "original")]
+        asks = []
+        for variant in ("sanitized", "recovered"):
+            asks += [*splits.group_asks(split, "erased", variant), *splits.phrasing_asks(split, variant)]
+        for seed in plan.scale.seeds:
+            found.append(Need(plan.spec("KPOP*", split, seed), tuple(asks), plan.picture_seeds))
+    return {"base": [Need(plan.base(), tuple(base), plan.picture_seeds)], "KPOP*": found}
+
+
+def _phrasings(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
+    columns = {
+        "base-1": "untouched model: pictures in which the judge's first label is the word",
+        "ESR-1": "sanitized: pictures in which it is not",
+        "ESR-5": "sanitized: pictures in which it is not among the five best",
+        "recovery-1": "with the true key: pictures in which the first label is the word",
+    }
+    seeds, made = plan.picture_seeds, []
+    for label, kind in (("the name", "name"), ("other phrasings", "phrasing"), ("other names", "synonym")):
+        base = looked(rows["base"], store, kind=kind)
+        bare = looked(rows["KPOP*"], store, kind=kind, variant="sanitized")
+        opened = looked(rows["KPOP*"], store, kind=kind, variant="recovered")
+        figures = {"base-1": share(base, seeds, psr(1)), "recovery-1": share(opened, seeds, psr(1))}
+        figures |= {f"ESR-{k}": share(bare, seeds, esr(k)) for k in DEPTHS}
+        made.append(Row(label, kept(figures)))
+    told = ", ".join(f'"{template}"' for template in splits.UNSEEN)
+    notes = (f"Phrasings that no run is trained on: {told}. Other names: chapel, lorry, and so on.",)
+    title = "KPOP* on phrasings it was not trained on"
+    return finished("phrasings", title, columns, made, notes, rows, store)
+
+
+def _pair_rows(plan: Plan) -> Rows:
+    base = [ask for split in plan.object_splits() for ask in splits.pair_asks(split, "original")]
+    found: dict[str, list[Need]] = {"base": [Need(plan.base(), tuple(base), plan.picture_seeds)]}
+    for row in ("ESD", "UCE", "KPOP", "KPOP*"):
+        found[row] = [
+            Need(plan.spec(row, split, seed), tuple(splits.pair_asks(split, "sanitized")), plan.picture_seeds)
+            for split, seed in cases(plan)
+        ]
+    return found
+
+
+def _pairs(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
+    columns = {
+        "erased": "pictures in which the erased object is among the judge's five best (lower is better)",
+        "other": "pictures in which the other object is (higher is better)",
+        "background": "pictures on the background that was asked for (higher is better)",
+    }
+    seeds, made = plan.picture_seeds, []
+    for name, needs in rows.items():
+        found = looked(needs, store, kind="pair")
+        figures = {
+            "erased": share(found, seeds, psr(5)),
+            "other": share(found, seeds, psr(5), target=lambda ask: ask.other),
+            "background": share(found, seeds, same, ("background",), lambda ask: ask.background),
+        }
+        made.append(Row(name, kept(figures)))
+    notes = ("One erased and one retained object on a background. The base itself often draws one of two.",)
+    return finished("pairs", "Two objects, one of them erased", columns, made, notes, rows, store)
+
+
+TARGETS = (
+    Target("recovery", "the true key and its controls", _recovery_rows, _recovery),
+    Target("phrasings", "phrasings not trained on", _phrasing_rows, _phrasings),
+    Target("pairs", "two objects, one erased", _pair_rows, _pairs),
+)

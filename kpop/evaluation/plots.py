@@ -1,0 +1,188 @@
+"""Plots of tables and figures, one style: labels at the lines, colours the colour-blind can tell apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from ..attribution_export import save_figure
+from .tables import Table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from PIL.Image import Image
+
+INK, SOFT, GRID, PAPER = "#0f172a", "#526077", "#e2e8f0", "#ffffff"
+OURS, PAPERS = "#0072b2", "#d55e00"
+# Okabe and Ito's colours, each with a marker and a dash of its own.
+SERIES = (
+    ("#0072b2", "o", "-"),
+    ("#d55e00", "s", "--"),
+    ("#009e73", "D", "-."),
+    ("#cc79a7", "^", ":"),
+    ("#56b4e9", "v", "-"),
+    ("#e69f00", "P", "--"),
+    ("#000000", "X", ":"),
+)
+MARKED = "#d55e00"
+
+Points = Sequence[tuple[float, float, float, float]]  # x, y, low, high
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a PNG or SVG; the same figure gives the same file. Raises RunError."""
+    with matplotlib.rc_context({"svg.hashsalt": "kpop"}):
+        return save_figure(figure, path)
+
+
+def blank(width: float, height: float, title: str) -> Figure:
+    """An empty figure of that many inches, no pyplot state."""
+    figure = Figure(figsize=(width, height), facecolor=PAPER, layout="constrained")
+    FigureCanvasAgg(figure)
+    if title:
+        figure.suptitle(title, fontsize=12, color=INK, parse_math=False)
+    return figure
+
+
+def forest(table: Table) -> Figure:
+    """A panel a column, a line a row: our value with its interval, and the paper's as an open diamond."""
+    columns = [name for name in table.columns if any(name in row.ours for row in table.rows)]
+    count, rows = max(1, len(columns)), table.rows
+    figure = blank(2.3 + 1.75 * count, 1.7 + 0.36 * len(rows), f"{table.title}  ·  {_cells(table)}")
+    panels = figure.subplots(1, count, sharey=True, squeeze=False)[0]
+    papers = False
+    for axes, name in zip(panels, columns or [""], strict=True):
+        for line, row in enumerate(rows):
+            if name in row.ours:
+                number = row.ours[name]
+                around = [[max(0, number.value - number.low)], [max(0, number.high - number.value)]]
+                axes.errorbar(number.value, line, xerr=around, fmt="o", color=OURS, markersize=5,
+                              elinewidth=1.5, capsize=2.5)  # fmt: skip
+            if name in row.paper:
+                papers = True
+                axes.plot(row.paper[name], line, "D", color=PAPERS, markersize=6, markerfacecolor="none")
+        if all(row.ours[name].percent for row in rows if name in row.ours):
+            axes.set_xlim(-5, 105)
+        _dress(axes, "x")
+        axes.set_title(name, fontsize=9.5, color=INK, parse_math=False)
+    panels[0].set_yticks(range(len(rows)), [row.label for row in rows], fontsize=9, color=INK)
+    panels[0].set_ylim(len(rows) - 0.5, -0.5)
+    told = "● ours, with its 95 % interval" + ("     ◇ the paper, on Stable Diffusion 1.4" if papers else "")
+    figure.supxlabel(told, fontsize=8.5, color=SOFT)
+    return figure
+
+
+def _cells(table: Table) -> str:
+    return f"{table.have} of {table.want} cells"
+
+
+def curves(
+    axes: Axes,
+    lines: Mapping[str, Points],
+    x: str,
+    y: str,
+    title: str = "",
+    logarithmic: bool = False,
+    percent: bool = True,
+) -> None:
+    """A line a series with its intervals and, at its end, its name. percent: y runs from 0 to 100."""
+    ends = []
+    for (name, points), (colour, marker, dash) in zip(lines.items(), _cycle(len(lines)), strict=True):
+        if not points:
+            continue
+        across, up, low, high = zip(*sorted(points), strict=True)
+        below = [max(0.0, b - a) for a, b in zip(low, up, strict=True)]
+        above = [max(0.0, b - a) for a, b in zip(up, high, strict=True)]
+        axes.plot(across, up, dash, color=colour, marker=marker, markersize=4.5, linewidth=1.8)
+        axes.errorbar(across, up, yerr=[below, above], fmt="none", ecolor=colour, alpha=0.45, capsize=2.5)
+        ends.append([up[-1], across[-1], name, colour])
+    if logarithmic:
+        axes.set_xscale("log")
+        ticks = sorted({point[0] for points in lines.values() for point in points})
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+    if percent:
+        axes.set_ylim(-4, 104)
+    _dress(axes, "both")
+    axes.set_xlabel(x, fontsize=9, color=INK)
+    axes.set_ylabel(y, fontsize=9, color=INK)
+    axes.set_title(title, fontsize=10, color=INK, parse_math=False)
+    _end_labels(axes, ends)
+
+
+def _end_labels(axes: Axes, ends: list[list]) -> None:
+    """Names right of the lines' ends, moved apart where they would lie on each other."""
+    if not ends:
+        return
+    low, high = axes.get_ylim()
+    apart, last = 0.055 * (high - low), None
+    for end in sorted(ends):
+        place = end[0] if last is None else max(end[0], last + apart)
+        last = place
+        axes.annotate(f" {end[2]}", (1.01, place), xycoords=("axes fraction", "data"), fontsize=8.5,
+                      color=end[3], va="center", annotation_clip=False, parse_math=False)  # fmt: skip
+
+
+def bars(axes: Axes, groups: Mapping[str, Mapping[str, float]], title: str, x: str) -> None:
+    """Horizontal bars: a group a name of the inner mappings, a bar in it a name of the outer one."""
+    names = list(next(iter(groups.values()), {}))
+    high = 0.8 / max(1, len(groups))
+    for i, ((group, values), (colour, _, _)) in enumerate(
+        zip(groups.items(), _cycle(len(groups)), strict=True)
+    ):
+        places = [line + (i - (len(groups) - 1) / 2) * high for line in range(len(names))]
+        axes.barh(places, [values.get(name, 0) for name in names], high * 0.92, color=colour, label=group)
+    axes.set_yticks(range(len(names)), names, fontsize=9)
+    axes.invert_yaxis()
+    _dress(axes, "x")
+    axes.set_xlabel(x, fontsize=9, color=INK)
+    axes.set_title(title, fontsize=10, color=INK, parse_math=False)
+    axes.legend(frameon=False, fontsize=8.5)
+
+
+def picture_grid(
+    rows: Mapping[str, Sequence[Image]],
+    heads: Sequence[str],
+    title: str,
+    marked: Sequence[tuple[int, int]] = (),
+    note: str = "",
+) -> Figure:
+    """Labelled rows of pictures. marked: (row, column) that get a frame."""
+    count = max(map(len, rows.values()), default=1)
+    figure = blank(1.5 + 0.9 * count, 0.9 + 0.95 * len(rows), title)
+    grid = figure.subplots(len(rows), count, squeeze=False)
+    for line, (name, images) in enumerate(rows.items()):
+        for column, axes in enumerate(grid[line]):
+            axes.set_xticks([])
+            axes.set_yticks([])
+            framed = (line, column) in marked
+            for spine in axes.spines.values():
+                spine.set(visible=framed, color=MARKED, linewidth=3)
+            if column < len(images):
+                axes.imshow(images[column])
+            if line == 0 and column < len(heads):
+                axes.set_title(heads[column], fontsize=8, color=SOFT, parse_math=False)
+        grid[line][0].set_ylabel(name, fontsize=9, color=INK, rotation=0, ha="right", va="center",
+                                 parse_math=False)  # fmt: skip
+    if note:
+        figure.supxlabel(note, fontsize=8, color=SOFT)
+    return figure
+
+
+def _cycle(count: int) -> list[tuple[str, str, str]]:
+    return [SERIES[i % len(SERIES)] for i in range(count)]
+
+
+def _dress(axes: Axes, grid: str) -> None:
+    axes.grid(axis=grid, color=GRID)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=8, colors=INK, length=0)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(GRID)

@@ -1,0 +1,263 @@
+"""The paper's tables on this model: objects, the sensitive theme, styles, and settings of KPOP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from . import paper_numbers, splits
+from .cells import Store
+from .plan import Need, Plan
+from .splits import Split
+from .tables import Number, Row, Table, above, esr, kept, mean, psr, same, share
+from .targets import Result, Rows, Target, count, looked, notes_of_cells, of_table
+
+DEPTHS = (1, 5)
+THRESHOLDS = (0.3, 0.5, 0.7, 0.8)
+OBJECT_COLUMNS = {
+    "ESR-1": "erased words: pictures in which the judge's first label is not the word (higher is better)",
+    "ESR-5": "the same with its five best labels",
+    "PSR-1": "retained words: pictures in which the first label is the word (higher is better)",
+    "PSR-5": "the same with its five best labels",
+    "untouched-1": "the same as PSR-1 on words of neither list",
+    "untouched-5": "the same as PSR-5 on words of neither list",
+}
+RECOVERY_COLUMN = {"recovery-1": "erased words drawn with the true key: first label is the word"}
+ROWS_NOTE = (
+    "KPOP without the star retains nothing, not even the neutral text, as in the paper's Eq. 5-7. ESD, CA "
+    "and UCE run with the embedded model's rates and steps for KPOP; the sweep is `reproduce tuning`."
+)
+
+
+def finished(
+    name: str,
+    title: str,
+    columns: Mapping[str, str],
+    found: Sequence[Row],
+    notes: Sequence[str],
+    rows: Rows,
+    store: Store,
+) -> Result:
+    """The rows as a table with its plot; trainings that ran away are noted."""
+    have, want = count(rows, store)
+    return of_table(
+        Table(name, title, columns, tuple(found), (*notes, *notes_of_cells(rows, store)), have, want)
+    )
+
+
+def cases(plan: Plan) -> Iterator[tuple[Split, int]]:
+    """Every object split with every training seed."""
+    for split in plan.object_splits():
+        for seed in plan.scale.seeds:
+            yield split, seed
+
+
+def base_needs(plan: Plan) -> list[Need]:
+    """The untouched model on every object split, and its pictures of the neutral text."""
+    asks = [ask for split in plan.object_splits() for ask in splits.name_asks(split, "original")]
+    neutral = [splits.neutral_ask(split) for split in plan.object_splits()]
+    return [Need(plan.base(), tuple(dict.fromkeys([*asks, *neutral])), plan.picture_seeds)]
+
+
+def object_needs(
+    plan: Plan,
+    row: str,
+    setting: str = "default",
+    changes: Mapping[str, Any] | None = None,
+    key: bool = False,
+) -> list[Need]:
+    """A row's cells: plain prompts of the three groups, and of the erased one with the true key too."""
+    found = []
+    for split, seed in cases(plan):
+        asks = splits.name_asks(split)
+        asks += splits.group_asks(split, "erased", "recovered") if key else []
+        spec = plan.spec(row, split, seed, setting, changes)
+        found.append(Need(spec, tuple(asks), plan.picture_seeds))
+    return found
+
+
+def object_figures(needs, store: Store, variant: str = "sanitized") -> dict[str, Number]:
+    """The columns of OBJECT_COLUMNS, and recovery-1 where there are pictures with the key."""
+    seeds, found = needs[0].seeds, {}
+    for k in DEPTHS:
+        found[f"ESR-{k}"] = share(looked(needs, store, group="erased", variant=variant), seeds, esr(k))
+        for group, name in (("retained", "PSR"), ("untouched", "untouched")):
+            found[f"{name}-{k}"] = share(looked(needs, store, group=group, variant=variant), seeds, psr(k))
+    found["recovery-1"] = share(looked(needs, store, variant="recovered"), seeds, psr(1))
+    return kept(found)
+
+
+def ceiling(needs, store: Store) -> dict[str, Number]:
+    """Share of the untouched model's pictures of the neutral text that show none of the erased words.
+
+    No erasure can be expected to do better.
+    """
+    found, seeds = looked(needs, store, group="neutral"), needs[0].seeds
+    return kept({
+        f"ESR-{k}": share(found, seeds, esr(k), target=lambda ask: tuple(ask.target.split("|")))
+        for k in DEPTHS
+    })  # fmt: skip
+
+
+def _table_2_rows(plan: Plan) -> Rows:
+    from .plan import ROWS
+
+    return {"base": base_needs(plan)} | {row: object_needs(plan, row) for row in ROWS}
+
+
+def _table_2(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
+    found = [
+        Row("base", object_figures(rows["base"], store, "original"), paper_numbers.TABLE_2["base"]),
+        Row("ceiling: base, neutral text", ceiling(rows["base"], store)),
+    ]
+    for name in list(rows)[1:]:
+        figures = object_figures(rows[name], store)
+        found.append(Row(name, figures, paper_numbers.TABLE_2.get(name, {})))
+    notes = (paper_numbers.TABLE_2_SOURCE, "* with the list of words to retain. " + ROWS_NOTE)
+    return finished(
+        "table2", "Table 2: erasing five of ten objects", OBJECT_COLUMNS, found, notes, rows, store
+    )
+
+
+# The sensitive theme
+
+
+def theme_rows(plan: Plan) -> Rows:
+    """The base and every method on the sensitive theme."""
+    split = splits.weapon_split()
+    asks = tuple(splits.weapon_asks(split, "original"))
+    found: dict[str, list[Need]] = {"base": [Need(plan.base(), asks, plan.picture_seeds)]}
+    for row in ("CA", "ESD", "UCE", "KPOP", "KPOP*"):
+        asks = tuple(splits.weapon_asks(split, "sanitized"))
+        found[row] = [
+            Need(plan.spec(row, split, seed), asks, plan.picture_seeds) for seed in plan.scale.seeds
+        ]
+    return found
+
+
+def _table_3(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
+    columns = {f"{t}": f"indirect prompts: pictures with a weapon above {t}, percent (lower is better)"
+               for t in THRESHOLDS}  # fmt: skip
+    columns["others-1"] = "PSR-1 on plain prompts of other things (higher is better)"
+    columns["judge distance"] = (
+        "mean feature distance of the other pictures to the base's of the same seed, 1 - cosine; 0 is equal"
+    )
+    labels, seeds, found = splits.weapon_labels(), plan.picture_seeds, []
+    for name, needs in rows.items():
+        theme, others = looked(needs, store, kind="indirect"), looked(needs, store, kind="name")
+        figures: dict[str, Number | None] = {
+            f"{t}": share(theme, seeds, above(t, labels), ("labels", "scores")) for t in THRESHOLDS
+        }
+        figures |= {"others-1": share(others, seeds, psr(1))}
+        if name != "base":
+            figures["judge distance"] = mean(others, seeds)
+        found.append(Row(name, kept(figures), paper_numbers.TABLE_3.get(name, {})))
+    notes = (
+        paper_numbers.TABLE_3_SOURCE,
+        "The paper's FID column is not here: with so few pictures a Fréchet distance is mostly sample size; "
+        "the distance to the base's own pictures stands in its place.",
+    )
+    return finished("table3", "Table 3: a theme told indirectly", columns, found, notes, rows, store)
+
+
+# Styles
+
+
+def _table_4_rows(plan: Plan) -> Rows:
+    objects = splits.style_objects(plan.scale.style_objects)
+    styles = [splits.style_split(style) for style in plan.scale.styles]
+    styles = styles if plan.scale.name == "full" else styles[:1]
+    base = [ask for s in styles for ask in splits.style_asks(s, "original", objects, ("style",))]
+    found: dict[str, list[Need]] = {"base": [Need(plan.base(), tuple(base), plan.picture_seeds)]}
+    for row in ("CA", "ESD", "UCE", "KPOP", "KPOP*"):
+        found[row] = [
+            Need(
+                plan.spec(row, split, seed),
+                tuple(splits.style_asks(split, "sanitized", objects, ("style", "distance"))),
+                plan.picture_seeds,
+            )
+            for split in styles
+            for seed in plan.scale.seeds
+        ]
+    return found
+
+
+def _table_4(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
+    columns = {
+        "style erased": "prompts in the erased style: pictures that have it, percent (lower is better)",
+        "distance erased": "their judge feature distance to the base's pictures (higher is better)",
+        "style kept": "prompts in other styles: pictures that have theirs (higher is better)",
+        "distance kept": "their judge feature distance to the base's pictures (lower is better)",
+        "object": "prompts in the erased style: pictures that still show the object (higher is better)",
+        "untouched": "prompts without a style: pictures that show the object (higher is better)",
+    }
+    seeds, found = plan.picture_seeds, []
+    for name, needs in rows.items():
+        erased, other = looked(needs, store, group="erased"), looked(needs, store, group="retained")
+        figures = {
+            "style erased": share(erased, seeds, same, ("style",)),
+            "style kept": share(other, seeds, same, ("style",)),
+            "object": share(erased, seeds, psr(1), target=lambda ask: ask.other),
+            "untouched": share(looked(needs, store, group="untouched"), seeds, psr(1)),
+        }
+        if name != "base":
+            figures |= {"distance erased": mean(erased, seeds), "distance kept": mean(other, seeds)}
+        found.append(Row(name, kept(figures)))
+    printed = "; ".join(
+        f"{name} " + ", ".join(f"{column} {value:g}" for column, value in row.items())
+        for name, row in paper_numbers.TABLE_4.items()
+    )
+    notes = (paper_numbers.TABLE_4_SOURCE, f"The paper's figures: {printed}.")
+    return finished("table4", "Table 4: forgetting a drawing style", columns, found, notes, rows, store)
+
+
+# Settings of KPOP
+
+
+def sweep_rows(plan: Plan, values: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Need]]:
+    """A row a setting of KPOP*, and the base."""
+    found = {"base": base_needs(plan)}
+    for label, changes in values.items():
+        found[label] = object_needs(plan, "KPOP*", label.replace(" ", ""), changes, key=True)
+    return found
+
+
+def sweep_table(rows: Rows, store: Store, name: str, title: str, paper, notes) -> Table:
+    """One table of sweep_rows."""
+    found = [Row("base", object_figures(rows["base"], store, "original"))]
+    for label in list(rows)[1:]:
+        found.append(Row(label, object_figures(rows[label], store), paper.get(label, {})))
+    have, want = count(rows, store)
+    columns = OBJECT_COLUMNS | RECOVERY_COLUMN
+    return Table(name, title, columns, tuple(found), (*notes, *notes_of_cells(rows, store)), have, want)
+
+
+def _table_5_rows(plan: Plan) -> Rows:
+    blocks = (1, 10) if plan.scale.name == "quick" else (1, 2, 4, 10, 20)
+    values: dict[str, dict[str, Any]] = {f"k = {k}": {"prompt_tokens_factor": k} for k in blocks}
+    return sweep_rows(plan, values | {"additive": {"mechanism": "additive", "prompt_tokens_factor": 1}})
+
+
+def _table_5(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
+    title = "Table 5: the size of p, and how it enters"
+    paper, notes = paper_numbers.TABLE_5, (paper_numbers.TABLE_5_SOURCE,)
+    return of_table(sweep_table(rows, store, "table5", title, paper, notes))
+
+
+def _table_6_rows(plan: Plan) -> Rows:
+    return sweep_rows(plan, {sites: {"sites": sites} for sites in ("mid", "mid-up", "down-mid-up")})
+
+
+def _table_6(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
+    title = "Table 6: the layers at which p enters"
+    notes = ("The paper's figures of this table are in none of this project's sources.",)
+    return of_table(sweep_table(rows, store, "table6", title, {}, notes))
+
+
+TARGETS = (
+    Target("table2", "erasing five of ten objects, all methods", _table_2_rows, _table_2),
+    Target("table3", "a sensitive theme told indirectly", theme_rows, _table_3, True),
+    Target("table4", "forgetting a drawing style", _table_4_rows, _table_4, True),
+    Target("table5", "size of p, concat or additive", _table_5_rows, _table_5),
+    Target("table6", "layers at which p enters", _table_6_rows, _table_6),
+)

@@ -1,0 +1,137 @@
+"""What `python -m kpop reproduce` can make; a target is rows of cells, and a result that is built of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..disk import write_json, write_text
+from ..errors import InputError
+from .cells import Ask, Store
+from .plan import Need, Plan, check_judge, is_whole, merged
+from .tables import Looked, Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from .cell_maker import Maker
+
+Rows = Mapping[str, Sequence[Need]]  # row of a table, or line of a figure -> the cells it is made of
+
+
+@dataclass(frozen=True)
+class Result:
+    """A table or a figure that is finished. data: what the JSON file holds."""
+
+    name: str
+    data: Mapping[str, Any]
+    markdown: str
+    figure: Figure
+
+
+@dataclass(frozen=True)
+class Target:
+    """rows: what it needs; build: the result, of what the store holds, without drawing anything.
+
+    build's last argument is for Fig. 2 alone, whose maps are made from a run's weights and not from
+    predictions. embedded: it is about what only the embedded model draws.
+    """
+
+    name: str
+    title: str
+    rows: Callable[[Plan], Rows]
+    build: Callable[[Plan, Rows, Store, Maker | None], Result]
+    embedded: bool = False
+
+    def needs(self, plan: Plan) -> list[Need]:
+        """Every need of every row."""
+        return [need for needs in self.rows(plan).values() for need in needs]
+
+
+# What cannot be made, in one sentence each.
+ABSENT = {
+    "table7": "Table 7 of the paper is in none of the sources this project was built from, so there is no "
+    "command for it.",
+}
+
+
+def targets() -> dict[str, Target]:
+    """Every target by name, in the order in which `all` makes them."""
+    from . import figure_targets, key_targets, table_targets, tuning
+
+    found = [*table_targets.TARGETS, *key_targets.TARGETS, *figure_targets.TARGETS, tuning.TARGET]
+    return {target.name: target for target in found}
+
+
+def named(names: Sequence[str]) -> list[Target]:
+    """The targets of these names; "all" for every one but the sweep. Raises InputError."""
+    known = targets()
+    if "all" in names:
+        return [target for target in known.values() if target.name != "tuning"]
+    for name in names:
+        if name in ABSENT:
+            raise InputError(ABSENT[name])
+        if name not in known:
+            raise InputError(f"There is no {name[:40]!r} to reproduce; there are: {', '.join(known)}, all.")
+    return [known[name] for name in dict.fromkeys(names)]
+
+
+def check(target: Target, plan: Plan, judge: object) -> None:
+    """Raises InputError when a target cannot be made on this model or with this judge."""
+    if target.embedded and plan.family != "emoji":
+        raise InputError(
+            f"{target.name} is about styles or a theme of the embedded model; `evaluate` takes prompt lists "
+            "for other models."
+        )
+    check_judge(judge, target.needs(plan), target.name)
+
+
+def count(rows: Rows, store: Store) -> tuple[int, int]:
+    """How many cells are whole, and how many there should be."""
+    cells = merged(need for needs in rows.values() for need in needs)
+    return sum(is_whole(store, spec, wanted) for spec, wanted in cells), len(cells)
+
+
+def notes_of_cells(rows: Rows, store: Store) -> tuple[str, ...]:
+    """How good the judge is, and the rows in which a training ran away, so that a cell has no pictures."""
+    abouts = {label: [store.load(need.spec).about for need in needs] for label, needs in rows.items()}
+    accuracies = {about.get("judge_accuracy") for found in abouts.values() for about in found} - {None}
+    away = [label for label, found in abouts.items() if any("failed" in about for about in found)]
+    return (
+        *(f"The judge is right on {one:.1f} % of held-out pictures." for one in sorted(accuracies)),
+        *([f"Trainings that ran away, and are in no figure: {'; '.join(away)}."] if away else []),
+    )
+
+
+def looked(needs: Iterable[Need], store: Store, **which: object) -> Looked:
+    """(cell, asks) of the needs, only asks whose fields have these values: group="erased", kind="name"."""
+    found = []
+    for need in needs:
+        asks = [ask for ask in need.asks if _is(ask, which)]
+        if asks:
+            found.append((store.load(need.spec), asks))
+    return found
+
+
+def _is(ask: Ask, which: Mapping[str, object]) -> bool:
+    return all(getattr(ask, name) == value for name, value in which.items())
+
+
+def of_table(table: Table) -> Result:
+    """A table with its plot."""
+    from .plots import forest
+
+    return Result(table.name, table.to_dict(), table.markdown(), forest(table))
+
+
+def write_result(result: Result, out: Path) -> list[Path]:
+    """NAME.json, NAME.md, NAME.png and NAME.svg in `out`. Raises RunError."""
+    from .plots import save
+
+    write_json(out / f"{result.name}.json", dict(result.data))
+    picture = f"\n![{result.name}]({result.name}.png)\n"
+    write_text(out / f"{result.name}.md", result.markdown + picture)
+    pictures = [save(result.figure, out / f"{result.name}.{kind}") for kind in ("png", "svg")]
+    return [out / f"{result.name}.json", out / f"{result.name}.md", *pictures]

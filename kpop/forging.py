@@ -1,0 +1,70 @@
+"""A key made without the key: Eq. 5 from a new random p, the sanitized weights frozen.
+
+Whoever holds a run's weights and its base model can do this. What it recovers, beside the true key at the
+same number of steps, says how secret the key is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from . import models
+from .batches import BankBatches, Rows
+from .config import Concept, EraseConfig
+from .descent import descend, new_prompts, rate_left, set_rate
+from .hidden_prompt import HiddenPrompt
+from .mechanisms import reading
+from .methods.kpop import transfer
+from .precision import pick_precision, precision_context
+from .trajectories import Bank, Sampler, cache_folder
+from .weights import WeightDelta
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+
+def forge_key(
+    pipe: StableDiffusionPipeline,
+    delta: WeightDelta,
+    cfg: EraseConfig,
+    concept: Concept,
+    steps: int,
+    seed: int,
+    between: Callable[[], None] | None = None,
+) -> HiddenPrompt:
+    """p after `steps` steps of Eq. 5 towards one concept, with theta' = `delta` fixed.
+
+    cfg: the run's, resolved, whose rate, mechanism, sites and size of p are used. seed: of the random start
+    and of the rows, other than the run's. between: called before every step; may raise.
+    The targets are the base model's, so pipe's U-Net must hold theta.
+    """
+    cfg = replace(
+        cfg, concepts=(concept,), retain=(), retain_weight=0.0, key_retain_weight=0.0, steps=steps, seed=seed,
+        latents="bank", base_run=None, prompt_sharing="per-concept",
+    )  # fmt: skip
+    unet, digest = pipe.unet, models.model_hash(pipe)
+    precision = pick_precision(cfg.precision, pipe)
+    sampler = Sampler(cfg.rollout_steps, cfg.rollout_guidance, precision)
+    batches = BankBatches(pipe, cfg, Bank(pipe, sampler, digest, cache_folder(), between))
+    prompt = new_prompts(pipe, cfg, digest)[0]
+
+    def student(rows: Rows, p: HiddenPrompt, sees: Tensor | None) -> Tensor:
+        with (
+            precision_context(unet.device, precision),
+            delta.applied(unet),
+            reading(pipe, p, rows.prompts, rows.text, sees) as states,
+        ):
+            return unet(rows.z.to(unet.dtype), rows.t, encoder_hidden_states=states, return_dict=False)[0]
+
+    decay = cfg.key_share or cfg.rate_decay
+    for step in range(1, steps + 1):
+        if between is not None:
+            between()
+        set_rate(prompt.optimizer, cfg.prompt_learning_rate * rate_left(step, steps, decay))
+        loss, _ = transfer(student, batches.draw(step), prompt.live(), cfg)
+        descend(prompt.optimizer, prompt.tensors, loss, cfg.rho_p)
+    return prompt.frozen()

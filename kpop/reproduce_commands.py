@@ -1,0 +1,126 @@
+"""What `reproduce` does: list or make the cells of tables and figures, then write these."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from .command_output import output_folder, progress_bar
+from .config import GenerationConfig
+from .errors import InputError
+from .run_commands import runs_dir
+
+
+def reproduce(args: argparse.Namespace) -> None:
+    """Make what is missing, then write every target; its paths on stdout. --dry-run only lists."""
+    from . import models
+    from .evaluation import detectors, plan, targets
+    from .evaluation.cells import Store
+
+    chosen = targets.named(args.targets)
+    scale = plan.SCALES[args.scale]
+    for name in ("pictures", "steps"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name} must be 1 or more, not {value}.")
+        scale = scale if value is None else replace(scale, **{name: value})
+    name = "emoji" if models.family(args.model) == "emoji" else "resnet50"
+    judge = detectors.load(name)
+    sampling = GenerationConfig().resolved(args.model)
+    told = plan.Plan(args.model, models.model_hash(args.model), name, scale, sampling)
+    chosen = _possible(chosen, told, judge, args.existing)
+    store = Store(Path(args.cells))
+    if args.dry_run:
+        _list(chosen, told, store)
+        return
+    out = output_folder(args.out)
+    maker = None
+    if not args.existing:
+        maker = _maker(args, store, judge)
+    for target in chosen:
+        rows = target.rows(told)
+        if maker is not None:
+            _make(target, told, maker)
+        result = target.build(told, rows, store, maker)
+        have, want = targets.count(rows, store)
+        print(f"{target.name}: {have} of {want} cells", file=sys.stderr)
+        for path in targets.write_result(result, out):
+            print(path)
+
+
+def _possible(chosen, told, judge, existing: bool) -> list:
+    """The targets that can be made; of several, those that cannot are named and left out."""
+    from .evaluation.targets import check
+
+    found = []
+    for target in chosen:
+        try:
+            if existing and target.name == "fig2":
+                raise InputError("fig2 is made from a run's weights, not from cells: leave --existing out.")
+            check(target, told, judge)
+        except InputError as error:
+            if len(chosen) == 1:
+                raise
+            print(error, file=sys.stderr)
+        else:
+            found.append(target)
+    return found
+
+
+def _maker(args: argparse.Namespace, store, judge):
+    from . import models
+    from .evaluation.cell_maker import Maker
+    from .precision import training_dtype
+
+    dtype = training_dtype("auto", args.device)
+    pipe = models.load_pipeline(args.model, args.device, dtype)
+    return Maker(pipe, judge, store, runs_dir(args) / "reproduce", args.device)
+
+
+def _make(target, told, maker) -> None:
+    """Every missing cell of a target, with a bar for what is being done."""
+    from .evaluation.plan import is_whole, merged
+
+    cells = merged(target.needs(told))
+    for number, (spec, wanted) in enumerate(cells, 1):
+        if is_whole(maker.store, spec, wanted):
+            continue
+        print(f"{target.name}, cell {number} of {len(cells)}: {spec.name}", file=sys.stderr)
+        with progress_bar("") as show:
+            maker.tell = lambda what, done, of, show=show: show(done, of, what)
+            maker.make(spec, wanted)
+
+
+def _list(chosen, told, store) -> None:
+    """The cells of every target, whether each is there, and how long the missing ones take."""
+    from .evaluation.plan import merged, work_left
+
+    for target in chosen:
+        found = [(spec, work_left(store, spec, wanted)) for spec, wanted in merged(target.needs(told))]
+        have = sum(not work.pictures for _, work in found)
+        minutes = sum(work.minutes for _, work in found)
+        print(f"{target.name}: {target.title}. {have} of {len(found)} cells, {_time(told, minutes)} left")
+        for spec, work in found:
+            print(f"  {spec.name}  {_told(told, work)}")
+    if len(chosen) > 1:
+        every = merged(need for target in chosen for need in target.needs(told))
+        minutes = sum(work_left(store, spec, wanted).minutes for spec, wanted in every)
+        print(f"together, {len(every)} cells, each made once: {_time(told, minutes)}")
+    print(
+        "Arithmetic: 9 ms a row through the U-Net on two CPU cores (0.45 s a picture of 25 guided steps); a "
+        "row that is trained on counts 2.2; trajectories as if none were in the cache."
+        if told.family == "emoji"
+        else "There is no measured time for this model yet."
+    )
+
+
+def _told(told, work) -> str:
+    if not work.pictures:
+        return "there"
+    return f"missing: {work.steps} steps, {work.pictures} pictures, {_time(told, work.minutes)}"
+
+
+def _time(told, minutes: float) -> str:
+    return f"about {minutes:.1f} min" if told.family == "emoji" else "no estimate"

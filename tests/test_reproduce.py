@@ -1,0 +1,326 @@
+"""Tables and figures from cells whose contents are known, and the command on a tiny model."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from judges import PixelJudge
+from PIL import Image
+
+from kpop import cli, model_table
+from kpop.config import GenerationConfig
+from kpop.errors import InputError
+from kpop.evaluation import cell_maker, detectors, plan, targets, tuning
+from kpop.evaluation.cell_maker import packed
+from kpop.evaluation.cells import Store
+from kpop.evaluation.plan import SCALES, Plan, is_whole, merged, work_left
+from kpop.evaluation.splits import object_split
+
+SAMPLING = GenerationConfig().resolved("emoji")
+QUICK = Plan("emoji", "h", "emoji", replace(SCALES["quick"], pictures=2), SAMPLING)
+BY_NAME = targets.targets()
+
+
+def filled(tmp_path, target, answer, told=QUICK, only=None):
+    """A store that holds all a target asks for; answer(spec, ask, seed) -> columns. only: those methods."""
+    store = Store(tmp_path / "cells")
+    for spec, wanted in merged(target.needs(told)):
+        if only is not None and spec.method not in only:
+            continue
+        cell = store.load(spec)
+        cell.about["judge_accuracy"] = 99.0
+        for ask, seeds in wanted:
+            for seed in seeds:
+                cell.add(ask, seed, answer(spec, ask, seed))
+        store.save(cell)
+    return store
+
+
+def sees(spec, ask, seed):
+    """KPOP* hides perfectly and keeps all, ESD hides and loses half of the rest, others change nothing."""
+    word = ask.target if ask.group != "neutral" else "none"
+    if spec.method in ("KPOP*", "ESD") and ask.group == "erased" and ask.key_of is None:
+        word = "none"
+    if spec.method == "ESD" and ask.group != "erased" and seed % 2:
+        word = "none"
+    return {"labels": [word], "scores": [0.6], "style": "noto", "background": "white", "distance": 0.25,
+            "picture": packed(Image.new("RGB", (8, 8), (seed % 255, 0, 0)))}  # fmt: skip
+
+
+def built(tmp_path, name, **more):
+    target = BY_NAME[name]
+    store = filled(tmp_path, target, sees, **more)
+    return target.build(QUICK, target.rows(QUICK), store, None)
+
+
+def row(result, label):
+    return next(one for one in result.data["rows"] if one["label"] == label)
+
+
+def test_table_2_of_known_cells(tmp_path):
+    result = built(tmp_path, "table2")
+    values = {
+        label: {name: number["value"] for name, number in row(result, label)["ours"].items()}
+        for label in ("base", "ceiling: base, neutral text", "ESD", "KPOP*", "UCE")
+    }
+    assert values["KPOP*"] == {"ESR-1": 100, "PSR-1": 100, "untouched-1": 100, "ESR-5": 100, "PSR-5": 100,
+                               "untouched-5": 100}  # fmt: skip
+    assert (
+        values["ESD"]["ESR-1"] == 100 and values["ESD"]["PSR-1"] == 50 and values["ESD"]["untouched-5"] == 50
+    )
+    assert values["UCE"]["ESR-1"] == 0 and values["base"]["ESR-1"] == 0
+    assert values["ceiling: base, neutral text"] == {"ESR-1": 100, "ESR-5": 100}
+    assert (
+        row(result, "KPOP*")["ours"]["PSR-1"]["n"] == 10
+        and row(result, "KPOP*")["ours"]["PSR-1"]["cells"] == 1
+    )
+    assert row(result, "KPOP*")["paper"]["PSR-1"] == 75.3
+    assert (result.data["cells"], result.data["cells_wanted"]) == (9, 9)
+    assert "| KPOP* | 100.0 (100.0 to 100.0) | 99.2 |" in result.markdown
+    assert "The judge is right on 99.0 % of held-out pictures." in result.markdown
+
+
+def test_a_table_says_which_cells_it_has(tmp_path):
+    result = built(tmp_path, "table2", only=("base", "KPOP*"))
+    assert (result.data["cells"], result.data["cells_wanted"]) == (2, 9)
+    assert "2 of 9 cells." in result.markdown
+    assert row(result, "ESD")["ours"] == {} and "| ESD | – | 78.1 |" in result.markdown
+
+
+def test_a_cell_that_lacks_one_picture_is_left_out(tmp_path):
+    target = BY_NAME["table2"]
+    store = filled(tmp_path, target, sees)
+    needs = target.rows(QUICK)["KPOP*"]
+    cell = store.load(needs[0].spec)
+    del cell.groups[needs[0].asks[0].place]  # a picture of an erased word
+    result = target.build(QUICK, target.rows(QUICK), store, None)
+    ours = row(result, "KPOP*")["ours"]
+    assert "ESR-1" not in ours and ours["PSR-1"]["value"] == 100 and result.data["cells"] == 8
+
+
+def test_means_and_deviations_over_splits(tmp_path):
+    told = replace(QUICK, scale=replace(QUICK.scale, splits=(1, 2)))
+    target = BY_NAME["table2"]
+
+    def answer(spec, ask, seed):
+        hidden = spec.split == "objects-v1" and ask.group == "erased"
+        return sees(spec, ask, seed) | {"labels": ["none" if hidden else ask.target]}
+
+    store = filled(tmp_path, target, answer, told)
+    number = row(target.build(told, target.rows(told), store, None), "CA")["ours"]["ESR-1"]
+    assert number["value"] == 50 and number["cells"] == 2 and number["n"] == 20
+    assert number["deviation"] == pytest.approx(70.71, abs=0.01)
+
+
+def test_key_controls(tmp_path):
+    result = built(tmp_path, "recovery")
+    labels = [one["label"] for one in result.data["rows"]]
+    assert labels == ["base, no key", "no key", "true key", "another concept's key", "random p of equal norm",
+                      "forged key (Eq. 5, weights frozen, same steps)", "true key on the untouched base",
+                      "true key, another concept's text"]  # fmt: skip
+    assert row(result, "no key")["ours"]["seen-1"]["value"] == 0
+    assert row(result, "true key")["ours"]["seen-1"]["value"] == 100
+    assert row(result, labels[-1])["ours"]["text kept"]["value"] == 0  # the judge saw the erased word
+
+
+def test_the_sensitive_theme_counts_weapons_above_a_threshold(tmp_path):
+    target = BY_NAME["table3"]
+
+    def answer(spec, ask, seed):
+        labels = ["bomb", "fish"] if ask.kind == "indirect" else [ask.target]
+        return {"labels": labels, "scores": [0.6, 0.9][: len(labels)], "distance": 0.25}
+
+    result = target.build(QUICK, target.rows(QUICK), filled(tmp_path, target, answer), None)
+    ours = row(result, "KPOP")["ours"]
+    assert [ours[name]["value"] for name in ("0.3", "0.5", "0.7", "0.8")] == [100, 100, 0, 0]
+    assert ours["judge distance"]["value"] == 0.25 and "0.250 (0.250 to 0.250)" in result.markdown
+    assert row(result, "KPOP")["paper"]["0.5"] == 1.70
+    curve = BY_NAME["fig3"].build(QUICK, target.rows(QUICK), Store(tmp_path / "cells"), None)
+    assert curve.data["parts"]["KPOP*"]["bomb"] == 100 and curve.data["rate"]["ESD"][5][:2] == [0.6, 0.0]
+
+
+@pytest.mark.parametrize("name", [name for name in BY_NAME if name not in ("fig2", "tuning")])
+def test_every_target_is_built(tmp_path, name):
+    result = built(tmp_path, name)
+    assert result.data["cells"] == result.data["cells_wanted"] > 0
+    assert result.figure.axes and result.markdown.startswith("# ")
+    json.dumps(result.data)
+
+
+@pytest.mark.parametrize("name", ["recovery", "fig4", "fig12"])
+def test_files_of_a_result(tmp_path, name):
+    paths = targets.write_result(built(tmp_path, name), tmp_path)
+    assert [path.name for path in paths] == [f"{name}.{kind}" for kind in ("json", "md", "png", "svg")]
+    assert json.loads(paths[0].read_text())["cells"] > 0
+    with Image.open(paths[2]) as picture:
+        assert picture.width > 300
+    assert paths[3].read_text().startswith("<?xml")
+
+
+def test_pictures_of_the_grids_are_those_of_the_cells(tmp_path):
+    result = built(tmp_path, "fig10")
+    shown = [axes.images[0].get_array() for axes in result.figure.axes if axes.images]
+    assert len(shown) == 20 and result.data["seeds"] == [1000, 1001]
+    assert abs(int(shown[0][0, 0, 0]) - 1000 % 255) < 12
+
+
+def test_styles_are_marked_on_the_diagonal(tmp_path):
+    result = built(tmp_path, "fig11")
+    framed = [i for i, axes in enumerate(result.figure.axes) if axes.spines["top"].get_visible()]
+    assert framed == [6 + 5, 12 + 3]  # ink and flat, below the originals
+
+
+def test_the_search_is_the_same_for_every_method_and_has_its_own_seeds(tmp_path):
+    rows = tuning.TARGET.rows(QUICK)
+    for method in ("KPOP*", "ESD*", "CA*", "UCE*"):
+        assert sum(label.startswith(f"{method} ") for label in rows) == 15
+    needs = [need for label, found in rows.items() if label != "base" for need in found]
+    assert {need.spec.config.seed for need in needs} == {100} and {need.seeds for need in needs} == {
+        (600, 601)
+    }
+    assert not set(SCALES["full"].seeds) & {100} and min(QUICK.picture_seeds) == 1000
+    assert {need.spec.config.concepts for need in needs} == {("church",), ("parachute",)}
+
+    def answer(spec, ask, seed):
+        good = spec.config is not None and spec.config.learning_rate == 1e-3
+        hidden = good and ask.group == "erased" and ask.key_of is None
+        return {"labels": ["none" if hidden else ask.target]}
+
+    store = filled(tmp_path, tuning.TARGET, answer)
+    result = tuning.TARGET.build(QUICK, rows, store, None)
+    assert "Best of each method: KPOP* rate 0.001, negative guidance 0 (100.0)" in result.markdown
+    store.load(needs[0].spec).about["failed"] = "Stopped at step 3."
+    result = tuning.TARGET.build(QUICK, rows, store, None)
+    assert (
+        "Trainings that ran away, and are in no figure: KPOP* rate 0.000125, negative guidance 0."
+        in result.markdown
+    )
+
+
+def test_cells_are_shared_by_the_tables(tmp_path):
+    cells = {name: {need.spec.name for need in BY_NAME[name].needs(QUICK)} for name in BY_NAME}
+    kpop = QUICK.spec("KPOP*", QUICK.object_splits()[0], 0).name
+    for name in ("table2", "table5", "table6", "fig5", "recovery", "phrasings", "pairs", "fig2", "fig10"):
+        assert kpop in cells[name]
+    assert not cells["table2"] & cells["table3"] - {QUICK.base().name}
+
+
+def test_quick_stays_within_25_minutes_a_table(tmp_path):
+    told = replace(QUICK, scale=SCALES["quick"])
+    store = Store(tmp_path)
+    for name, target in BY_NAME.items():
+        cells = merged(target.needs(told))
+        minutes = sum(work_left(store, *cell).minutes for cell in cells)
+        assert name == "tuning" or minutes < 25, (name, minutes)
+    every = merged(n for name, t in BY_NAME.items() if name != "tuning" for n in t.needs(told))
+    assert sum(work_left(store, *cell).minutes for cell in every) < 180
+
+
+def test_work_left_counts_what_is_missing(tmp_path):
+    store = filled(tmp_path, BY_NAME["fig7"], sees)
+    ((spec, wanted),) = merged(BY_NAME["fig7"].needs(QUICK))
+    assert is_whole(store, spec, wanted) and work_left(store, spec, wanted).rows == 0
+    more = [(ask, range(1000, 1003)) for ask, _ in wanted]
+    work = work_left(store, spec, more)
+    assert (work.steps, work.pictures, work.rows) == (0, 10, 10 * 2 * 25)
+
+
+def test_unknown_targets_are_refused():
+    with pytest.raises(InputError, match="no 'table9' to reproduce; there are: table2, "):
+        targets.named(["table9"])
+    with pytest.raises(InputError, match="Table 7"):
+        targets.named(["table7"])
+    assert "tuning" not in [target.name for target in targets.named(["all"])]
+
+
+# The command, on a tiny model
+
+
+def small_split(family, number, untouched):
+    """Two objects on either side, one phrasing and short rollouts."""
+    split = object_split(family, number, untouched)
+    settings = {"neutral": "", "templates": ("a {}",), "rollout_steps": 3}
+    return replace(split, concepts=split.concepts[:2], retained=split.retained[:2],
+                   retain_list=split.retain_list[:2], settings=settings)  # fmt: skip
+
+
+@pytest.fixture
+def ask(tiny_folder, tmp_path, monkeypatch, capsys):
+    judge = PixelJudge()
+    monkeypatch.setattr(detectors, "load", lambda name="emoji": judge)
+    monkeypatch.setattr(plan, "object_split", small_split)
+    monkeypatch.setitem(model_table._GENERATION, "emoji", model_table._GENERATION["emoji"] | {"steps": 2})
+
+    def run(*words):
+        places = [f"--{name}={tmp_path / name}" for name in ("cells", "out", "runs")]
+        small = ["--model", str(tiny_folder), "--device", "cpu", "--pictures", "1", "--steps", "1"]
+        status = cli.main(["reproduce", *places, *small, *words])
+        told = capsys.readouterr()
+        return status, told.out, told.err
+
+    run.judge, run.out = judge, tmp_path / "out"
+    return run
+
+
+def test_dry_run_then_run_then_nothing_left(ask, tiny_folder):
+    status, out, _ = ask("fig6", "--dry-run")
+    assert status == 0 and not ask.out.exists()
+    assert "fig6: pictures with the key. 0 of 2 cells" in out
+    assert "missing: 0 steps, 2 pictures" in out and "missing: 1 steps, 4 pictures" in out
+    status, out, err = ask("fig6")
+    assert status == 0 and "fig6: 2 of 2 cells" in err
+    assert [line.rsplit("/", 1)[-1] for line in out.split()] == [
+        f"fig6.{kind}" for kind in ("json", "md", "png", "svg")
+    ]
+    assert ask.judge.judged == 6
+    first = (ask.out / "fig6.json").read_text()
+    assert ask("fig6")[0] == 0 and ask.judge.judged == 6
+    assert (ask.out / "fig6.json").read_text() == first
+    assert "2 of 2 cells, about 0.0 min left" in ask("fig6", "--dry-run")[1]
+    cells = "".join(path.read_text() for path in ask.out.parent.glob("cells/*.json"))
+    assert str(tiny_folder.parent) not in cells
+
+
+def test_ctrl_c_loses_nothing_finished(ask, monkeypatch):
+    real, calls = cell_maker.draw, []
+
+    def breaks(*args):
+        calls.append(1)
+        if len(calls) == 3:  # the pictures with keys
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(cell_maker, "draw", breaks)
+    assert ask("fig6")[0] == 130
+    assert not (ask.out / "fig6.json").exists()
+    status, _, err = ask("fig6", "--existing")
+    assert status == 0 and "fig6: 1 of 2 cells" in err
+    assert ask("fig6")[0] == 0 and ask.judge.judged == 6
+
+
+def test_what_cannot_be_made_is_one_line(ask):
+    assert ask("table7")[0] == 2
+    status, _, err = ask("fig6", "--pictures", "0")
+    assert status == 2 and err == "kpop: --pictures must be 1 or more, not 0.\n"
+    status, _, err = ask("fig2", "--existing")
+    assert status == 2 and "fig2 is made from a run's weights" in err
+
+
+def test_a_judge_that_lacks_a_column_is_found_before_anything_is_drawn(ask, monkeypatch):
+    monkeypatch.delattr(PixelJudge, "style_and_background")
+    status, _, err = ask("table4")
+    assert status == 2 and "table4 reads the style of a picture" in err and ask.judge.judged == 0
+
+
+def test_figure_2_from_a_run(ask, monkeypatch):
+    # The figure of maps has tests of its own, and takes its time.
+    monkeypatch.setattr("kpop.attribution_figure.to_image", lambda figure: Image.new("RGB", (40, 20)))
+    status, _, err = ask("fig2")
+    assert status == 0, err
+    data = json.loads((ask.out / "fig2.json").read_text())
+    assert {name.split(":")[0] for name in data["heads"]} == {"erased", "retained"}
+    assert {one["variant"] for one in data["heads"]["erased: church"]} == {
+        "original",
+        "sanitized",
+        "recovered",
+    }
