@@ -86,16 +86,6 @@ class HiddenPrompt:
         sites = None if mechanism == "token" else sites
         return cls(concept, key, value, mechanism, sites, model_hash, network=network)
 
-    def forged(self, seed: int = 0) -> HiddenPrompt:
-        """What somebody without the key would try: numbers of the same shape, mean and spread, at random."""
-        generator = torch.Generator().manual_seed(seed)
-        made = {}
-        for name, tensor in self.tensors.items():
-            noise = torch.randn(tensor.shape, generator=generator)
-            spread = tensor.float().std() if tensor.numel() > 1 else 1.0
-            made[name] = (tensor.float().mean() + spread * noise).to(tensor)
-        return self.holding(made)
-
     def save(self, path: Path) -> None:
         """Write the key file (safetensors, mode 0600) atomically. Raises RunError."""
         from .tensor_files import write_tensors

@@ -227,7 +227,7 @@ def test_the_keyboard_alone_gets_from_the_first_step_to_the_key(chromium, addres
     page.keyboard.type("9")
     visitor.reach(page.locator("#key input"))
     press("ControlOrMeta+a")
-    page.keyboard.type("forged")
+    page.keyboard.type("random")
     press("Enter")
     visitor.reach(page.locator("#draw"))
     press("Enter")

@@ -80,14 +80,14 @@ def test_recovering_needs_the_passphrase_and_leaves_the_disk_as_it_is(run, tiny_
     assert generate(tiny_pipe, "a church", 0, "sanitized", run)[0].tobytes() != ours
 
 
-@pytest.mark.parametrize("key", ["forged", "run:"])
+@pytest.mark.parametrize("key", ["random", "run:"])
 def test_the_page_lends_no_sealed_key(run, trained, key):
     from kpop.ui.sheets import key_value
 
     seal(run, WORDS)
-    asked, others = (run, ()) if key == "forged" else (trained, [run])
+    asked, others = (run, ()) if key == "random" else (trained, [run])
     with pytest.raises(RunError, match="is sealed. Open it with its passphrase first"):
-        key_value(asked, key if key == "forged" else f"run:{run.id}", others)
+        key_value(asked, key if key == "random" else f"run:{run.id}", others)
 
 
 def test_a_wrong_passphrase_opens_nothing(run):

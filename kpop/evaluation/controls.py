@@ -8,11 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from ..config import Concept, concept_name
 from ..errors import InputError
-from ..forging import forge_key
+from ..forging import forge_key, random_key
 from ..hidden_prompt import HiddenPrompt
 from ..runs import Run, slug
 from ..weights import WeightDelta
@@ -107,13 +105,3 @@ class Keys:
 
     def _forged_path(self, index: int, concept: Concept) -> Path:
         return self.run.secret_dir / f"forged-{index:02d}-{slug(concept)}.safetensors"
-
-
-def random_key(true: HiddenPrompt, seed: int) -> HiddenPrompt:
-    """Gaussian tensors of the true key's shapes, each scaled to the L2 norm of the true one."""
-    generator = torch.Generator().manual_seed(seed)
-    found = {}
-    for name, tensor in true.tensors.items():
-        noise = torch.randn(tensor.shape, generator=generator)
-        found[name] = noise * (tensor.float().norm() / noise.norm())
-    return true.holding(found)

@@ -19,18 +19,18 @@ from ..key_sealing import check_open, load_key
 from .run_picker import has_result, told_apart
 from .studio import Studio, cache_dir
 
-NONE, FORGED = "none", "forged"
+NONE, RANDOM = "none", "random"
 OF_RUN = "run:"  # before the id of another run whose key is tried
 
 
 def key_choices(run, others: Sequence = ()) -> list[tuple[str, str]]:
-    """(label, value) of the keys a run can be given: its own, none, one concept's of several, a forged one,
+    """(label, value) of the keys a run can be given: its own, none, one concept's of several, a random one,
     and those of `others`, the runs whose keys this visitor may use.
     """
     if not run.method.has_key:
         return [(f"{run.method.title} leaves no key", OWN)]
     known = hidden_names(run)
-    found = [("its own key", OWN), ("no key", NONE), ("a forged key", FORGED)]
+    found = [("its own key", OWN), ("no key", NONE), ("a random key", RANDOM)]
     if len(known) > 1:
         found += [(f"the key of “{name}”", name) for name in known]
     told = zip(told_apart(others), others, strict=True)
@@ -62,8 +62,10 @@ def key_value(run, key: str | None, others: Sequence = ()):
         return OWN
     if key == NONE:
         return None
-    if key == FORGED and run.method.has_key:
-        return load_key(run, next(iter(key_files(run).values()))).forged()
+    if key == RANDOM and run.method.has_key:
+        from ..forging import random_key
+
+        return random_key(load_key(run, next(iter(key_files(run).values()))), seed=0)
     if isinstance(key, str) and key in hidden_names(run):
         return key
     for other in others:
@@ -74,7 +76,7 @@ def key_value(run, key: str | None, others: Sequence = ()):
         raise InputError("The key of another run can be tried in step 3 only, and only a key of your own.")
     known = ", ".join(hidden_names(run))
     raise InputError(
-        f"Unknown key {str(key)[:60]!r}. Choose own, none, forged, or one of this run's concepts: {known}."
+        f"Unknown key {str(key)[:60]!r}. Choose own, none, random, or one of this run's concepts: {known}."
     )
 
 
