@@ -15,8 +15,8 @@ from kpop.runs import create_run
 
 def test_the_reference_loop_gives_the_weights_and_key_of_fresh_latents(tiny_config, tiny_pipe, tmp_path):
     cfg = tiny_config(
-        latents="fresh", retain=(), retain_neutral=False, key_retain_weight=0, negative_guidance=0.5,
-        steps=3, rate_decay=0.5,
+        latents="fresh", retain=(), retain_neutral=False, key_retain_weight=0, key_share=0,
+        negative_guidance=0.5, steps=3, rate_decay=0.5,
     ).resolved()  # fmt: skip
     ours = train(cfg, tmp_path / "ours", pipe=tiny_pipe)
     plain = create_run(cfg, tmp_path / "plain", status="starting")

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 from judges import PixelJudge
+from matplotlib.figure import Figure
 from PIL import Image
 
 from kpop import cli, model_table
@@ -314,7 +315,7 @@ def test_a_judge_that_lacks_a_column_is_found_before_anything_is_drawn(ask, monk
 
 def test_figure_2_from_a_run(ask, monkeypatch):
     # The figure of maps has tests of its own, and takes its time.
-    monkeypatch.setattr("kpop.attribution_figure.to_image", lambda figure: Image.new("RGB", (40, 20)))
+    monkeypatch.setattr("kpop.attribution_figure.paper_figure", lambda blocks: Figure())
     status, _, err = ask("fig2")
     assert status == 0, err
     data = json.loads((ask.out / "fig2.json").read_text())

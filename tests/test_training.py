@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kpop import InputError, ModelError, RunError, checkpoint, generate, tensor_files, train
+from kpop import InputError, ModelError, RunError, checkpoint, disk, generate, train
 from kpop.descent import rate_left
 from kpop.hidden_prompt import HiddenPrompt
 
@@ -154,10 +154,10 @@ def test_a_full_disk_is_a_run_error_and_the_run_can_go_on(tiny_config, tiny_pipe
             raise OSError(errno.ENOSPC, "No space left on device")
         return real(source, target)
 
-    monkeypatch.setattr(tensor_files.os, "replace", full)
+    monkeypatch.setattr(disk.os, "replace", full)
     with pytest.raises(RunError, match="full.*resume"):
         train(tiny_config(), tmp_path / "full", pipe=tiny_pipe)
-    monkeypatch.setattr(tensor_files.os, "replace", real)
+    monkeypatch.setattr(disk.os, "replace", real)
     from kpop import list_runs
 
     run = list_runs(tmp_path / "full")[0]

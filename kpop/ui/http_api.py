@@ -45,7 +45,7 @@ def told(run) -> dict[str, Any]:
         "example": bool(run.is_example),
         "config": run.config.to_dict() | {"model": model, "base_run": base},
         "samples": [step for step, _ in run.samples()],
-        "last": points[-1] if points else None,
+        "last": {name: value for point in points for name, value in point.items()} or None,  # each kind's
     }
 
 
