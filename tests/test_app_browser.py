@@ -123,7 +123,10 @@ def test_from_a_word_to_the_heads(chromium, address):
     sees(page.locator("#run-card").get_by_text(RUNNING), STEP_LIMIT)
     assert re.search(r"[?&]run=\d{8}-\d{6}-", page.url)
 
+    assert visitor.errors == []
     page.reload()  # the run is on the server, and the address names run and step
+    page.get_by_role("tab", name="1 Concepts").wait_for()
+    visitor.errors.clear()  # what the reload cut off, as gradio's client says it
     sees(page.locator("#run-card").get_by_text(re.compile("Getting ready|Forgetting|Forgot")))
     second = Visitor(chromium, 1280)
     second.page.goto(page.url)
