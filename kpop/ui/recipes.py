@@ -69,8 +69,8 @@ def recipe_texts(studio: Studio, forget, keep, neutral, preset_name, values) -> 
     default = f"<h3>Recommended</h3><p>{about}</p><p class='effort'>{lines[0]}</p>"
     literal = (
         "<h3>Paper’s settings</h3><p>The published values to the letter, made for Stable Diffusion. "
-        "On this small model they give up part of it: "
-        "they run longer, forget less surely, and the key may bring back only little.</p>"
+        "On this small model "
+        "they take longer, and nothing in them holds the siblings or the empty text.</p>"
         f"<p class='effort'>{lines[1]}</p>"
     )
     return default, literal, gr.Button(f"Forget {what}")
