@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from statistics import median
 from typing import TYPE_CHECKING
 
 import torch
@@ -51,9 +50,11 @@ def measure_pace(pipe: StableDiffusionPipeline) -> Pace:
             torch.cuda.synchronize(unet.device)
         return time.perf_counter() - began
 
-    timed(1, True)  # what is only slow the first time
-    forward, both = (median(timed(count, which) for _ in range(ROUNDS)) / count for which in (False, True))
-    return Pace(forward, both)
+    def least(backward: bool) -> float:
+        # The first time kernels are made, and other programs take their time: neither is the run's.
+        return min(timed(count, backward) for _ in range(1 + ROUNDS)) / count
+
+    return Pace(least(False), least(True))
 
 
 def seconds_of(cfg: EraseConfig, pipe: StableDiffusionPipeline, pace: Pace) -> float:
