@@ -125,6 +125,7 @@ def test_ctrl_c_ends_after_the_step_and_loses_nothing(tiny_config, tiny_pipe, tm
 
     from kpop import list_runs
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts deaf to it
     with pytest.raises(KeyboardInterrupt):
         train(tiny_config(), tmp_path, pipe=tiny_pipe, on_step=press)
     run = list_runs(tmp_path)[0]

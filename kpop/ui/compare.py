@@ -24,7 +24,7 @@ from .page import GPU, QUIET, SOFT, Page, heading
 from .pictures import notice
 from .questions import NO_RIVAL, config_from, draw_both, restored, rival_of, rivals, tries_of
 from .run_picker import RunPicker, has_result, subject, told_apart
-from .sheets import checked, draw_sheet, key_choices, key_lenders, key_value, saved_sheet
+from .sheets import EVERY_KEY, checked, draw_sheet, key_choices, key_lenders, key_value, saved_sheet
 from .studio import Studio, seeds_from, visitor
 
 
@@ -82,9 +82,7 @@ def build_compare(studio: Studio) -> CompareStep:
         seeds = gr.Textbox(
             "0-3", label="Seeds", elem_id="seeds", max_length=80, scale=1, min_width=96, max_lines=1
         )
-        key = gr.Dropdown(
-            [("its own key", OWN)], value=OWN, label="Key", elem_id="key", scale=2, min_width=150
-        )
+        key = gr.Dropdown(EVERY_KEY, value=OWN, label="Key", elem_id="key", scale=2, min_width=150)
         draw = gr.Button("Draw", variant="primary", elem_id="draw", scale=1, min_width=112)
     with gr.Row(elem_classes="tries"):
         chips = gr.Radio([], label="Try", elem_id="prompt-chips", elem_classes="chips")

@@ -20,6 +20,7 @@ from .run_picker import has_result, told_apart
 from .studio import Studio, cache_dir
 
 NONE, RANDOM = "none", "random"
+EVERY_KEY = [("its own key", OWN), ("no key", NONE), ("a random key", RANDOM)]  # of a run that has one
 OF_RUN = "run:"  # before the id of another run whose key is tried
 
 
@@ -30,7 +31,7 @@ def key_choices(run, others: Sequence = ()) -> list[tuple[str, str]]:
     if not run.method.has_key:
         return [(f"{run.method.title} leaves no key", OWN)]
     known = hidden_names(run)
-    found = [("its own key", OWN), ("no key", NONE), ("a random key", RANDOM)]
+    found = list(EVERY_KEY)
     if len(known) > 1:
         found += [(f"the key of “{name}”", name) for name in known]
     told = zip(told_apart(others), others, strict=True)
