@@ -186,8 +186,9 @@ def table(found: dict) -> str:
 def _limits(subject: Subject) -> str:
     key = (
         "- Hidden from text prompts is not deleted. A key brings it back; it is not in this release, but "
-        "whoever holds these weights and the base model can rebuild one by training it. How much that takes "
-        "was not measured for this release."
+        "whoever holds these weights and the base model can rebuild one by training it, and other hidden "
+        "prompts may open it in part. This was not measured for this release; on KPOP Studio's embedded "
+        "model a rebuilt key opened 50 of 50 pictures, and random numbers of the key's size 29."
         if subject.method.has_key
         else "- Hidden from text prompts is not deleted: training on a few pictures, or a prompt found by "
         "optimisation, may bring it back."
