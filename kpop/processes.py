@@ -8,6 +8,7 @@ processes train as one with N times the batch. The first one alone writes the ru
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -79,6 +80,7 @@ def launched(device: str = "auto") -> Processes:
     # The first process fills the bank and waits for its turn while the others wait for it.
     cpu = device == "cpu" or not torch.cuda.is_available()
     state = PartialState(cpu=cpu, timeout=timedelta(hours=12))
+    atexit.register(state.destroy_process_group)  # or threads of the group abort the process as it ends
     return Processes(state.process_index, state.num_processes)
 
 

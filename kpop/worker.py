@@ -130,7 +130,6 @@ def main(argv: list[str] | None = None) -> int:
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C in the server's terminal is not meant for the worker
-    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} training {run.id} on {args.device}", flush=True)
     try:
         return _train(run, args.device)
     finally:
@@ -142,8 +141,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def _train(run: Run, device: str) -> int:
     try:
+        print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} training {run.id} on {device}", flush=True)
         train_run(run, device)
     except Ended:
+        _end(run, "stopped")  # train_run has, unless the end came before it had begun
         print("Ended before the next checkpoint.", flush=True)
         return 0
     except KpopError as error:
