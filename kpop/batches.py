@@ -20,10 +20,9 @@ from .continual import Forgotten
 from .hidden_prompt import HiddenPrompt
 from .mechanisms import reading
 from .method_table import METHODS
-from .model_words import by_meaning
 from .precision import precision_context
 from .processes import Processes
-from .run_texts import phrase, phrasings, retained_texts
+from .run_texts import near_texts, phrase, phrasings, retained_texts
 from .trajectories import Bank, Sampler, Trajectories, noise_levels, rollout
 
 if TYPE_CHECKING:
@@ -122,13 +121,13 @@ class _Batches:
         self.neutral = cfg.neutral or ""
         self.erase_on = METHODS[cfg.method].erase_on
         self.concepts = [phrasings(concept, cfg.templates) for concept in cfg.concepts]
-        self.retained = ()
+        self.retained, self.near = (), [()] * len(cfg.concepts)
         if cfg.retain_weight > 0 or cfg.key_retain_weight > 0:
             more = [phrase(cfg.templates[0], word) for item in earlier for word in names(item.concept)]
             self.retained = tuple(dict.fromkeys([*retained_texts(cfg), *more]))
+            self.near = [near_texts(pipe, cfg, concept) for concept in cfg.concepts]
         self.keeps_neutral = bool(cfg.retain_neutral) and (cfg.retain_weight > 0 or cfg.key_retain_weight > 0)
         self.states: dict[str, Tensor] = {}
-        self.nearest: dict[int, tuple[str, ...]] = {}
         self.alphas = noise_levels(pipe)
         self.predicts_v = pipe.scheduler.config.get("prediction_type", "epsilon") == "v_prediction"
 
@@ -151,17 +150,8 @@ class _Batches:
             return None
         alone = [None] if self.keeps_neutral and self.all_rows == 1 else []  # one row serves both in turn
         draw = keyed(self.cfg.seed, step, row, "retain")
-        text, near = draw.choice([*self.retained, *alone]), self.near(self.concept_of(step))
+        text, near = draw.choice([*self.retained, *alone]), self.near[self.concept_of(step)]
         return draw.choice(near) if near and text is not None and draw.random() < 0.5 else text
-
-    def near(self, index: int) -> tuple[str, ...]:
-        """Texts of the third of the retained words that are nearest to a concept."""
-        if index not in self.nearest:
-            words = [word for concept in self.cfg.retain or () for word in names(concept)]
-            ranked = by_meaning(self.pipe, names(self.cfg.concepts[index]), words) if words else []
-            near = ranked[: -(-len(words) // 3)]
-            self.nearest[index] = tuple(text for word in near for text in phrasings(word, self.cfg.templates))
-        return self.nearest[index]
 
     def state(self, text: str) -> Tensor:
         """C of a text, [77, d_c]."""

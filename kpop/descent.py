@@ -73,6 +73,11 @@ def rate_left(step: int, steps: int, decay: float) -> float:
     return 1.0 if decay == 0 else min(1.0, (1 - (step - 1) / steps) / decay)
 
 
+def prompt_rate(step: int, cfg: EraseConfig) -> float:
+    """p's learning rate. It falls while p moves alone, or with that of theta' where it never does."""
+    return cfg.prompt_learning_rate * rate_left(step, cfg.steps, cfg.key_share or cfg.rate_decay)
+
+
 def removal_steps(steps: int, key_share: float) -> int:
     """How many of the steps move theta'; after them p learns alone what theta' has come to."""
     return steps - int(key_share * steps)

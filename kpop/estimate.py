@@ -92,19 +92,18 @@ def estimate(cfg: EraseConfig, unet: nn.Module, beside: Sequence[nn.Module] = ()
     told = prompts * (2 if cfg.separate_kv else 1) * shape[1] * shape[2]
     moments = 2 if cfg.prompt_optimizer == "adam" else 0
     weights = sum(_bytes(module) for module in (unet, *beside))
-    traced = _trace(cfg, unet, precision)
+    peak = _traced_peak(cfg, unet, precision)
     spare = 4 * moved * (cfg.rho is not None)  # a radius keeps where theta' was
     fixed = weights + 4 * moved + 8 * moved + 4 * told * (1 + moments)
-    peak = max(traced.peak, 4 * moved + spare)  # gradients are made while activations go
+    peak = max(peak, 4 * moved + spare)  # gradients are made while activations go
     bank = 0 if cfg.latents == "fresh" else bank_rows(cfg)
-    rows = traced.forward + _rollout_rows(cfg, traced.retains)
-    spared = (cfg.steps - removal_steps(cfg.steps, cfg.key_share)) * traced.removal
+    rows, backward = rows_of_steps(replace(cfg, steps=1, key_share=0), unet)
     return Estimate(
         device=unet.device.type, precision=precision, trainable_parameters=moved, prompt_parameters=told,
         prompt_shape=shape, weights=weights, trained=4 * moved, gradients=4 * moved, adam=8 * moved,
         prompts=4 * told * (2 + moments), activations=max(0, peak - 4 * moved), memory=fixed + peak,
-        bank_rows=bank, step_rows=rows, backward_rows=traced.rows,
-        total_rows=bank + round(cfg.steps * rows - spared),
+        bank_rows=bank, step_rows=rows, backward_rows=backward,
+        total_rows=bank + round(rows_of_steps(cfg, unet)[0]),
     )  # fmt: skip
 
 
@@ -134,8 +133,8 @@ def rows_of_steps(cfg: EraseConfig, unet: nn.Module) -> tuple[float, int]:
     facts = METHODS[cfg.method]
     if not facts.stepwise:
         raise InputError(f"The method {facts.title} has no training steps.")
-    method, retains, asked = load_method(cfg.method), _retains(cfg), []
-    batch, steps = _batch(cfg, unet, retains), cfg.steps
+    method, asked = load_method(cfg.method), []
+    batch, steps = _batch(cfg, unet), cfg.steps
 
     def student(some: Rows, prompt, sees) -> Tensor:
         asked.append((steps * len(some.z), torch.is_grad_enabled()))
@@ -146,14 +145,14 @@ def rows_of_steps(cfg: EraseConfig, unet: nn.Module) -> tuple[float, int]:
     steps = removal_steps(cfg.steps, cfg.key_share)
     method.removal(student, batch, None, cfg)
     backward = sum(rows for rows, graded in asked if graded)
-    return sum(rows for rows, _ in asked) + cfg.steps * _rollout_rows(cfg, retains), backward
+    return sum(rows for rows, _ in asked) + cfg.steps * _rollout_rows(cfg), backward
 
 
-def _rollout_rows(cfg: EraseConfig, retains: bool) -> float:
+def _rollout_rows(cfg: EraseConfig) -> float:
     """Rows a step before its losses, a mean: fresh rollouts, half a rollout long; none with a bank."""
     if cfg.latents != "fresh":
         return 0.0
-    drawn = cfg.batch_size * (1 + retains)
+    drawn = cfg.batch_size * (1 + _retains(cfg))
     return 2 * drawn * (cfg.rollout_steps - 1) / 2 + drawn + cfg.batch_size
 
 
@@ -182,22 +181,9 @@ def gigabytes(count: float) -> str:
 # The steps on tensors without contents
 
 
-@dataclass(frozen=True)
-class _Trace:
-    """peak: bytes above theta, theta' and p; forward: rows; removal: of these, theta' 's; rows: those with a
-    backward; retains: whether there are such rows.
-    """
-
-    peak: int
-    forward: int
-    removal: int
-    rows: int
-    retains: bool
-
-
-def _trace(cfg: EraseConfig, unet: nn.Module, precision: str) -> _Trace:
-    method, retains = load_method(cfg.method), _retains(cfg)
-    forward = rows = 0
+def _traced_peak(cfg: EraseConfig, unet: nn.Module, precision: str) -> int:
+    """Most bytes of a step above theta, theta' and p."""
+    method = load_method(cfg.method)
     with FakeTensorMode(), torch.device(unet.device):
         twin = type(unet).from_config(unet.config).eval()
         for part in twin.modules():  # not `.to`, which cannot move tensors without contents
@@ -205,7 +191,7 @@ def _trace(cfg: EraseConfig, unet: nn.Module, precision: str) -> _Trace:
                 empty = torch.empty(weight.shape, dtype=unet.dtype)
                 part.register_parameter(name, nn.Parameter(empty, requires_grad=False))
         delta = WeightDelta.create(twin, cfg.trainable)
-        batch = _batch(cfg, twin, retains)
+        batch = _batch(cfg, twin)
         tokens = TOKENS * (cfg.prompt_tokens_factor if cfg.mechanism == "concat" else 1)
         p = [
             nn.Parameter(torch.empty(1, tokens, unet.config.cross_attention_dim))
@@ -216,9 +202,6 @@ def _trace(cfg: EraseConfig, unet: nn.Module, precision: str) -> _Trace:
             # Which rows see p is a question of contents, of which one value alone is remembered: it stands
             # for all rows, and the mask takes the same room.
             sees = None if sees is None else torch.tensor([True])
-            nonlocal forward, rows
-            forward += len(some.z)
-            rows += len(some.z) if torch.is_grad_enabled() else 0
 
             @contextmanager
             def told() -> Iterator[None]:
@@ -237,16 +220,15 @@ def _trace(cfg: EraseConfig, unet: nn.Module, precision: str) -> _Trace:
         with Live([*twin.parameters(), *twin.buffers(), *delta.tensors.values(), *p]) as live:
             if METHODS[cfg.method].has_key:
                 stepped(method.transfer, p)
-            transfer = forward
             for one in p:
                 one.requires_grad_(False)
             stepped(method.removal, list(delta.tensors.values()))
             if cfg.latents == "bank":
                 _bank_pass(twin, precision)
-    return _Trace(live.peak, forward, forward - transfer, rows, retains)
+    return live.peak
 
 
-def _batch(cfg: EraseConfig, unet: nn.Module, retains: bool) -> Batch:
+def _batch(cfg: EraseConfig, unet: nn.Module) -> Batch:
     def rows(count: int) -> Rows:
         z = torch.empty(count, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
         text = torch.empty(count, TOKENS, unet.config.cross_attention_dim, dtype=unet.dtype)
@@ -256,7 +238,7 @@ def _batch(cfg: EraseConfig, unet: nn.Module, retains: bool) -> Batch:
     kinds = len(METHODS[cfg.method].erase_on)  # L1 on concept trajectories, on neutral ones, or on both
     erase = size if cfg.latents == "fresh" else kinds * size
     neutral = torch.empty(TOKENS, unet.config.cross_attention_dim, dtype=unet.dtype)
-    return Batch(0, rows(size), rows(erase), rows(size) if retains else None, neutral)
+    return Batch(0, rows(size), rows(erase), rows(size) if _retains(cfg) else None, neutral)
 
 
 @torch.no_grad()

@@ -61,9 +61,8 @@ def by_meaning(pipe: StableDiffusionPipeline, texts: Sequence[str], others: Sequ
     import torch
 
     others = list(others)
-    states = (
-        torch.cat([encode(pipe, others[i : i + 64]) for i in range(0, len(others), 64)]).float().flatten(1)
-    )
+    parts = [encode(pipe, others[i : i + 64]) for i in range(0, len(others), 64)]
+    states = torch.cat(parts).float().flatten(1)
     centre = states.mean(0)
     targets = encode(pipe, list(texts)).float().flatten(1) - centre
     cosines = torch.nn.functional.cosine_similarity((states - centre)[:, None], targets[None], dim=-1)

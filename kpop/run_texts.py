@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from .config import Concept, EraseConfig, names
+from .model_words import by_meaning
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
 
 
 def phrase(template: str, word: str) -> str:
@@ -30,6 +35,13 @@ def retained_texts(cfg: EraseConfig) -> tuple[str, ...]:
         for i, word in enumerate(words)
     )
     return tuple(dict.fromkeys(texts))
+
+
+def near_texts(pipe: StableDiffusionPipeline, cfg: EraseConfig, concept: Concept) -> tuple[str, ...]:
+    """Texts of the third of the retained words that are nearest to a concept."""
+    words = [word for kept in cfg.retain or () for word in names(kept)]
+    ranked = by_meaning(pipe, names(concept), words) if words else []
+    return tuple(text for word in ranked[: -(-len(words) // 3)] for text in phrasings(word, cfg.templates))
 
 
 def all_texts(cfg: EraseConfig) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from .batches import BankBatches, FreshBatches, Rows
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import EraseConfig, concept_name
 from .continual import keep_earlier_keys, start_of
-from .descent import descend, new_prompts, rate_left, removal_steps, set_rate
+from .descent import descend, new_prompts, prompt_rate, rate_left, removal_steps, set_rate
 from .errors import InputError, RunError
 from .health import Health, check_fits, memory_in_words
 from .hidden_prompt import HiddenPrompt
@@ -276,8 +276,7 @@ class _Training:
         losses, fixed = {}, None
         if self.prompts:
             prompt = self.prompts[batch.concept_index % len(self.prompts)]
-            left = rate_left(step, cfg.steps, cfg.key_share or cfg.rate_decay)
-            set_rate(prompt.optimizer, cfg.prompt_learning_rate * left)
+            set_rate(prompt.optimizer, prompt_rate(step, cfg))
             loss, named = self.method.transfer(self._student, batch, prompt.live(), cfg)
             descend(prompt.optimizer, prompt.tensors, loss, cfg.rho_p, self.processes)
             losses = {name: value.detach() for name, value in named.items()}
@@ -285,8 +284,7 @@ class _Training:
             fixed = prompt.frozen()
         removals = removal_steps(cfg.steps, cfg.key_share)
         if step <= removals:
-            left = rate_left(step, removals, cfg.rate_decay)
-            set_rate(self.optimizer, cfg.learning_rate * left)
+            set_rate(self.optimizer, cfg.learning_rate * rate_left(step, removals, cfg.rate_decay))
             loss, named = self.method.removal(self._student, batch, fixed, cfg)
             descend(self.optimizer, self.delta.tensors, loss, cfg.rho, self.processes)
             losses |= {name: value.detach() for name, value in named.items()}

@@ -152,7 +152,7 @@ def test_fresh_rows_walk_with_the_current_weights(tiny_pipe, tiny_config):
 
 
 def test_every_other_retained_row_is_of_the_texts_nearest_to_the_concept(batches, monkeypatch):
-    monkeypatch.setattr("kpop.batches.by_meaning", lambda pipe, texts, others: sorted(others))
+    monkeypatch.setattr("kpop.run_texts.by_meaning", lambda pipe, texts, others: sorted(others))
     made = batches(retain=("castle", "background", "blue"), templates=("{}",), retain_neutral=False)
     drawn = [made.retain_of(step, row) for step in range(300) for row in range(4)]
     share = {text: drawn.count(text) / len(drawn) for text in set(drawn)}
