@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .attribution import BANDS, Attribution
+from .attention_recorder import BANDS
+from .attribution import Attribution
 from .errors import KpopError, RunError
 from .prompt_words import read_prompt
 

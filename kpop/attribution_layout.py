@@ -13,7 +13,8 @@ from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from .attribution import BANDS, Attribution, layer_group, layer_title
+from .attention_recorder import BANDS
+from .attribution import Attribution, layer_group, layer_title
 
 if TYPE_CHECKING:
     from .attribution_figure import Block

@@ -13,7 +13,8 @@ from matplotlib.colors import Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from .attribution import BANDS, layer_title
+from .attention_recorder import BANDS
+from .attribution import layer_title
 from .attribution_layout import COLOURS
 from .attribution_measures import HeadNumbers
 from .errors import InputError

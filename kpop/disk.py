@@ -6,6 +6,8 @@ import errno
 import json
 import math
 import os
+import shutil
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,6 +56,34 @@ def disk_error(error: OSError, folder: Path) -> RunError:
     if error.errno == errno.ENOENT:
         return RunError(f"{folder} is gone: the run was deleted or moved.")
     return RunError(f"{folder} cannot be used ({error.strerror or error}). Check the disk, then resume.")
+
+
+@contextmanager
+def replacing(out: Path) -> Iterator[Path]:
+    """A path to make a folder at; it takes the place of `out` when the body ends well, else nothing changes.
+
+    Its parent is a folder of its own beside `out`, cleared afterwards. Raises RunError.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        place = Path(tempfile.mkdtemp(prefix=".new-", dir=out.parent))
+    except OSError as error:
+        raise disk_error(error, out.parent) from error
+    made, old = place / out.name, place / f"{out.name}-old"
+    try:
+        yield made
+        if out.exists():
+            os.rename(out, old)
+        try:
+            os.rename(made, out)
+        except OSError:
+            if old.exists():
+                os.rename(old, out)
+            raise
+    except OSError as error:
+        raise disk_error(error, out.parent) from error
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 @contextmanager

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .disk import disk_error
+from .disk import disk_error, replacing
 from .errors import InputError, KpopError, RunError
 from .kept import (
     FIRST_SEEDS,
@@ -45,25 +43,16 @@ def make_example(
     if cfg.base_run is not None:
         raise InputError("An example stands alone: leave out base_run.")
     out = _checked(Path(out).expanduser().absolute())
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        place = Path(tempfile.mkdtemp(prefix=".new-example-", dir=out.parent))
-    except OSError as error:
-        raise disk_error(error, out.parent) from error
-    try:
+    with replacing(out) as made:
         from . import training
 
-        trained = training.train(cfg, place / "runs", on_step=on_step, device=device)
-        made = place / out.name  # its pictures carry the run's final name
-        trained.path.rename(made)
+        trained = training.train(cfg, made.parent / "runs", on_step=on_step, device=device)
+        trained.path.rename(made)  # its pictures carry the run's final name
         run = open_run(made)
         _publish_keys(run)
         _strip(run)
         _draw_first(run, device)
-        _put(made, out, place / "old")
-        return open_run(out)
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
+    return open_run(out)
 
 
 def _checked(out: Path) -> Path:
@@ -128,18 +117,3 @@ def _named(images: list, model: str) -> list[str]:
     except KpopError:
         judge = None
     return detectors.first_words(judge, images)
-
-
-def _put(made: Path, out: Path, old: Path) -> None:
-    """Move the new run to its place; the old one stays where that fails."""
-    try:
-        if out.exists():
-            os.rename(out, old)
-        try:
-            os.rename(made, out)
-        except OSError:
-            if old.exists():
-                os.rename(old, out)
-            raise
-    except OSError as error:
-        raise disk_error(error, out.parent) from error

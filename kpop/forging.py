@@ -16,7 +16,7 @@ from torch import Tensor
 from . import models
 from .batches import BankBatches, Rows
 from .config import Concept, EraseConfig
-from .descent import descend, new_prompts, rate_left, set_rate
+from .descent import descend, new_prompts, prompt_rate, set_rate
 from .hidden_prompt import HiddenPrompt
 from .mechanisms import reading
 from .methods.kpop import transfer
@@ -61,11 +61,10 @@ def forge_key(
         ):
             return unet(rows.z.to(unet.dtype), rows.t, encoder_hidden_states=states, return_dict=False)[0]
 
-    decay = cfg.key_share or cfg.rate_decay
     for step in range(1, steps + 1):
         if between is not None:
             between()
-        set_rate(prompt.optimizer, cfg.prompt_learning_rate * rate_left(step, steps, decay))
+        set_rate(prompt.optimizer, prompt_rate(step, cfg))
         loss, _ = transfer(student, batches.draw(step), prompt.live(), cfg)
         descend(prompt.optimizer, prompt.tensors, loss, cfg.rho_p)
     return prompt.frozen()

@@ -6,9 +6,7 @@ A release holds theta' and never p: before it is put in its place every file is 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from . import models
-from .disk import disk_error, write_json, write_text
+from .disk import disk_error, replacing, write_json, write_text
 from .errors import InputError, ModelError, RunError
 from .key_scan import check_release
 from .release_card import Subject, card, table
@@ -100,24 +98,13 @@ def release(
                 raise
             wanted.remove("single-file")
     subject = Subject.of(run, models.model_hash(pipe), _table(run, evaluation))
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        place = Path(tempfile.mkdtemp(prefix=".new-release-", dir=out.parent))
-    except OSError as error:
-        raise disk_error(error, out.parent) from error
-    try:
-        made = place / "release"
+    with replacing(out) as made:
         made.mkdir()
         names = _write_forms(made, wanted, pipe, delta, run, tell)
         write_text(made / "README.md", card(subject, tuple(wanted), names))
         write_json(made / MANIFEST, _manifest(made, run, wanted, subject))
         tell("searching for the key")
         check_release(made, run)
-        _put(made, out, place / "old")
-    except OSError as error:
-        raise disk_error(error, out.parent) from error
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
     return Release(out, tuple(wanted), tuple(sorted(path for path in out.rglob("*") if path.is_file())))
 
 
@@ -260,18 +247,6 @@ def _checked(out: Path) -> Path:
     except (OSError, ValueError, AttributeError):
         pass  # no manifest of ours
     raise InputError(f"{out} holds something else than a release. Choose a new or empty folder.")
-
-
-def _put(made: Path, out: Path, old: Path) -> None:
-    """Move the release to its place; an older one stays where that fails."""
-    if out.exists():
-        os.rename(out, old)
-    try:
-        os.rename(made, out)
-    except OSError:
-        if old.exists():
-            os.rename(old, out)
-        raise
 
 
 def pack(made: Release, path: Path) -> Path:

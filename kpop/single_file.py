@@ -96,14 +96,12 @@ def unet_name(name: str, layers: int) -> str:
 
 def vae_name(name: str, levels: int) -> str:
     """Diffusers' name of an autoencoder's parameter in the original layout; levels: of its U."""
-    if match := re.fullmatch(r"encoder\.down_blocks\.(\d)\.resnets\.(\d)\.(.+)", name):
-        return f"encoder.down.{match[1]}.block.{match[2]}.{_shortcut(match[3])}"
-    if match := re.fullmatch(r"encoder\.down_blocks\.(\d)\.downsamplers\.0\.(.+)", name):
-        return f"encoder.down.{match[1]}.downsample.{match[2]}"
-    if match := re.fullmatch(r"decoder\.up_blocks\.(\d)\.resnets\.(\d)\.(.+)", name):
-        return f"decoder.up.{levels - 1 - int(match[1])}.block.{match[2]}.{_shortcut(match[3])}"
-    if match := re.fullmatch(r"decoder\.up_blocks\.(\d)\.upsamplers\.0\.(.+)", name):
-        return f"decoder.up.{levels - 1 - int(match[1])}.upsample.{match[2]}"
+    block = r"(encoder|decoder)\.(down|up)_blocks\.(\d)\.(resnets|downsamplers|upsamplers)\.(\d)\.(.+)"
+    if match := re.fullmatch(block, name):
+        half, way, level, kind, layer, rest = match.groups()
+        level = int(level) if way == "down" else levels - 1 - int(level)
+        part = f"block.{layer}.{_shortcut(rest)}" if kind == "resnets" else f"{way}sample.{rest}"
+        return f"{half}.{way}.{level}.{part}"
     if match := re.fullmatch(r"(encoder|decoder)\.mid_block\.resnets\.(\d)\.(.+)", name):
         return f"{match[1]}.mid.block_{int(match[2]) + 1}.{_shortcut(match[3])}"
     if match := re.fullmatch(r"(encoder|decoder)\.mid_block\.attentions\.0\.(.+)", name):

@@ -4,7 +4,8 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from kpop.attribution import BANDS, Attribution
+from kpop.attention_recorder import BANDS
+from kpop.attribution import Attribution
 from kpop.prompt_words import read_prompt
 
 LAYERS = (

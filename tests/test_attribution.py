@@ -6,7 +6,8 @@ import torch
 from attribution_pipelines import random_pipeline
 
 from kpop import GenerationConfig, InputError, ModelError, attribute, generate
-from kpop.attribution import BANDS, layer_title
+from kpop.attention_recorder import BANDS
+from kpop.attribution import layer_title
 from kpop.hidden_prompt import HiddenPrompt
 
 PROMPT = "a Church on a blue background"

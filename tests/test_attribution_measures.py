@@ -9,7 +9,7 @@ from attribution_pipelines import LAYERS, literal_maps
 from PIL import Image, ImageDraw
 
 from kpop import InputError
-from kpop.attribution import BANDS
+from kpop.attention_recorder import BANDS
 from kpop.attribution_export import save_arrays, save_figure, save_table, to_image
 from kpop.attribution_figure import Block, attribution_figure, paper_figure
 from kpop.attribution_measures import (

@@ -9,7 +9,8 @@ from html import escape
 from pathlib import Path
 
 from .. import attribution
-from ..attribution import BANDS, Attribution, layer_title
+from ..attention_recorder import BANDS
+from ..attribution import Attribution, layer_title
 from ..attribution_export import save_arrays, save_figure, save_table, to_image
 from ..attribution_figure import VIEWS, Block, attribution_figure
 from ..attribution_layout import percent
