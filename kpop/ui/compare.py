@@ -150,8 +150,8 @@ def wire_compare(page: Page, step: CompareStep, tab: gr.Tab) -> None:
     studio = page.studio
 
     @plainly
-    def other_run(run_id, pair, view, restoring, request: gr.Request):
-        fields = fields_of(studio, run_id, visitor(request), again=restoring == run_id)
+    def other_run(run_id, key, pair, view, restoring, request: gr.Request):
+        fields = fields_of(studio, run_id, visitor(request), key, again=restoring == run_id)
         shown = [gr.skip()] * 6 if restoring == run_id else kept(studio, run_id, pair, view)
         return [*fields, *shown, None]
 
@@ -218,7 +218,7 @@ def wire_compare(page: Page, step: CompareStep, tab: gr.Tab) -> None:
     looks = [step.pair, step.view]
     page.picker.change(
         other_run,
-        [page.picker, *looks, step.restoring],
+        [page.picker, step.key, *looks, step.restoring],
         [*step.fields, *step.shown, step.restoring],
         **SOFT,
     )
@@ -245,17 +245,22 @@ def wire_compare(page: Page, step: CompareStep, tab: gr.Tab) -> None:
     gr.on([step.pair.input, step.seed.input], two, two_of, [step.slider, step.hover], **SOFT)
 
 
-def fields_of(studio: Studio, run_id: str | None, owner: str, again: bool = False) -> list:
-    """Prompt, key, chips and runs to stand beside, for a run; again: what is typed stays as it is."""
+def fields_of(studio: Studio, run_id: str | None, owner: str, key: str = OWN, again: bool = False) -> list:
+    """Prompt, key, chips and runs to stand beside, for a run.
+
+    key: the choice at present. again: what is typed stays as it is.
+    """
     if not run_id:
         return [gr.skip()] * 4
     run = studio.run(run_id)
     beside, prompt = rivals(studio, run), first_prompt(run)
     told = zip(told_apart([run, *beside])[1:], [other.id for other in beside], strict=True)
-    keys = key_choices(run, key_lenders(studio, run, owner))
+    keys = {"choices": key_choices(run, key_lenders(studio, run, owner))}
+    # This answer may come late: a value that stays is not sent, or it would undo a choice made since.
+    stays = again or key == OWN
     return [
         gr.skip() if again else prompt,
-        gr.Dropdown(choices=keys) if again else gr.Dropdown(choices=keys, value=OWN),
+        gr.Dropdown(**keys) if stays else gr.Dropdown(**keys, value=OWN),
         gr.Radio(choices=tries_of(studio, run), value=None if again else prompt),
         gr.Dropdown(choices=[("none", NO_RIVAL), *told], value=NO_RIVAL),
     ]
