@@ -13,17 +13,16 @@ latents other than 64x64 or 96x96 its maps are of wrong sizes: how many layers e
 import argparse
 import gc
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
 import kpop
 
 from . import sd_random
+from .machine import processor
 
 FEW_STEPS = 2  # of sd-random: seconds each on a CPU
 
@@ -139,12 +138,7 @@ def rows(times: dict[str, list[tuple[float, float]]], layers: dict[str, int], to
 
 
 def machine(pipe) -> str:
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        lines = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        name = lines[0].split(":", 1)[1].strip() if lines else name
-    device = torch.cuda.get_device_name() if pipe.device.type == "cuda" else f"CPU {name}"
+    device = torch.cuda.get_device_name() if pipe.device.type == "cuda" else f"CPU {processor()}"
     threads = f"{os.cpu_count()} cores, {torch.get_num_threads()} torch threads"
     return f"{device}, {threads}, torch {torch.__version__}"
 

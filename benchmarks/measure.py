@@ -6,7 +6,6 @@ python -m benchmarks.measure '{"way": "bank", "settings": {...}, "steps": 200, .
 from __future__ import annotations
 
 import json
-import platform
 import resource
 import sys
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.machine import processor
 from benchmarks.reference_loop import rollout_depth, train_plainly
 from benchmarks.sd_random import NAME, sd_random
 from kpop import models, training
@@ -141,11 +141,7 @@ def peak_memory(on_cuda: bool) -> int:
 def machine(pipe) -> str:
     if pipe.unet.device.type == "cuda":
         return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
-    name, info = platform.machine(), Path("/proc/cpuinfo")
-    if info.is_file():
-        lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        name = lines[0].split(":", 1)[1].strip() if lines else name
-    return f"CPU {name}, {torch.get_num_threads()} torch threads, torch {torch.__version__}"
+    return f"CPU {processor()}, {torch.get_num_threads()} torch threads, torch {torch.__version__}"
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks.marked_part import put
+
 WAYS = {
     "reference": "plain loop, z shared by both steps",
     "reference-separate": "plain loop, a z for each step",
@@ -32,7 +34,6 @@ WAYS = {
 }
 SLOW = ("reference", "reference-separate", "fresh")
 PAPER_ROLLOUT = 50  # sampling steps of the slow ways' rollouts
-MARKS = {name: (f"<!-- {name}: begin -->", f"<!-- {name}: end -->") for name in ("train", "quality")}
 
 
 def main() -> None:
@@ -180,20 +181,6 @@ def cost_table(asked: argparse.Namespace, found: dict[tuple[str, int], list[dict
 
 def middle(many: list[dict] | None, name: str) -> float:
     return statistics.median(one[name] for one in many) if many else 0.0
-
-
-def put(text: str, part: str, out: Path | None) -> None:
-    """Print, or replace what stands between the marks of `part` in the file."""
-    if out is None:
-        print(text)
-        return
-    begin, end = MARKS[part]
-    before = out.read_text("utf-8") if out.is_file() else ""
-    if begin not in before or end not in before:
-        before = f"{before.rstrip()}\n\n{begin}\n{end}\n".lstrip()
-    head, _, rest = before.partition(begin)
-    out.write_text(f"{head}{begin}\n\n{text}\n{end}{rest.partition(end)[2]}", "utf-8")
-    print(out)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,13 @@
 
 import os
 import re
-import shutil
 import time
 from pathlib import Path
 
 import pytest
-from app_process import REPO, running_app
+
+from benchmarks.app_process import REPO, running_app
+from benchmarks.browser import find_browser
 
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="the browser test needs: pip install playwright"
@@ -16,12 +17,6 @@ PICTURES = Path(os.environ.get("KPOP_TEST_PICTURES", REPO / "test-results"))
 STEP_LIMIT = 400_000  # milliseconds for the longest wait: a training of 20 steps on a busy machine
 playwright.expect.set_options(timeout=60_000)
 RUNNING = re.compile("Getting ready|Forgetting")
-
-
-def find_browser(engine) -> str | None:
-    """A chromium of the system, else Playwright's own."""
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    return found or (engine.executable_path if Path(engine.executable_path).exists() else None)
 
 
 @pytest.fixture(scope="module")

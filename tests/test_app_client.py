@@ -11,11 +11,11 @@ import urllib.request
 
 import numpy as np
 import pytest
-from app_process import app_command, free_port, running_app
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from PIL import Image
 
+from benchmarks.app_process import app_command, free_port, running_app
 from kpop import open_run
 from kpop.hidden_prompt import HiddenPrompt
 from kpop.key_scan import find_key, fingerprints, secret_tensors
