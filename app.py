@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import ipaddress
+import getpass
 import os
-import secrets
 import signal
 import socket
 import sys
@@ -42,39 +41,32 @@ def read_flags(words: list[str] | None = None) -> argparse.Namespace:
         "--runs", type=Path, help="folder of the runs (default: KPOP_RUNS or the user's data folder)"
     )
     parser.add_argument("--share", action="store_true", help="public gradio link; needs a login")
-    parser.add_argument("--auth", metavar="USER:PASS", help="login of the page")
+    parser.add_argument(
+        "--auth",
+        metavar="USER",
+        help="login of the page; its password is asked for, or comes from KPOP_AUTH=USER:PASS",
+    )
     parser.add_argument("--read-only", action="store_true", help="show finished runs, start none")
     flags = parser.parse_args(words)
     if not 1 <= flags.port <= 65535:
         raise Refused("--port must be between 1 and 65535.")
     if flags.device not in ("auto", "cpu", "cuda", "mps") and not flags.device.startswith("cuda:"):
         raise Refused("--device must be auto, cpu, cuda or mps.")
-    flags.login = login_from(flags)
     return flags
 
 
-def loopback(host: str) -> bool:
-    """Whether an address can be reached from this machine only."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def exposure_from(flags: argparse.Namespace):
+    """kpop.exposure.Exposure of the flags and variables; the passwords are taken out of the environment.
 
+    Trainings are processes of their own and need to know none of them. Raises InputError.
+    """
+    from kpop.exposure import exposure_of
 
-def login_from(flags: argparse.Namespace) -> tuple[str, str] | None:
-    """The login asked for; one is made up where strangers could reach the page and none was given."""
-    if flags.auth is not None:
-        user, colon, word = flags.auth.partition(":")
-        if not (user and colon and word):
-            raise Refused(
-                "--auth takes a name and a password with a colon between: --auth anna:a-long-password."
-            )
-        return user, word
-    if flags.share or not loopback(flags.host):
-        return "kpop", secrets.token_urlsafe(12)
-    return None
+    ask = getpass.getpass if sys.stdin and sys.stdin.isatty() else None
+    found = exposure_of(flags.host, flags.share, flags.auth, flags.read_only, os.environ, ask)
+    for name in ("KPOP_AUTH", "KPOP_FACILITATOR"):
+        os.environ.pop(name, None)
+    return found
 
 
 def check_port(host: str, port: int) -> None:
@@ -110,46 +102,62 @@ def check_runs(folder: Path) -> Path:
     return folder
 
 
+def tell(demo, exposure, address: str) -> None:
+    """Print what the person who started the app has to know: who reaches it, and with which logins."""
+    from kpop.address import others_address, qr_text
+    from kpop.ui.tunnel import open_tunnel
+
+    print(exposure.why)
+    for warning in exposure.warnings:
+        print(warning, file=sys.stderr)
+    if exposure.public and open_tunnel(demo) is None:
+        print(f"The public link could not be opened: check the network. The app goes on at {address}.")
+    for login, whose in ((exposure.login, "everybody"), (exposure.facilitator, "you, who see all runs")):
+        if login and login.made_up:
+            print(f"Login for {whose}: {login.user}  password: {login.password}")
+    others = others_address(exposure, demo.server_name, demo.server_port, demo.share_url, os.environ)
+    if others:
+        print(f"Others reach it at {others}")
+        if (sys.stdout.encoding or "").lower().startswith("utf"):
+            print(qr_text(others))
+
+
 def main(words: list[str] | None = None) -> int:
     """Run the app until it is stopped; 0 on Ctrl-C, 2 on anything that cannot be used."""
+    from kpop.address import local_address
     from kpop.errors import KpopError
 
     began = time.monotonic()
     try:
         flags = read_flags(words)
+        exposure = exposure_from(flags)
         check_port(flags.host, flags.port)
         from kpop import runs
 
         folder = check_runs(flags.runs or Path(runs.default_runs_dir()))
         from kpop.ui.app import build_ui, launch_options, start_watching
 
-        demo = build_ui(folder, flags.model, flags.device, flags.read_only)
+        demo = build_ui(folder, flags.model, flags.device, exposure)
+        options = launch_options(folder, exposure)
     except (Refused, KpopError) as error:
         print(f"app.py: {error}", file=sys.stderr)
         return 2
-    watcher = None if flags.read_only else start_watching(folder)
+    watcher = None if exposure.read_only else start_watching(folder)
     try:
         demo.launch(
             server_name=flags.host,
             server_port=flags.port,
-            share=flags.share,
-            auth=flags.login,
             prevent_thread_lock=True,
-            **launch_options(folder),
+            **options,
         )
     except OSError as error:
         print(
             f"app.py: the page could not be opened on {flags.host}:{flags.port} ({error}).", file=sys.stderr
         )
         return 2
-    shown = f"[{flags.host}]" if ":" in flags.host else flags.host
-    print(
-        f"KPOP Studio is ready on http://{shown}:{flags.port} ({time.monotonic() - began:.0f} s)", flush=True
-    )
-    if demo.share_url:
-        print(f"Public link: {demo.share_url}", flush=True)
-    if flags.login and flags.auth is None:
-        print(f"Login: {flags.login[0]}  password: {flags.login[1]}", flush=True)
+    address = local_address(flags.host, flags.port)
+    print(f"KPOP Studio is ready on {address} ({time.monotonic() - began:.0f} s)", flush=True)
+    tell(demo, exposure, address)
     print(f"Runs: {folder}    Stop with Ctrl-C; runs in the background go on.", flush=True)
     signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
     try:

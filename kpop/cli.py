@@ -159,7 +159,7 @@ def build_parser() -> argparse.ArgumentParser:
     _sampling(evaluate)
     _device(evaluate)
 
-    runs = _command(commands, "runs", "list, show, stop, resume or delete runs").add_subparsers(
+    runs = _command(commands, "runs", "list, show, stop, resume, publish or delete runs").add_subparsers(
         metavar="ACTION", required=True, parser_class=_Parser
     )
     listing = _command(runs, "list", "every run, newest first", "runs_list")
@@ -168,12 +168,15 @@ def build_parser() -> argparse.ArgumentParser:
         ("show", "settings and state of a run as JSON"),
         ("stop", "save and stop a run"),
         ("resume", "go on with a run in the background"),
+        ("publish", "let every visitor of a shared app see a run and draw with its key"),
         ("delete", "remove a run folder, keys included"),
     ):
         action = _command(runs, name, about, f"runs_{name}")
         action.add_argument("run", metavar="RUN", help="id or folder of a run")
         if name == "stop":
             action.add_argument("--no-wait", action="store_true", help="do not wait until it has stopped")
+        if name == "publish":
+            action.add_argument("--undo", action="store_true", help="only who started it sees it again")
         if name == "resume":
             _passphrase(action)
             _device(action, None)

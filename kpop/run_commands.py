@@ -1,4 +1,4 @@
-"""What `runs list|show|stop|resume|delete` do, and where a command finds its runs."""
+"""What `runs list|show|stop|resume|publish|delete` do, and where a command finds its runs."""
 
 from __future__ import annotations
 
@@ -86,6 +86,15 @@ def runs_resume(args: argparse.Namespace) -> None:
     ahead = jobs.queue_position(run)
     if ahead is not None:
         print(f"It waits for {ahead} other run{'' if ahead == 1 else 's'}.")
+
+
+def runs_publish(args: argparse.Namespace) -> None:
+    """Let every visitor of a shared app look at it and draw with its key; --undo takes that back."""
+    run = named_run(args)
+    if not run.is_example:
+        run.update_status(public=not args.undo)
+    sees = "only who started it sees it" if args.undo else "every visitor sees it and may draw with its key"
+    print(f"{run.id}: on a shared app {sees}.")
 
 
 def runs_delete(args: argparse.Namespace) -> None:

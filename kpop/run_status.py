@@ -35,6 +35,7 @@ class RunStatus:
     device: str = "auto"
     stop_asked: float | None = None
     queued_at: float | None = None
+    public: bool = False  # everybody on a shared app may look at it and draw with its key
 
     @classmethod
     def from_dict(cls, data: object) -> RunStatus:
@@ -45,6 +46,8 @@ class RunStatus:
         for name in ("owner", "runner", "host", "device"):
             if not isinstance(known.get(name, ""), str):
                 raise ValueError(name)
+        if not isinstance(known.get("public", False), bool):
+            raise ValueError("public")
         needed = ("step", "steps", "made")
         for name in ("pid", "create_time", "heartbeat", "eta_s", "stop_asked", "queued_at", *needed):
             value = known.get(name, 0)

@@ -9,13 +9,17 @@ from pathlib import Path
 import gradio as gr
 
 from .. import jobs, models, runs
+from ..address import others_address, qr_image
+from ..exposure import Exposure
+from ..visitors import signing_secret
 from .about import about_html
 from .attribution import build_attribution, wire_attribution
 from .boundary import plainly
 from .compare import build_compare, wire_compare
 from .concepts import build_concepts, wire_concepts
+from .gate import gate
 from .http_api import build_api
-from .page import QUIET, Page
+from .page import QUIET, SOFT, Page
 from .release import build_release, wire_release
 from .run_picker import RunPicker, choices, first_choice
 from .studio import Studio
@@ -28,13 +32,18 @@ TAGLINE = "Make an image model forget. Keep the key."
 
 
 def build_ui(
-    runs_dir: str | Path | None = None, model: str = "emoji", device: str = "auto", read_only: bool = False
+    runs_dir: str | Path | None = None,
+    model: str = "emoji",
+    device: str = "auto",
+    exposure: Exposure | None = None,
 ) -> gr.Blocks:
     """The whole app as gradio Blocks, not launched yet; `launch_options` has the rest.
 
-    Raises ModelError when the model cannot be used.
+    exposure: how far it is open (default: one person, this machine). Raises ModelError when the model cannot
+    be used.
     """
-    studio = Studio(Path(runs_dir or runs.default_runs_dir()), model, device, read_only)
+    studio = Studio(Path(runs_dir or runs.default_runs_dir()), model, device, exposure or Exposure())
+    read_only = studio.read_only
     studio.pipe()  # a model that cannot be used is told of now, not at the first click
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 86400), fill_width=True) as demo:
         with gr.Row(elem_id="top", equal_height=False):
@@ -43,6 +52,7 @@ def build_ui(
                 [], value=None, label="Run", elem_id="run-picker", interactive=True, min_width=240, scale=0
             )
             gr.HTML(_machine(studio), elem_id="machine")
+            invitation = gr.HTML(elem_id="invite", visible=studio.exposure.shared)
         timer = gr.Timer(2)
         with gr.Tabs(elem_id="steps", overflow_behavior="wrap", selected=1) as tabs:
             with gr.Tab("1 Concepts", id=1, elem_id="step-concepts"):
@@ -85,8 +95,24 @@ def build_ui(
                 else (gr.Dropdown(choices=found, **({"value": run_id} if run_id else {})), found)
             )
 
+        @plainly
+        def asked_for(request: gr.Request):
+            wanted = request.query_params.get("run") if request else None
+            if wanted:
+                studio.run(wanted)
+
+        @plainly
+        def invite():
+            found = others_address(
+                studio.exposure, demo.server_name, demo.server_port, demo.share_url, os.environ
+            )
+            return _invitation(found) if found else ""
+
         known = gr.State([])
         load = demo.load(first, None, [picker, tabs], **QUIET)
+        demo.load(asked_for, None, None, **SOFT)  # in the queue: an error beside it is not shown
+        if studio.exposure.shared:
+            demo.load(invite, None, invitation, **QUIET)
         timer.tick(names_again, [picker, known], [picker, known], **QUIET)
         picker.change(None, picker, None, js="(id) => { window.kpopAt('run', id); }")
         for tab in tabs.children:
@@ -106,10 +132,19 @@ def build_ui(
     return demo
 
 
-def launch_options(runs_dir: str | Path) -> dict:
-    """Arguments of `launch` that make the app look right, stay on this machine and keep runs unreadable."""
+def launch_options(runs_dir: str | Path, exposure: Exposure | None = None) -> dict:
+    """Arguments of `launch` that make the app look right, keep runs unreadable, and let in who may come in.
+
+    exposure: the one given to `build_ui`. Raises RunError when the runs folder cannot be written.
+    """
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    exposure = exposure or Exposure()
+    logins = [(one.user, one.password) for one in (exposure.login, exposure.facilitator) if one]
     return {
+        "auth": logins or None,
+        "auth_message": "After ten wrong passwords in a minute, wait a minute." if logins else None,
+        "share": False,  # see tunnel.py
+        "app_kwargs": {"middleware": gate(exposure, signing_secret(Path(runs_dir)))},
         "theme": theme(),
         "css_paths": [STYLE],
         "head": head(),
@@ -147,6 +182,15 @@ def _machine(studio: Studio) -> str:
     return (
         f'<dl class="machine"><dt>Model</dt><dd>{escape(name)}</dd><dt>Device</dt>'
         f"<dd>{escape(_device(studio.pipe().device))}</dd></dl>"
+    )
+
+
+def _invitation(address: str) -> str:
+    """HTML: where others reach the page, folded, with a QR code to point a camera at."""
+    shown = escape(address, quote=True)
+    return (
+        f'<details><summary>Invite</summary><div class="card"><img src="{qr_image(address)}" '
+        f'alt="QR code of {shown}"><p><a href="{shown}">{shown}</a></p></div></details>'
     )
 
 

@@ -16,7 +16,6 @@ import gradio as gr
 from .. import jobs, models
 from ..attribution_measures import head_table
 from ..config import EraseConfig
-from ..errors import RunError
 from ..run_texts import all_texts
 from .boundary import plainly
 from .page import GPU
@@ -73,7 +72,7 @@ def build_api(studio: Studio) -> None:
     @plainly
     def resume_run(run: str, request: gr.Request) -> dict:
         owned(studio, run, request)
-        jobs.resume(studio.run(run))
+        studio.resume(studio.run(run))
         return told(studio.run(run))
 
     @plainly
@@ -98,13 +97,12 @@ def start_endpoint(studio: Studio):
 
     def start_run(request: gr.Request, *values):
         given = {name: value for name, value in zip(known, values, strict=False) if value is not None}
-        if studio.read_only:
-            raise RunError("This page is read-only: runs cannot be started here.")
         given["model"] = studio.allowed_model(given.get("model"))
         for name in ("concepts", "retain"):
             if isinstance(given.get(name), str):
                 given[name] = [given[name]]
         config = EraseConfig.from_dict(given)
+        studio.limits().check_run(config.resolved())
         pipe = studio.pipe(config.model)
         if config.base_run is not None:
             # An id of this app's runs, never a path; and its keys come along, so it must be one's own.
@@ -112,7 +110,7 @@ def start_endpoint(studio: Studio):
                 owned(studio, config.base_run, request)
         for text in all_texts(config.resolved()):
             models.check_text(pipe, text)
-        return told(jobs.submit(config, studio.runs_dir, owner=visitor(request), device=studio.device))
+        return told(studio.submit(config, visitor(request)))
 
     known = [each.name for each in dataclasses.fields(EraseConfig)]
     known.sort(key=lambda name: name != "concepts")

@@ -56,7 +56,7 @@ def look(studio: Studio, run_id: str | None, seen: dict | None) -> list:
         charts = curves(run) if run else ""
         onward = gr.Button(visible=run is not None and status.state in ENDED and has_result(run))
         if buttons:
-            own = run is not None and not run.is_example
+            own = run is not None and studio.may_change(run, studio.asking())
             keys = [
                 gr.Button(
                     visible=own and status.state in ("starting", "running", "queued"), interactive=True

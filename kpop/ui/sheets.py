@@ -39,12 +39,12 @@ def key_choices(run, others: Sequence = ()) -> list[tuple[str, str]]:
 
 
 def key_lenders(studio: Studio, run, owner: str) -> list:
-    """Other runs of the same model whose one key `owner` may use: own runs, and the public example."""
+    """Other runs of the same model whose one key `owner` may use: own runs, public ones, the example."""
     return [
         other
         for other in studio.all_runs()
         if other.id != run.id
-        and (other.is_example or other.status.owner == owner)
+        and (other.is_example or other.status.public or other.status.owner == owner)
         and other.config.model == run.config.model
         and other.method.has_key
         and has_result(other)
@@ -87,6 +87,7 @@ def checked(studio: Studio, run, prompt: str):
         raise InputError("This run has no weights yet. Wait until it is done, or stop and keep it.")
     if not isinstance(prompt, str) or not prompt.strip():
         raise InputError("Write a prompt, such as “a church”.")
+    studio.limits().check_prompt(prompt)
     pipe = studio.pipe(studio.allowed_model(run.config.model))
     models.check_text(pipe, prompt)
     return pipe
@@ -111,6 +112,7 @@ def draw_sheet(
     pipe, key = checked(studio, run, prompt), key or OWN
     chosen, more = key_value(run, key, others), {"on_step": on_step} if on_step else {}
     left = [variant for variant in run.method.variants if variant != "original" or not originals]
+    studio.limits().check_pictures(len(left) * len(seeds), config and config.steps)
     with studio.turn():
         images = generation.compare(
             pipe, [prompt], list(seeds), run, key=chosen, config=config, variants=left, **more

@@ -15,13 +15,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import gradio as gr
+from gradio.context import LocalContext
 from PIL import Image
 
 from .. import generation, jobs, models, presets, runs
 from ..config import EraseConfig
 from ..errors import InputError, KpopError, RunError
 from ..evaluation import detectors
+from ..exposure import Exposure
 from ..kept import keep, opened
+from ..limits import UNLIMITED, Limits
+from ..run_status import ACTIVE
+from ..visitors import HOST, LOCAL, NOBODY
 
 if TYPE_CHECKING:
     from ..pace import Pace
@@ -37,7 +42,8 @@ class Studio:
     runs_dir: Path
     model: str = "emoji"
     device: str = "auto"
-    read_only: bool = False
+    exposure: Exposure = field(default_factory=Exposure)
+    address: str | None = None  # where others reach the app, once it is known
     _clicks: int = 0
     _first: threading.Condition = field(default_factory=threading.Condition, repr=False)
     _guard: threading.RLock = field(default_factory=threading.RLock, repr=False)
@@ -46,6 +52,11 @@ class Studio:
     _pace: Pace | None = field(default=None, repr=False)
     _memory: dict = field(default_factory=dict, repr=False)
     _scratch: tempfile.TemporaryDirectory | None = field(default=None, repr=False)
+
+    @property
+    def read_only(self) -> bool:
+        """Whether runs are shown here and none is started or changed."""
+        return self.exposure.read_only
 
     def pipe(self, model: str | None = None):
         """The pipeline of `model` (default: the app's); one is held at a time. Raises ModelError."""
@@ -146,17 +157,63 @@ class Studio:
         return folder
 
     def run(self, run_id: str | None):
-        """The run of that id, checked. Raises RunError in words when there is none."""
+        """The run of that id, if whoever asks may see it. Raises RunError in words when there is none."""
         if not run_id or not isinstance(run_id, str):
             raise RunError("No run is chosen. Train one in step 2, or choose one at the top of the page.")
-        for run in runs.list_runs(self.runs_dir):
+        for run in self.all_runs():
             if run.id == run_id:
                 return run
-        raise RunError(f"There is no run {run_id[:60]!r}. Choose one from the list at the top of the page.")
+        whose = " of yours" if self.exposure.shared else ""
+        raise RunError(
+            f"There is no run {run_id[:60]!r}{whose}. Choose one from the list at the top of the page."
+        )
 
     def all_runs(self) -> list:
-        """Every run that can be read, newest first, the example last."""
-        return runs.list_runs(self.runs_dir)
+        """Every run that can be read and that whoever asks may see, newest first, the example last."""
+        who = self.asking()
+        return [run for run in runs.list_runs(self.runs_dir) if self.may_see(run, who)]
+
+    def asking(self) -> str:
+        """Who is behind the event that is handled now; LOCAL outside of one, on a shared app NOBODY."""
+        who = visitor(LocalContext.request.get(None))
+        return NOBODY if who == LOCAL and self.exposure.shared else who
+
+    def may_see(self, run, who: str) -> bool:
+        """Whether a visitor may look at a run and draw with its key."""
+        if not self.exposure.shared or self.read_only or run.is_example or who == HOST:
+            return True
+        status = run.status
+        return status.public or (who != NOBODY and status.owner == who)
+
+    def may_change(self, run, who: str) -> bool:
+        """Whether a visitor may stop, resume, delete, release or go on from a run."""
+        if self.read_only or run.is_example:
+            return False
+        return not self.exposure.shared or (who != NOBODY and who in (run.status.owner, HOST))
+
+    def limits(self) -> Limits:
+        """What whoever asks may ask for."""
+        return UNLIMITED if self.asking() == HOST else self.exposure.limits
+
+    def submit(self, config: EraseConfig, owner: str):
+        """Queue a run of a visitor. Raises KpopError, beyond their limits too."""
+        if self.read_only:
+            raise RunError("This page is read-only: runs cannot be started here.")
+        self.limits().check_run(config.resolved())
+        with self._guard:  # between counting and queueing nobody else comes in
+            self.limits().check_queue(*self._counted(owner))
+            return jobs.submit(config, self.runs_dir, owner=owner, device=self.device)
+
+    def resume(self, run) -> str:
+        """jobs.resume within the limits of the run's owner."""
+        with self._guard:
+            self.limits().check_queue(*self._counted(run.status.owner), new=False)
+            return jobs.resume(run)
+
+    def _counted(self, owner: str) -> tuple[int, int]:
+        """A visitor's runs that wait or train, and all of them."""
+        states = [its.state for run in runs.list_runs(self.runs_dir) if (its := run.status).owner == owner]
+        return sum(state in ACTIVE for state in states), len(states)
 
     def allowed_model(self, model: str | None) -> str:
         """A model this app may load for a visitor: one of the table or the app's own."""
@@ -206,8 +263,8 @@ def cache_dir() -> Path:
 
 
 def visitor(request: gr.Request | None) -> str:
-    """Who owns what is started: the login, or "local" on an app without one."""
-    return (getattr(request, "username", None) or "local") if request else "local"
+    """Who asks, as the gate found out: LOCAL on an app that only this machine reaches, HOST, or an id."""
+    return getattr(getattr(request, "state", None), "visitor", LOCAL)
 
 
 def seeds_from(text: str | Sequence[int] | int, most: int = 8) -> list[int]:

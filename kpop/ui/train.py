@@ -209,7 +209,7 @@ def wire_train(page: Page, step: TrainStep, words: ConceptsStep, tab: gr.Tab, lo
     @plainly
     def resume(run_id, request: gr.Request):
         owned(studio, run_id, request)
-        gr.Info(jobs.resume(studio.run(run_id)), title="Resumed")
+        gr.Info(studio.resume(studio.run(run_id)), title="Resumed")
         return look_again(run_id)
 
     @plainly
@@ -265,14 +265,13 @@ def wire_train(page: Page, step: TrainStep, words: ConceptsStep, tab: gr.Tab, lo
 
 def start_run(studio: Studio, forget, keep, neutral, preset_name, paper, values, owner):
     """Check everything and queue a run. Raises KpopError in words."""
-    if studio.read_only:
-        raise RunError("This page is read-only: runs cannot be started here.")
     preset = presets.load_preset(preset_name) if preset_name else None
     config = config_from(studio.model, forget, keep, neutral, preset, paper, values)
+    studio.limits().check_run(config.resolved())
     pipe = studio.pipe()
     for text in all_texts(config.resolved()):
         models.check_text(pipe, text)
-    return jobs.submit(config, studio.runs_dir, owner=owner, device=studio.device)
+    return studio.submit(config, owner)
 
 
 def owned(studio: Studio, run_id: str, request: gr.Request | None) -> None:
@@ -282,5 +281,5 @@ def owned(studio: Studio, run_id: str, request: gr.Request | None) -> None:
         raise RunError("This page is read-only: runs cannot be changed here.")
     if run.is_example:
         raise RunError("This is the example that ships with the app. Train a run of your own in step 2.")
-    if run.status.owner != visitor(request):
+    if not studio.may_change(run, visitor(request)):
         raise RunError("Somebody else started this run, so only they can change it.")

@@ -164,6 +164,7 @@ def draw_grid(
     usual = {"run": run, "prompt": prompt, "seed": seed, "guidance": None, "steps": None}
     asked = [[{**usual, down.kind: y, across.kind: x} for x in across.values] for y in down.values]
     cells = [cell for row in asked for cell in row]
+    studio.limits().check_pictures(len(cells), max(cell["steps"] or 0 for cell in cells))
     groups: dict[tuple, list[dict]] = {}  # what one call of generate draws: all its prompts by all its seeds
     for cell in cells:
         groups.setdefault((cell["run"].id, cell["guidance"], cell["steps"]), []).append(cell)

@@ -1,0 +1,82 @@
+"""What one visitor of a shared app may ask for, and the sentences that refuse more."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .errors import InputError, RunError
+
+if TYPE_CHECKING:
+    from .config import EraseConfig
+
+
+@dataclass(frozen=True)
+class Limits:
+    """None: no limit. active: a visitor's runs that wait or train; kept: all that lie in the folder;
+    steps, batch, key (k of prompt_tokens_factor), concepts (retained ones count too) and phrasings of a run;
+    prompt: characters; pictures, sampling: pictures of one click, and sampling steps of each.
+    """
+
+    active: int | None = None
+    kept: int | None = None
+    steps: int | None = None
+    batch: int | None = None
+    key: int | None = None
+    concepts: int | None = None
+    phrasings: int | None = None
+    prompt: int | None = None
+    pictures: int | None = None
+    sampling: int | None = None
+
+    def check_run(self, config: EraseConfig) -> None:
+        """Raise InputError where a run is larger than allowed. config: resolved."""
+        words = len(config.concepts) + len(config.retain or ())
+        for asked, most, what in (
+            (config.steps, self.steps, "steps"),
+            (config.batch_size, self.batch, "rows a step (batch)"),
+            (config.prompt_tokens_factor, self.key, "as the size of the key"),
+            (words, self.concepts, "concepts, those to keep among them"),
+            (len(config.templates or ()), self.phrasings, "phrasings"),
+        ):
+            if most is not None and (asked or 0) > most:
+                raise InputError(f"This app is shared: a run may have at most {most} {what}, not {asked}.")
+
+    def check_queue(self, active: int, kept: int, new: bool = True) -> None:
+        """Raise RunError where a visitor with that many runs may not start (new) or resume another one."""
+        if self.active is not None and active >= self.active:
+            runs = "run" if self.active == 1 else "runs"
+            raise RunError(
+                f"This app is shared: {self.active} {runs} a visitor may wait or train. "
+                "Wait for yours, or stop it."
+            )
+        if new and self.kept is not None and kept >= self.kept:
+            raise RunError(
+                f"This app is shared: a visitor may keep {self.kept} runs. Delete one of yours first."
+            )
+
+    def check_prompt(self, text: str) -> None:
+        """Raise InputError where a prompt is longer than allowed."""
+        if self.prompt is not None and len(text) > self.prompt:
+            raise InputError(f"This app is shared: a prompt may have at most {self.prompt} characters.")
+
+    def check_pictures(self, count: int, steps: int | None = None) -> None:
+        """Raise InputError where one click would draw more than allowed. steps: None for the usual."""
+        if self.pictures is not None and count > self.pictures:
+            raise InputError(
+                f"This app is shared: at most {self.pictures} pictures a click, not {count}. "
+                "Take fewer seeds."
+            )
+        if self.sampling is not None and (steps or 0) > self.sampling:
+            raise InputError(f"This app is shared: at most {self.sampling} sampling steps, not {steps}.")
+
+
+UNLIMITED = Limits()
+ROOM = Limits(
+    active=2, kept=12, steps=2000, batch=16, key=20, concepts=24, phrasings=20, prompt=400, pictures=24,
+    sampling=100,
+)  # fmt: skip
+SPACE = Limits(
+    active=1, kept=3, steps=600, batch=8, key=10, concepts=20, phrasings=20, prompt=200, pictures=12,
+    sampling=50,
+)  # fmt: skip
