@@ -27,17 +27,21 @@ def app_command(*flags: str) -> list[str]:
 
 
 @contextmanager
-def running_app(folder: Path, *flags: str) -> Iterator[str]:
+def running_app(folder: Path, *flags: str, env: dict[str, str] | None = None) -> Iterator[str]:
     """Address of the app over `folder`/runs, with caches and temporary files in `folder` too."""
     port = free_port()
     address = f"http://127.0.0.1:{port}/"
     for name in ("cache", "tmp"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    env = os.environ | {
-        "KPOP_CACHE": os.environ.get("KPOP_CACHE", str(folder / "cache")),
-        "GRADIO_TEMP_DIR": str(folder / "tmp"),
-        "HF_HUB_OFFLINE": "1",
-    }
+    env = (
+        os.environ
+        | (env or {})
+        | {
+            "KPOP_CACHE": os.environ.get("KPOP_CACHE", str(folder / "cache")),
+            "GRADIO_TEMP_DIR": str(folder / "tmp"),
+            "HF_HUB_OFFLINE": "1",
+        }
+    )
     output = folder / f"app-{port}.txt"
     with open(output, "wb") as file:
         process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""How far the app is open: who may come in, who is told apart, what a visitor may do. One table, one function.
+"""How far the app is open: who may come in, who is told apart, what a visitor may do. One function.
 
 who reaches it       login                                read-only                   limits
 this machine         none, or a given one                 --read-only                 none; ROOM with a login

@@ -4,6 +4,18 @@ import shutil
 
 import pytest
 from attribution_pipelines import random_pipeline
+from shared_app import (  # noqa: F401
+    address,
+    ann,
+    anns,
+    bob,
+    boss,
+    hosts,
+    served,
+    shared_folder,
+    shared_model,
+    trained,
+)
 
 from kpop import EraseConfig
 

@@ -16,6 +16,7 @@ import gradio as gr
 from .. import jobs, models
 from ..attribution_measures import head_table
 from ..config import EraseConfig
+from ..errors import InputError
 from ..run_texts import all_texts
 from .boundary import plainly
 from .page import GPU
@@ -101,6 +102,8 @@ def start_endpoint(studio: Studio):
         for name in ("concepts", "retain"):
             if isinstance(given.get(name), str):
                 given[name] = [given[name]]
+        if studio.exposure.shared and given["model"] != studio.model:
+            raise InputError("This app is shared: runs are of its own model. Leave model out.")
         config = EraseConfig.from_dict(given)
         studio.limits().check_run(config.resolved())
         pipe = studio.pipe(config.model)

@@ -1,0 +1,263 @@
+"""What docs/security.md promises, tried on the app as a workshop shares it."""
+
+import contextlib
+import io
+import shutil
+import zipfile
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from app_process import running_app
+from shared_app import ROOM_LOGIN, Person, by_element, launch, listed, pressed, run_events
+
+from kpop.exposure import Exposure, Login
+from kpop.hidden_prompt import HiddenPrompt
+from kpop.key_scan import find_key, fingerprints, secret_tensors
+from kpop.limits import SPACE
+
+OPEN = {"/", "/login", "/logout", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt"}
+OPEN |= {"/gradio_api/theme.css", "/gradio_api/startup-events", "/gradio_api/app_id"}
+FILES = {"/assets/{path:path}", "/static/{path:path}", "/svelte/{path:path}"}
+
+
+def routes(app):
+    """(method, path) of everything the server answers."""
+    found, stack = [], list(app.routes)
+    while stack:
+        route = stack.pop()
+        stack += getattr(getattr(route, "original_router", None), "routes", [])  # gradio's own, included
+        found += [(method, route.path) for method in getattr(route, "methods", None) or ()]
+    return found
+
+
+def test_nothing_but_the_login_page_is_answered_without_a_login(address, served):
+    stranger = httpx.Client(base_url=address)
+    known = routes(served.app)
+    assert len(known) > 40 and ("POST", "/gradio_api/queue/join") in known
+    answered = set()
+    for method, path in known:
+        url = path.replace("{path:path}", "x").replace("{", "").replace("}", "").replace(":path", "")
+        if stranger.request(method, url, **({"json": {}} if method == "POST" else {})).status_code != 401:
+            answered.add(path.rstrip("/") or "/")
+    assert answered <= OPEN | FILES
+    for path in ("/config", "/gradio_api/info", "/gradio_api/file=/etc/passwd", "/monitoring/summary"):
+        assert stranger.get(path).status_code == 401
+    page = stranger.get("/").text
+    assert '"auth_required":true' in page.replace(" ", "") and "run-picker" not in page
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:1"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+    ],
+)
+def test_other_sites_cannot_act_for_a_visitor(ann, headers):
+    answer = ann.http.post("/gradio_api/call/list_runs", json={"data": []}, headers=headers)
+    assert (answer.status_code, answer.json()["detail"]) == (
+        403,
+        "This request came from a page of another site.",
+    )
+    assert ann.get("/config", headers=headers).status_code == (403 if "Origin" in headers else 200)
+    own = {"Origin": ann.address, "Sec-Fetch-Site": "same-origin"}
+    assert ann.http.post("/gradio_api/call/list_runs", json={"data": []}, headers=own).status_code == 200
+    proxied = {"Origin": "https://studio.example", "X-Forwarded-Host": "studio.example"}
+    assert ann.get("/config", headers=proxied).status_code == 200
+
+
+def test_frames_sniffing_and_referrers_are_closed(ann):
+    headers = ann.get("/").headers
+    assert headers["content-security-policy"] == "frame-ancestors 'self'"
+    assert (headers["x-content-type-options"], headers["referrer-policy"]) == ("nosniff", "same-origin")
+
+
+def test_guessing_the_password_is_slowed_down(address):
+    def tries(password, **headers):
+        data = {"username": ROOM_LOGIN.user, "password": password}
+        return httpx.post(f"{address}/login", data=data, headers=headers)
+
+    here = {"X-Forwarded-For": "198.51.100.7"}  # a proxy on this machine names the visitor's address
+    assert {tries(f"guess {i}", **here).status_code for i in range(10)} == {400}
+    refused = tries(ROOM_LOGIN.password, **here)
+    assert refused.status_code == 429 and 0 < int(refused.headers["retry-after"]) <= 60
+    assert "Try again in" in refused.json()["detail"]
+    assert tries(ROOM_LOGIN.password, **{"X-Forwarded-For": "198.51.100.8"}).status_code == 200
+
+
+def test_requests_too_large_are_not_read(ann):
+    assert ann.http.post("/gradio_api/queue/join", content=b"[" * 4_000_001).status_code == 413
+    assert ann.http.post("/gradio_api/queue/join", content=iter([b"{}"])).status_code == 411
+    answer = ann.http.post("/gradio_api/upload", files={"files": ("a.png", b"0" * 1_100_000)})
+    assert answer.status_code == 413
+
+
+TRAVERSALS = [
+    "../",
+    "../../etc/passwd",
+    "/etc/passwd",
+    "..%2f..%2fetc",
+    "example-run/../x",
+    ".",
+    "..",
+    "a\0b",
+    "C:\\x",
+]
+
+
+@pytest.mark.parametrize("name", ["run_status", "stop_run", "resume_run", "compare", "attribute"])
+def test_ids_are_no_paths(ann, name):
+    fields = {"prompt": "a church"} if name in ("compare", "attribute") else {}
+    for run in TRAVERSALS:
+        worked, said = ann.call(name, run=run, **fields)
+        assert not worked and "There is no run" in str(said), run
+    for run in (None, 7, ["a"], {"path": "/etc/passwd"}):
+        worked, said = ann.call(name, run=run, **fields)
+        assert not worked, run
+
+
+@pytest.mark.parametrize("field", ["preset", "base_run", "key"])
+def test_other_names_are_no_paths_either(ann, anns, field):
+    said_so = ("no preset", "no run", "Unknown key", "must be one line")
+    for text in TRAVERSALS:
+        if field == "key":
+            worked, said = ann.call("compare", run=anns.id, prompt="a church", key=text)
+        else:
+            worked, said = ann.call("start_run", concepts=["church"], **{field: text})
+        assert not worked and any(w in str(said) for w in said_so), said
+
+
+def test_a_file_field_takes_uploads_only(ann, anns, trained, shared_folder):
+    number, inputs = by_element(ann, "restore")
+    secret = next(anns.secret_dir.glob("*.safetensors"))
+    for path in (secret, anns.path / "config.json", "/etc/passwd", shared_folder / "runs" / ".visitors"):
+        file = {"path": str(path), "meta": {"_type": "gradio.FileData"}}
+        worked, said = ann.event(number, [{"restore": file}.get(one, anns.id) for one in inputs])
+        assert not worked, path
+        assert ann.get(f"/gradio_api/file={path}").status_code in (403, 404)
+    put = ann.http.post("/gradio_api/upload", files={"files": ("../../../evil.png", b"no picture")})
+    assert Path(put.json()[0]).is_relative_to(shared_folder / "gradio") and ".." not in put.json()[0]
+    assert not list(shared_folder.parent.glob("evil.png"))
+
+
+def test_the_key_is_in_no_answer_no_log_and_no_served_file(ann, boss, anns, shared_folder, tmp_path, capfd):
+    """Everything people hear while they use a run, what the app prints, and all it leaves on the disk."""
+    for person in (ann, boss):
+        person.heard.clear()
+        person.call("run_status", run=anns.id)
+        person.call("list_runs")
+        for key in ("own", "none", "random"):
+            assert person.call("compare", run=anns.id, prompt="a church", seeds="1", key=key)[0]
+        worked, told = person.call("attribute", run=anns.id, prompt="a church", seed=1)
+        assert worked
+        for number, place, kinds in run_events(person):
+            if not person.config["dependencies"][number]["queue"]:
+                data = [anns.id if i == place else props.get("value") for i, props in enumerate(kinds)]
+                person.event(number, data)
+    worked, said = pressed(ann, "release-make", anns, **{"release-forms": ["delta"]})
+    assert worked, said
+    files = [one["url"] for one in _files([told, said])]
+    assert len(files) > 2
+    fetched = [ann.get(url) for url in files]
+    assert all(one.status_code == 200 for one in fetched)
+    out, err = capfd.readouterr()
+    heard = shared_folder / "heard"
+    heard.mkdir()
+    answers = [*ann.heard, *boss.heard, *(one.content for one in fetched), out.encode(), err.encode()]
+    for number, data in enumerate(answers):
+        (heard / f"{number}").write_bytes(data)
+        if zipfile.is_zipfile(io.BytesIO(data)):
+            zipfile.ZipFile(io.BytesIO(data)).extractall(heard / f"zip-{number}")
+    assert list(heard.rglob("*.safetensors")) and list((shared_folder / "gradio").rglob("*.png"))
+    assert len(list((shared_folder / "tmp").glob("kpop-studio-*/*"))) > 1
+    found = find_key(shared_folder, fingerprints(secret_tensors(anns)))
+    assert found and {path.parent.name for path in found} == {"secret"}
+    assert find_key(tmp_path, fingerprints(secret_tensors(anns))) == []  # the cache
+    p = HiddenPrompt.load(anns.key_path()).key.flatten()[:300]
+    shown = [f"{value:.5f}" for value in p.tolist() if abs(value) > 0.01]
+    text = b"".join(answers).decode(errors="replace")
+    assert len(shown) > 100 and not any(value in text for value in shown)
+
+
+def _files(value):
+    """FileData in an answer, at any depth."""
+    if isinstance(value, dict):
+        if "url" in value and "path" in value:
+            yield value
+        value = list(value.values())
+    for one in value if isinstance(value, list) else []:
+        yield from _files(one)
+
+
+@pytest.fixture
+def open_app(tmp_path, shared_model, monkeypatch):
+    """Launches the app with another exposure; closes it at the end."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
+    launched = []
+
+    def start(exposure):
+        launched.append(launch(tmp_path, shared_model, exposure))
+        return launched[-1].local_url.rstrip("/")
+
+    yield start
+    for demo in launched:
+        demo.close()
+
+
+CHANGING = ["train-default", "train-paper", "stop-run", "resume-run", "clone-run", "delete-run", "delete-yes"]
+CHANGING += ["release-make", "seal-key", "open-key"]
+
+
+def test_a_gallery_has_no_buttons_that_change_runs(open_app, trained, tmp_path, address):
+    shutil.copytree(trained.path, tmp_path / "runs" / trained.id)
+    person = Person(open_app(Exposure(shared=True, read_only=True, space=True, limits=SPACE)))
+    there = {one["props"].get("elem_id") for one in person.config["components"]}
+    assert not there & set(CHANGING) and {"draw", "watch", "run-picker"} <= there
+    names = {one["api_name"] for one in person.config["dependencies"] if one["api_visibility"] == "public"}
+    assert names == {"run_status", "list_runs", "compare", "attribute"}
+    assert listed(person) == {trained.id}  # what lies in the folder is what is shown
+    assert person.call("compare", run=trained.id, prompt="a church", seeds="1")[0]
+    worked, said = person.call("compare", run=trained.id, prompt="a church", seeds="0-7")
+    assert not worked and "at most 12 pictures a click, not 24" in str(said)
+    line = httpx.get(person.address).headers["set-cookie"]
+    assert all(word in line for word in ("SameSite=None", "Secure", "Partitioned", "HttpOnly"))
+    assert "content-security-policy" not in httpx.get(person.address).headers  # a Space is shown in a frame
+    full = {one["props"].get("elem_id") for one in Person(address, ROOM_LOGIN).config["components"]}
+    assert set(CHANGING) <= full
+
+
+def test_an_app_without_a_login_answers_to_names_of_this_machine_only(open_app):
+    address = open_app(Exposure())
+    port = address.rpartition(":")[2]
+    assert httpx.get(address, headers={"Host": f"localhost:{port}"}).status_code == 200
+    refused = httpx.get(address, headers={"Host": f"evil.example:{port}"})
+    assert refused.status_code == 403 and "127.0.0.1 and localhost only" in refused.json()["detail"]
+    assert "set-cookie" not in httpx.get(address).headers
+
+
+def test_passwords_are_on_no_process_list_and_only_the_app_listens(tmp_path, shared_model, trained):
+    passwords = ("ROOM-passw0rd", "BOSS-passw0rd")
+    env = {"KPOP_AUTH": f"room:{passwords[0]}", "KPOP_FACILITATOR": f"boss:{passwords[1]}"}
+    with running_app(tmp_path, "--model", shared_model, env=env) as address:
+        person = Person(address.rstrip("/"), Login("room", passwords[0]))
+        worked, told = person.call("start_run", concepts=["church"], retain=["castle"], steps=2000)
+        assert worked, told
+        port = int(address.rstrip("/").rpartition(":")[2])
+        app = next(one for one in psutil.Process().children(recursive=True) if f"{port}" in one.cmdline())
+        family = [app, *app.children(recursive=True)]
+        assert len(family) > 1  # the training
+        assert {c.laddr.port for one in family for c in one.net_connections() if c.status == "LISTEN"} == {
+            port
+        }
+        for one in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                assert not any(word in " ".join(one.cmdline()) for word in passwords)
+        for one in family[1:]:
+            assert not set(one.environ()) & set(env)
+        log = "".join(path.read_text() for path in tmp_path.rglob("*.txt"))
+        assert "KPOP Studio is ready" in log and not any(word in log for word in passwords)
