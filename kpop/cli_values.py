@@ -71,11 +71,17 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def _loader() -> type:
-    """A safe YAML loader that reads 1e-5 as a number, as YAML 1.2 and people do."""
+    """A safe YAML loader that reads 1e-5 as a number, as YAML 1.2 and people do, and no aliases.
+
+    Aliases of aliases make a few lines as long as one likes ("billion laughs").
+    """
     import yaml
 
     class Loader(yaml.SafeLoader):
-        pass
+        def compose_node(self, parent, index):
+            if self.check_event(yaml.AliasEvent):
+                raise yaml.YAMLError("aliases (*name) are not read; write the value out.")
+            return super().compose_node(parent, index)
 
     Loader.add_implicit_resolver(
         "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")

@@ -95,10 +95,10 @@ def test_a_saved_picture_brings_its_settings_back(studio, runs):
     assert sheets.saved_sheet(runs[0], "a church", [7], "random") is None  # drawn in a way of its own
 
 
-def png(text=None, name="kpop", size=(2, 2)):
+def png(text=None, name="kpop", size=(2, 2), packed=False):
     info = PngImagePlugin.PngInfo()
     if text is not None:
-        info.add_itxt(name, text if isinstance(text, str) else json.dumps(text))
+        info.add_itxt(name, text if isinstance(text, str) else json.dumps(text), zip=packed)
     file = io.BytesIO()
     Image.new("RGB", size).save(file, "PNG", pnginfo=info)
     return file.getvalue()
@@ -124,6 +124,7 @@ STORY = {
         (png("{"), "does not say"),
         (png("[" * 10_000), "does not say"),
         (png("x" * 30_000), "does not say"),
+        (png("x" * 20_000_000, packed=True), "not a PNG"),
         (png([1]), "does not say"),
         (png({**STORY, "config": None}), "does not say"),
         (png(STORY, size=(5000, 1)), "4096 pixels"),

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -261,3 +262,14 @@ def test_passwords_are_on_no_process_list_and_only_the_app_listens(tmp_path, sha
             assert not set(one.environ()) & set(env)
         log = "".join(path.read_text() for path in tmp_path.rglob("*.txt"))
         assert "KPOP Studio is ready" in log and not any(word in log for word in passwords)
+
+
+def test_the_tests_named_in_the_documentation_are_there():
+    here = Path(__file__).parent
+    text = (here.parent / "docs" / "security.md").read_text("utf-8")
+    named = set(re.findall(r"`(test_\w+)`", text))
+    tests = {
+        name for path in here.glob("test_*.py") for name in re.findall(r"def (test_\w+)", path.read_text())
+    }
+    assert len(named) > 15 and named <= tests
+    assert {path for path in re.findall(r"\btest_\w+\.py", text) if not (here / path).is_file()} == set()

@@ -32,6 +32,12 @@ def test_a_runs_own_config_json_is_a_settings_file(tmp_path):
     assert read("--config", file) == cfg
 
 
+LAUGHS = "steps:\n- &a [1, 1]\n" + "".join(
+    f"- &{name} [{', '.join([f'*{before}'] * 9)}]\n"
+    for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
 @pytest.mark.parametrize(
     "name, text, words",
     [
@@ -46,6 +52,7 @@ def test_a_runs_own_config_json_is_a_settings_file(tmp_path):
         ("a.yaml", "concepts: [church]\nlearning_rate: .nan", "learning_rate must be a number"),
         ("a.yaml", "!!python/object/apply:os.system ['true']", "cannot be read"),
         ("a.yaml", "a: \x00", "cannot be read"),
+        ("a.yaml", LAUGHS, "aliases"),
         ("gone.yaml", None, "No such file"),
     ],
 )

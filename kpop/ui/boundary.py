@@ -12,6 +12,7 @@ import gradio as gr
 from ..errors import KpopError
 
 log = logging.getLogger("kpop.ui")
+MOST_TOLD = 2000  # characters
 UNEXPECTED = "Something broke on our side and was written to the app's log. Try again, or restart the app."
 
 
@@ -22,7 +23,8 @@ def plainly(handler: Callable) -> Callable:
         if isinstance(error, gr.Error):
             return error
         if isinstance(error, KpopError):
-            return gr.Error(str(error), title="Please check", print_exception=False)
+            # What was typed is quoted in some sentences, and may be very long.
+            return gr.Error(str(error)[:MOST_TOLD], title="Please check", print_exception=False)
         if isinstance(error, OSError) and error.errno == 28:
             return gr.Error(
                 "The disk is full. Free some space and try again; nothing was lost.",
