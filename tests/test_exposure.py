@@ -9,8 +9,8 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
-from app_process import REPO, app_command, free_port
 
+from benchmarks.app_process import REPO, app_command, free_port
 from kpop import EraseConfig, InputError, RunError
 from kpop.address import local_address, others_address, qr_image, qr_text
 from kpop.exposure import ON_COMMAND_LINE, Exposure, Login, exposure_of

@@ -10,9 +10,9 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from app_process import running_app
 from shared_app import ROOM_LOGIN, Person, by_element, launch, listed, pressed, run_events
 
+from benchmarks.app_process import running_app
 from kpop.exposure import Exposure, Login
 from kpop.hidden_prompt import HiddenPrompt
 from kpop.key_scan import find_key, fingerprints, secret_tensors
