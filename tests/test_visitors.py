@@ -8,6 +8,8 @@ import pytest
 from gradio_client import Client
 from shared_app import CONCEPT, ROOM_LOGIN, by_element, copied, listed, pressed, run_events
 
+from kpop import cli
+
 
 def fingerprint(run):
     """Hash of a run folder's files, but for what looking at it writes."""
@@ -75,8 +77,13 @@ def test_anothers_run_is_not_there_for_any_event_of_the_page(ann, bob, anns, hos
 
 
 def test_a_public_run_is_looked_at_by_all_and_changed_by_none(bob, boss, trained, ann):
-    run = copied(trained, "20260101-000000-show-0c33", ann.visitor, public=True)
+    run = copied(trained, "20260101-000000-show-0c33", ann.visitor)
+    assert listed(bob) == set()
+    assert cli.main(["runs", "publish", str(run.path)]) == 0
     assert listed(bob) == {run.id}
+    assert cli.main(["runs", "publish", str(run.path), "--undo"]) == 0
+    assert listed(bob) == set()
+    assert cli.main(["runs", "publish", str(run.path)]) == 0
     worked, said = bob.call("compare", run=run.id, prompt="a church", seeds="1")
     assert worked and said[1]["run"] == run.id
     before = fingerprint(run)
