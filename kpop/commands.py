@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import jobs, runs
 from .cli_values import concept_list, erase_config, generation_config, seed_list
@@ -21,6 +22,10 @@ from .release_commands import for_key
 from .run_commands import named_run, runs_dir
 from .runs import Run
 from .tracking import check_tracker, tracked
+from .turns import shared_turn
+
+if TYPE_CHECKING:
+    from .evaluation.detectors import Detector
 
 
 def train(args: argparse.Namespace) -> int:
@@ -196,22 +201,11 @@ def evaluate(args: argparse.Namespace) -> None:
         from .prompt_commands import evaluate_prompts
 
         return evaluate_prompts(args)
-    if not args.run:
-        raise InputError("Name the run to evaluate.")
-    for name in ("base_images", "erased", "retained", "scores", "reference", "thresholds", "limit"):
-        if getattr(args, name) is not None:
-            raise InputError(f"--{name.replace('_', '-')} goes with --prompts or --protocol sensitive.")
-    config, seeds, run = generation_config(args), seed_list(args.seeds), for_key(named_run(args), args)
+    config, seeds = generation_config(args), seed_list(args.seeds)
+    run, words, judge = words_asked(args)
     out = output_folder(args.out or f"evaluation-{run.id}")
-    every = (*run.config.concepts, *(run.config.retain or ()))
-    words = _split(args.words) if args.words else [concept_name(concept) for concept in every]
-    from .evaluation import detectors, protocol, report
+    from .evaluation import protocol, report
 
-    judge = detectors.load(args.judge or "emoji", args.device)
-    if judge.accuracy is None:
-        raise InputError("NudeNet names parts of bodies; ask for it with --protocol sensitive.")
-    for word in words:
-        protocol.accepted_labels(word, run.config, judge.labels)
     pipe = _pipe(args, run)
     from . import models
     from .generation import compare as draw
@@ -229,7 +223,7 @@ def evaluate(args: argparse.Namespace) -> None:
     }  # fmt: skip
 
     def pictures(prompt: str, some: list[int]) -> dict:
-        with jobs.device_lock(runs_dir(args)):
+        with shared_turn(runs_dir(args)):
             return draw(pipe, [prompt], some, run, key=key_of(args.key), config=config, safety=args.safety)
 
     with progress_bar("picture") as show:
@@ -241,6 +235,26 @@ def evaluate(args: argparse.Namespace) -> None:
     erased = ", ".join(map(concept_name, run.config.concepts))
     for path in report.write_report(found, out, f"What run {run.id} (erases {erased}) forgot and kept"):
         print(path)
+
+
+def words_asked(args: argparse.Namespace) -> tuple[Run, list[str], Detector]:
+    """The run, its words to draw and the judge of an evaluation by words. Raises KpopError."""
+    from .evaluation import detectors, protocol
+
+    if not args.run:
+        raise InputError("Name the run to evaluate.")
+    for name in ("base_images", "erased", "retained", "scores", "reference", "thresholds", "limit"):
+        if getattr(args, name) is not None:
+            raise InputError(f"--{name.replace('_', '-')} goes with --prompts or --protocol sensitive.")
+    run = for_key(named_run(args), args)
+    every = (*run.config.concepts, *(run.config.retain or ()))
+    words = _split(args.words) if args.words else [concept_name(concept) for concept in every]
+    judge = detectors.load(args.judge or "emoji", args.device)
+    if judge.accuracy is None:
+        raise InputError("NudeNet names parts of bodies; ask for it with --protocol sensitive.")
+    for word in words:
+        protocol.accepted_labels(word, run.config, judge.labels)
+    return run, words, judge
 
 
 def weights_stamp(run: Run) -> str:

@@ -10,7 +10,6 @@ import logging
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 import psutil
 
 from .config import EraseConfig
+from .detached import alive, signal_session, start_detached
 from .disk import disk_error, locked
 from .errors import KpopError, RunError
 from .key_sealing import check_open
@@ -41,11 +41,9 @@ __all__ = [
 ]
 
 HELD = ("starting", "running", "stopping")  # states with a process
-SILENT = 60.0  # seconds without a heartbeat after which a process of another host counts as dead
 TERM_AFTER = 60.0  # seconds from the wish to stop to SIGTERM
 KILL_AFTER = 90.0  # seconds from the wish to stop to SIGKILL
 LOG_LINES = 5  # lines of log.txt quoted in `error`
-REPO = Path(__file__).resolve().parent.parent
 
 log = logging.getLogger(__name__)
 
@@ -83,28 +81,14 @@ def _start(run: Run, device: str) -> bool:
     }
     if not run.transition(("queued",), **fresh, runner="local", error=None, stop_asked=None):
         return False
-    paths = [str(REPO), os.environ.get("PYTHONPATH", "")]
-    env = os.environ | {
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
-    }
     try:
-        with open(run.path / "log.txt", "ab") as output:
-            process = subprocess.Popen(
-                worker_command(run, device),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                env=env,
-            )
+        pid = start_detached(worker_command(run, device), run.path / "log.txt")
     except OSError as error:
         problem = f"The training process could not be started ({error.strerror or error}). Try again."
         run.update_status(state="failed", error=problem)
         return False
     # The worker writes the same of itself; this covers the time until it does.
-    threading.Thread(target=process.wait, name=f"reap-{process.pid}", daemon=True).start()
-    run.transition(HELD, **process_fields(process.pid))
+    run.transition(HELD, **process_fields(pid))
     return True
 
 
@@ -135,18 +119,6 @@ def queue_position(run: Run) -> int | None:
             held = its.state in HELD and its.host == host_name()
             before += held or (its.state == "queued" and _place((other, its)) < _place((run, status)))
     return before
-
-
-def alive(status: RunStatus) -> bool:
-    """Whether the process in a status still works: by pid on this host, by heartbeat on another."""
-    if status.host == host_name() and status.pid is not None:
-        try:
-            process = psutil.Process(status.pid)
-            same = status.create_time is None or abs(process.create_time() - status.create_time) < 1.0
-            return same and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.Error:
-            return False
-    return status.heartbeat is not None and time.time() - status.heartbeat <= SILENT
 
 
 def reconcile(runs_dir: str | Path) -> list[Run]:
@@ -190,13 +162,8 @@ def _reconcile(run: Run) -> bool:
 
 def _press(status: RunStatus, waited: float) -> None:
     """End a worker of ours that was asked to stop and did not; other programs (a notebook) are left alone."""
-    if status.runner != "local" or status.host != host_name() or status.pid is None or waited < TERM_AFTER:
-        return
-    try:
-        if os.getpgid(status.pid) == status.pid:
-            os.killpg(status.pid, signal.SIGKILL if waited >= KILL_AFTER else signal.SIGTERM)
-    except ProcessLookupError:
-        return  # it ended meanwhile
+    if status.runner == "local" and waited >= TERM_AFTER:
+        signal_session(status, signal.SIGKILL if waited >= KILL_AFTER else signal.SIGTERM)
 
 
 def stop(run: Run) -> None:

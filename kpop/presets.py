@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from .config import Concept, EraseConfig
+from .config import Concept, EraseConfig, names
 from .errors import InputError
 
 FOLDER = Path(__file__).resolve().parent.parent / "presets"
@@ -123,3 +124,15 @@ def _read(path: Path) -> Preset:
         sensitive=bool(values.get("sensitive", False)),
         model=values.get("model"),
     )
+
+
+def are_sensitive(concepts: Iterable[Concept], presets: Iterable[Preset]) -> bool:
+    """Whether a concept is one that one of the presets marks as sensitive."""
+    marked = {
+        name.lower()
+        for preset in presets
+        if preset.sensitive
+        for concept in preset.concepts
+        for name in names(concept)
+    }
+    return any(name.lower() in marked for concept in concepts for name in names(concept))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from . import jobs
 from .cli_values import concept_list, generation_config, seed_list
 from .command_output import output_folder, progress_bar
 from .config import EraseConfig, GenerationConfig
@@ -26,11 +25,68 @@ from .processes import Processes, launched
 from .release_commands import for_key
 from .run_commands import named_run, runs_dir
 from .runs import Run
+from .turns import shared_turn
 
 
 def evaluate_prompts(args: argparse.Namespace) -> None:
     """Pictures, predictions, metrics, report and plot in --out; a table and the paths on stdout."""
     processes = launched(args.device)  # gives each process its own GPU, so before any model is loaded
+    asked = prepare(args)
+    run, cases, judge, found = asked.run, asked.cases, asked.judge, asked.found
+    out = output_folder(args.out or f"evaluation-{run.id if run else 'pictures'}-{args.protocol}")
+    painter = _Painter(args, asked) if asked.drawn else None
+    settings = _settings(args, run, asked.table, judge, painter)
+    if processes.leads:
+        store = Predictions.open(out, settings, prompt_protocol.COLUMNS, prompt_protocol.key_of)
+    processes.wait()
+    if painter is not None:
+        found = found | painter.places(out / "pictures")
+    variants = [variant for variant in VARIANTS if variant in found]
+    every, paths = picture_folders.with_copies(cases, {variant: found[variant] for variant in variants})
+
+    def judged(some: Sequence[Case]) -> None:
+        prompt_protocol.predict(some, paths, judge, asked.measured, store)
+
+    if painter is not None:
+        # Several processes draw apart, and the first one judges what all have drawn.
+        painter.draw_missing(out / "pictures", processes, judged if processes.count == 1 else None)
+    if not processes.leads:
+        return
+    with progress_bar("prediction") as show:
+        prompt_protocol.predict(every, paths, judge, asked.measured, store, show)
+    store.tidy()
+    result = replace(
+        prompt_protocol.count(args.protocol, every, variants, store, asked.measured, **asked.counted),
+        distances=prompt_protocol.set_distances(every, paths, asked.measured, asked.references, out),
+        judge=judge.name if judge else None,
+        accuracy=judge.accuracy if judge else None,
+        settings=settings,
+    )
+    print(prompt_report.table(result))
+    what = f"run {run.id}" if run else f"the pictures in {Path(args.images).name}"
+    for path in prompt_report.write_prompt_report(result, out, f"{asked.table.name}: {what}, and the base"):
+        print(path)
+
+
+@dataclass(frozen=True)
+class PromptsAsked:
+    """What is drawn and looked for, checked. found: variant -> pictures made elsewhere; drawn: the others."""
+
+    config: GenerationConfig
+    run: Run | None
+    model: str | None
+    table: PromptTable
+    judge: Detector | None
+    cases: list[Case]
+    references: list[Path] | None
+    measured: scores.Scores
+    counted: dict[str, Any]
+    found: dict[str, dict]
+    drawn: list[str]
+
+
+def prepare(args: argparse.Namespace) -> PromptsAsked:
+    """Everything that can be refused before a picture is drawn. Raises KpopError."""
     config, run = generation_config(args), for_key(named_run(args) if args.run else None, args)
     model = args.model or (run.config.model if run else None)
     _check_sources(args, run)
@@ -40,32 +96,7 @@ def evaluate_prompts(args: argparse.Namespace) -> None:
     measured = _scores(args, table, judge, references)
     counted = _counted(args, table, cases, judge, measured)
     found, drawn = _sources(args, run, cases)
-    out = output_folder(args.out or f"evaluation-{run.id if run else 'pictures'}-{args.protocol}")
-    painter = _Painter(args, run, model, config, drawn, cases) if drawn else None
-    settings = _settings(args, run, table, judge, painter)
-    if processes.leads:
-        store = Predictions.open(out, settings, prompt_protocol.COLUMNS, prompt_protocol.key_of)
-    processes.wait()
-    if painter is not None:
-        found |= painter.draw_missing(out / "pictures", processes)
-    if not processes.leads:
-        return
-    variants = [variant for variant in VARIANTS if variant in found]
-    cases, paths = picture_folders.with_copies(cases, {variant: found[variant] for variant in variants})
-    with progress_bar("prediction") as show:
-        prompt_protocol.predict(cases, paths, judge, measured, store, show)
-    store.tidy()
-    result = replace(
-        prompt_protocol.count(args.protocol, cases, variants, store, measured, **counted),
-        distances=prompt_protocol.set_distances(cases, paths, measured, references, out),
-        judge=judge.name if judge else None,
-        accuracy=judge.accuracy if judge else None,
-        settings=settings,
-    )
-    print(prompt_report.table(result))
-    what = f"run {run.id}" if run else f"the pictures in {Path(args.images).name}"
-    for path in prompt_report.write_prompt_report(result, out, f"{table.name}: {what}, and the base"):
-        print(path)
+    return PromptsAsked(config, run, model, table, judge, cases, references, measured, counted, found, drawn)
 
 
 def _check_sources(args: argparse.Namespace, run: Run | None) -> None:
@@ -189,18 +220,25 @@ def _thresholds(text: str | None) -> Sequence[float]:
 class _Painter:
     """Draws what the folders lack: the model is loaded, and its prompts are checked, before the first."""
 
-    def __init__(self, args, run: Run | None, model: str, config: GenerationConfig, variants, cases):
+    def __init__(self, args, asked: PromptsAsked):
         from . import models
 
-        self.args, self.run, self.variants, self.cases = args, run, variants, cases
-        self.pipe = models.load_pipeline(model, device=args.device)
-        self.config = config.resolved(model)
+        self.args, self.run, self.variants, self.cases = args, asked.run, asked.drawn, asked.cases
+        self.pipe = models.load_pipeline(asked.model, device=args.device)
+        self.config = asked.config.resolved(asked.model)
         if models.known_words(self.pipe):  # other models cut what is too long, as the lists' own scripts do
-            for prompt in dict.fromkeys(case.prompt for case in cases):
+            for prompt in dict.fromkeys(case.prompt for case in self.cases):
                 models.check_text(self.pipe, prompt)
 
-    def draw_missing(self, place: Path, processes: Processes) -> dict[str, dict[str, list[Path]]]:
-        """Fill place/VARIANT; variant -> case number -> its picture."""
+    def places(self, place: Path) -> dict[str, dict[str, list[Path]]]:
+        """variant -> case number -> where its picture is drawn to."""
+        return {
+            variant: {case.number: [place / variant / f"{case.number}.png"] for case in self.cases}
+            for variant in self.variants
+        }
+
+    def draw_missing(self, place: Path, processes: Processes, on_batch: Callable | None) -> None:
+        """Fill place/VARIANT. on_batch: told the cases whose pictures are there, a batch at a time."""
         from .commands import key_of
         from .generation import compare_pairs
 
@@ -208,7 +246,7 @@ class _Painter:
 
         def draw(pairs):
             # Several processes have a device each; a single one leaves the page its turn between batches.
-            with jobs.device_lock(runs_dir(self.args)) if processes.count == 1 else nullcontext():
+            with shared_turn(runs_dir(self.args)) if processes.count == 1 else nullcontext():
                 return compare_pairs(
                     self.pipe, pairs, self.run, key, self.config, self.variants, safety=self.args.safety
                 )
@@ -222,11 +260,8 @@ class _Painter:
                 self.config.batch_size,
                 processes,
                 show if processes.leads else None,
+                on_batch,
             )
-        return {
-            variant: {case.number: [folder / f"{case.number}.png"] for case in self.cases}
-            for variant, folder in folders.items()
-        }
 
 
 def _settings(args, run: Run | None, table: PromptTable, judge, painter: _Painter | None) -> dict[str, Any]:

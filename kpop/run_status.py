@@ -1,12 +1,18 @@
-"""What status.json says of a run: its state, the process that runs it, and how far it is."""
+"""What status.json says of a run or an evaluation: its state, the process that works on it, how far it is."""
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import socket
 import time
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+from .disk import brief, locked, write_json
+from .errors import RunError
 
 SCHEMA = 1
 STATES = ("queued", "starting", "running", "stopping", "done", "stopped", "failed", "interrupted")
@@ -62,6 +68,45 @@ class RunStatus:
             if known.get(name) is not None:
                 known[name] = str(known[name])
         return cls(**known)
+
+
+def read_status(folder: Path) -> tuple[RunStatus, str | None]:
+    """The status in a folder, and what is wrong with it; a damaged one reads as failed."""
+    try:
+        return RunStatus.from_dict(json.loads((folder / "status.json").read_text("utf-8"))), None
+    except FileNotFoundError:
+        problem = "Its status.json is missing from the run folder"
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        problem = f"Its status.json cannot be read ({brief(error)})"
+    try:
+        made = folder.stat().st_mtime
+    except OSError:
+        made = 0.0
+    return RunStatus(state="failed", made=made), problem
+
+
+def change_status(folder: Path, states: Sequence[str] | None, changes: dict) -> RunStatus | None:
+    """Change fields of a folder's status.json under its lock; the new status.
+
+    states: only if the state is one of them at that moment, else nothing and None. Raises RunError.
+    """
+    if changes.get("state", "queued") not in STATES:
+        raise RunError(f"Unknown state {changes['state']!r}. Use one of: {', '.join(STATES)}.")
+    if not folder.is_dir():
+        raise RunError(f"{folder} is gone: the run was deleted or moved.")
+    with locked(folder / "status.lock"):
+        status = read_status(folder)[0]
+        if states is not None and status.state not in states:
+            return None
+        # A stop asked for meanwhile must not be overwritten by the trainer's "running".
+        if changes.get("state") in ("starting", "running") and status.state == "stopping":
+            changes = {**changes, "state": "stopping"}
+        who = (changes.get("pid", status.pid), changes.get("host", status.host))
+        if "heartbeat" not in changes and (who == (os.getpid(), host_name()) or "step" in changes):
+            changes = {**changes, "heartbeat": time.time()}
+        status = replace(status, **changes)
+        write_json(folder / "status.json", asdict(status))
+        return status
 
 
 def host_name() -> str:

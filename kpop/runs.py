@@ -2,6 +2,7 @@
 
 <runs>/<id>/config.json  status.json  metrics.jsonl  log.txt  samples/  checkpoint/  weights.safetensors
             secret/      prompt tensors and their optimizer state, readable by the owner only
+            evaluations/ a folder an evaluation in the background: see evaluation/background.py
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import run_records
-from .disk import brief, disk_error, locked, write_json
+from .disk import brief, disk_error, write_json
 from .errors import InputError, KpopError, RunError
 from .method_table import METHODS, MethodFacts
-from .run_status import STATES, RunStatus, host_name, process_fields
+from .run_status import RunStatus, change_status, host_name, process_fields, read_status
 
 if TYPE_CHECKING:
     from .config import EraseConfig
@@ -94,51 +95,22 @@ class Run:
         return replace(status, state="failed", error=damage) if damage else status
 
     def _read_status(self) -> tuple[RunStatus, str | None]:
-        path = self.path / "status.json"
-        try:
-            return RunStatus.from_dict(json.loads(path.read_text("utf-8"))), None
-        except FileNotFoundError:
-            problem = "Its status.json is missing from the run folder"
-        except (OSError, ValueError, TypeError, RecursionError) as error:
-            problem = f"Its status.json cannot be read ({brief(error)})"
-        try:
-            made = self.path.stat().st_mtime
-        except OSError:
-            made = 0.0
-        return RunStatus(state="failed", made=made), f"{problem}: resume this run or delete it."
+        status, problem = read_status(self.path)
+        return status, problem and f"{problem}: resume this run or delete it."
 
     def update_status(self, **changes) -> RunStatus:
         """Change fields of status.json, atomically and under the run's lock; returns the new status.
 
         A change of `step`, or any change by the process that runs it, counts as a heartbeat. Raises RunError.
         """
-        return self._change(None, changes)
+        return change_status(self.path, None, changes)
 
     def transition(self, states: Sequence[str], **changes) -> bool:
         """Like update_status, only if the state is one of `states` at that moment, else nothing and False.
 
         Two servers on one folder use this so that only one of them starts a run.
         """
-        return self._change(tuple(states), changes) is not None
-
-    def _change(self, states: tuple[str, ...] | None, changes: dict) -> RunStatus | None:
-        if changes.get("state", "queued") not in STATES:
-            raise RunError(f"Unknown state {changes['state']!r}. Use one of: {', '.join(STATES)}.")
-        if not self.path.is_dir():
-            raise RunError(f"{self.path} is gone: the run was deleted or moved.")
-        with locked(self.path / "status.lock"):
-            status = self._read_status()[0]
-            if states is not None and status.state not in states:
-                return None
-            # A stop asked for meanwhile must not be overwritten by the trainer's "running".
-            if changes.get("state") in ("starting", "running") and status.state == "stopping":
-                changes = {**changes, "state": "stopping"}
-            who = (changes.get("pid", status.pid), changes.get("host", status.host))
-            if "heartbeat" not in changes and (who == (os.getpid(), host_name()) or "step" in changes):
-                changes = {**changes, "heartbeat": time.time()}
-            status = replace(status, **changes)
-            write_json(self.path / "status.json", asdict(status))
-            return status
+        return change_status(self.path, tuple(states), changes) is not None
 
     def claim(self, runner: str = "inline", state: str = "running") -> RunStatus:
         """Write this process into status.json as the one that runs it."""

@@ -22,6 +22,7 @@ from .run_status import host_name
 
 DRAW_TIMEOUT = 900.0  # seconds a drawing waits for drawings before it, or for one training step
 POLL = 0.02  # seconds
+LONGEST_BREAK = 60.0  # seconds that long work leaves to others after a part of it
 
 
 def _folder(runs_dir: str | Path) -> Path:
@@ -65,6 +66,32 @@ def device_lock(runs_dir: str | Path) -> Iterator[None]:
                 f"{folder} cannot be used ({error.strerror}). Check the disk, then try again."
             ) from error
         yield
+
+
+@contextmanager
+def shared_turn(runs_dir: str | Path) -> Iterator[None]:
+    """device_lock for a part of long work; after it, whoever trains or waits gets as much time as it took."""
+    with device_lock(runs_dir):
+        began = time.monotonic()
+        yield
+    now = time.monotonic()
+    until = now + min(now - began, LONGEST_BREAK)
+    while time.monotonic() < until and _others(runs_dir):
+        time.sleep(POLL)
+
+
+def _others(runs_dir: str | Path) -> bool:
+    """Whether somebody trains, draws or waits to."""
+    try:
+        found = [path.name.split("-")[1] for path in _folder(runs_dir).iterdir() if path.name.count("-") > 1]
+    except OSError:
+        return False
+    return any(pid.isdigit() and _exists(int(pid)) for pid in found)
+
+
+def evaluation_turn(runs_dir: str | Path) -> FileLock:
+    """Held by the one evaluation of this runs folder and host that works; the others wait for it."""
+    return FileLock(_folder(runs_dir) / "evaluate.lock")
 
 
 class training_gate:

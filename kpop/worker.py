@@ -6,14 +6,12 @@ import argparse
 import os
 import signal
 import sys
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
-from .disk import LOCK_TIMEOUT
+from .detached import heartbeat
 from .errors import KpopError, RunError
 from .jobs import start_next
 from .run_status import ENDED
@@ -21,7 +19,6 @@ from .runs import Run, open_run
 from .turns import training_gate
 
 NICENESS = 5  # the page stays quick while a run trains on the same processor
-HEARTBEAT_EVERY = 5.0  # seconds
 
 
 class Ended(BaseException):
@@ -48,7 +45,10 @@ def train_run(
             on_step(event)
 
     try:
-        with heartbeat(run), training_gate(run.path.parent) as gate:
+        with (
+            heartbeat(lambda: run.update_status(heartbeat=time.time())),
+            training_gate(run.path.parent) as gate,
+        ):
             from . import training
 
             training.train(run.config, run=run, pipe=pipe, on_step=stepped, device=device, gate=gate)
@@ -62,27 +62,6 @@ def train_run(
     short = run.stop_requested and status.step < status.steps
     _end(run, "stopped" if short else "done")
     return run
-
-
-@contextmanager
-def heartbeat(run: Run) -> Iterator[None]:
-    """Refresh the run's heartbeat from a thread while the body works (loading a model takes long)."""
-    over = threading.Event()
-
-    def beat():
-        while not over.wait(HEARTBEAT_EVERY):
-            try:
-                run.update_status(heartbeat=time.time())
-            except RunError:
-                continue  # a full disk is the trainer's to report; it may be freed before the next beat
-
-    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join(timeout=LOCK_TIMEOUT)
 
 
 def _end(run: Run, state: str, error: str | None = None) -> None:

@@ -36,10 +36,12 @@ def draw_missing(
     batch_size: int,
     processes: Processes,
     on_progress: Progress | None = None,
+    on_batch: Callable[[Sequence[Case]], None] | None = None,
 ) -> None:
     """Draw the cases that lack a picture of a variant; each process takes its share, then waits for all.
 
-    folders: variant -> where its pictures are kept. Raises RunError, and what `draw` raises.
+    folders: variant -> where its pictures are kept. on_batch: told the cases drawn, once they are kept.
+    Raises RunError, and what `draw` raises.
     """
     try:
         for folder in folders.values():
@@ -60,6 +62,8 @@ def draw_missing(
                 write_bytes(folder / f"{case.number}.png", png_bytes(image))
         done += len(batch) * len(folders)
         show(done, total)
+        if on_batch is not None:
+            on_batch(batch)
     processes.wait()
 
 

@@ -7,7 +7,7 @@ the names themselves.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -54,17 +54,22 @@ def object_split(family: str, number: int, untouched: int) -> Split:
     """
     embedded = family == "emoji"
     preset = _preset(f"{'emoji-objects' if embedded else 'imagenette'}-v{number}")
-    told = {word.lower() for concept in (*preset.concepts, *preset.retain) for word in names(concept)}
-    others = _by_kinds(told) if embedded else [word for word in IMAGENET_OTHERS if word not in told]
+    others = untouched_words(family, (*preset.concepts, *preset.retain))
     return Split(
         name=f"objects-v{number}",
         concepts=preset.concepts,
         retained=tuple(map(concept_name, preset.retain[: len(preset.concepts)])),
-        untouched=tuple(others[:untouched]),
+        untouched=others[:untouched],
         template="a {}" if embedded else "image of {}",
         retain_list=preset.retain,
         settings={"neutral": preset.neutral, **preset.settings},
     )
+
+
+def untouched_words(family: str, concepts: Iterable[Concept]) -> tuple[str, ...]:
+    """Words of none of the concepts that the judge knows, neighbours of different kinds."""
+    told = {word.lower() for concept in concepts for word in names(concept)}
+    return tuple(_by_kinds(told)) if family == "emoji" else tuple(w for w in IMAGENET_OTHERS if w not in told)
 
 
 @cache

@@ -8,6 +8,7 @@ from html import escape
 from .. import models
 from ..config import names
 from ..errors import InputError
+from ..presets import are_sensitive
 from .pictures import notice
 from .studio import Studio
 
@@ -92,14 +93,7 @@ def warned() -> str:
 
 def sensitive(studio: Studio, concepts: tuple) -> bool:
     """Whether a concept is one that a preset marks as sensitive."""
-    marked = {
-        name.lower()
-        for preset in studio.offered_presets()
-        if preset.sensitive
-        for concept in preset.concepts
-        for name in names(concept)
-    }
-    return any(name.lower() in marked for concept in concepts for name in names(concept))
+    return are_sensitive(concepts, studio.offered_presets())
 
 
 def suggested(studio: Studio, concepts: tuple, keep: list[str], candidates: list[str]) -> list[str]:

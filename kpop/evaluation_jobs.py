@@ -1,0 +1,381 @@
+"""Evaluations in the background: the command `evaluate` as a detached process, a folder each.
+
+<run>/evaluations/<name>/  request.json  status.json  log.txt, and what `evaluate --out` writes
+
+The folder is the truth, so a page or a server may come and go. One evaluation of a runs folder works at a
+time; the others wait for it. What was broken off goes on from its predictions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import zipfile
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from .config import concept_name
+from .detached import alive, signal_session, start_detached
+from .disk import disk_error, write_json
+from .errors import InputError, RunError
+from .evaluation.standing import SCORES, Line
+from .key_sealing import check_open
+from .model_table import family
+from .presets import are_sensitive, list_presets
+from .run_records import log_tail
+from .run_status import ACTIVE, ENDED, RunStatus, change_status, host_name, process_fields, read_status
+from .runs import Run
+
+PROTOCOLS = ("objects", "sensitive", "style", "csv")
+NAME = re.compile(r"(objects|sensitive|style|csv)-\d{8}-\d{6}-[0-9a-f]{4}")
+FIRST_SEED = 500  # as the command's default: no training draws from these
+MOST_PICTURES = 50  # a prompt
+PATIENCE = 10.0  # seconds after which a second wish to stop ends the process at once
+REPORTS = ("report.md", "metrics.json", "predictions.csv", "settings.json", "detection.png", "figures.png")
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What to evaluate. words: of `objects`; pictures: a prompt, but of `csv` the file says which seeds."""
+
+    protocol: str = "objects"
+    words: tuple[str, ...] = ()
+    pictures: int = 10
+
+    def __post_init__(self):
+        if self.protocol not in PROTOCOLS:
+            raise InputError(f"The protocol is one of {', '.join(PROTOCOLS)}.")
+        if isinstance(self.pictures, bool) or not isinstance(self.pictures, int | float):
+            raise InputError("The number of pictures must be a whole number.")
+        if not 1 <= self.pictures <= MOST_PICTURES or self.pictures != int(self.pictures):
+            raise InputError(f"The number of pictures is a whole number from 1 to {MOST_PICTURES}.")
+        if self.protocol == "objects" and not self.words:
+            raise InputError("Choose at least one word to look for.")
+        if any("," in word for word in self.words):
+            raise InputError("A word to look for holds no comma.")
+
+
+@dataclass(frozen=True)
+class EvaluationJob:
+    """One folder of an evaluation. Reading it never changes it; every property but `request` looks again."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def run(self) -> Run:
+        return Run(self.path.parent.parent)
+
+    @cached_property
+    def request(self) -> dict[str, Any]:
+        """What was asked for; {} where request.json is damaged."""
+        try:
+            data = json.loads((self.path / "request.json").read_text("utf-8"))
+            Ask(data["protocol"], tuple(data["words"]), data["pictures"])
+            [Line.from_dict(line) for line in data["lines"]]
+            return data
+        except (OSError, ValueError, TypeError, KeyError, RecursionError, InputError):
+            return {}
+
+    @property
+    def lines(self) -> list[Line]:
+        """What its table counts."""
+        return [Line.from_dict(line) for line in self.request.get("lines", ())]
+
+    @property
+    def status(self) -> RunStatus:
+        """The status now: one whose process died reads as interrupted, or as stopped where that was asked."""
+        status, problem = read_status(self.path)
+        if problem or not self.request:
+            return replace(
+                status, state="failed", error=f"{problem or 'Its request.json is damaged'}. Start a new one."
+            )
+        if status.state not in ACTIVE or alive(status):
+            return status
+        if status.pid is None and time.time() - (status.heartbeat or 0.0) < PATIENCE:
+            return status  # its process is about to be started
+        if status.state == "stopping":
+            return replace(status, state="stopped", eta_s=None)
+        error = "Its process was killed, or ran out of memory. What it measured is kept: resume it."
+        return replace(status, state="interrupted", error=error, eta_s=None)
+
+    def log_tail(self, n: int = 20) -> str:
+        """The last n lines of its log; "" where there is none."""
+        return log_tail(self.path, n)
+
+    @property
+    def has_report(self) -> bool:
+        return (self.path / "report.md").is_file()
+
+    def command_line(self) -> list[str]:
+        """The words of `python -m kpop` that do the work."""
+        return command_line(self.run, self.request, self.path)
+
+
+def command_line(run: Run, request: dict[str, Any], out: Path) -> list[str]:
+    """`evaluate` as a request asks for it. A prompt list lies beside as prompts.csv."""
+    protocol, pictures = request["protocol"], int(request["pictures"])
+    line = ["evaluate", str(run.path), "--runs", str(run.path.parent), "--out", str(out)]
+    line += ["--device", request["device"], "--seeds", f"{FIRST_SEED}-{FIRST_SEED + pictures - 1}"]
+    line += ["--protocol", "words" if protocol == "objects" else protocol]
+    if protocol == "objects":
+        line += ["--words", ",".join(request["words"])]
+        line += [] if family(run.config.model) == "emoji" else ["--judge", "resnet50"]
+    if (out / "prompts.csv").is_file():
+        line += ["--prompts", str(out / "prompts.csv")]
+    return line
+
+
+def protocols_of(run: Run) -> tuple[str, ...]:
+    """The protocols that fit a run: `sensitive` where a preset calls its concept so, `style` of styles."""
+    found = ["style"] if _is_style(run) else ["objects"]
+    return (*found, *(["sensitive"] if are_sensitive(run.config.concepts, list_presets()) else []), "csv")
+
+
+def _is_style(run: Run) -> bool:
+    return all(concept_name(concept).lower().endswith(" style") for concept in run.config.concepts)
+
+
+def words_of(run: Run) -> dict[str, tuple[str, ...]]:
+    """role -> words that `objects` may look for: what the run erases, retains, and some of neither."""
+    from .evaluation.splits import untouched_words
+
+    erased, retained = run.config.concepts, run.config.retain or ()
+    return {
+        "erased": tuple(map(concept_name, erased)),
+        "retained": tuple(map(concept_name, retained)),
+        "untouched": untouched_words(family(run.config.model), (*erased, *retained)),
+    }
+
+
+def start(
+    run: Run,
+    ask: Ask,
+    prompts: str | Path | None = None,
+    device: str = "auto",
+    owner: str = "local",
+    pipe=None,
+) -> EvaluationJob:
+    """Check everything, make the folder and start the process.
+
+    prompts: a CSV for `csv` (and `sensitive`, where the model has no own prompts), copied. pipe: the run's
+    model, to check the words with. Raises KpopError with one sentence, and then nothing was started.
+    """
+    _check_run(run)
+    for other in list_evaluations(run):
+        if other.status.state in ACTIVE:
+            raise RunError(f"An evaluation of run {run.id} is going on. Wait for it, or stop it.")
+    folder, now = run.path / "evaluations", time.time()
+    request = {**asdict(ask), "words": list(ask.words), "device": device, "prompts": None}
+    made = None
+    try:
+        folder.mkdir(exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=".new-", dir=folder))
+        made.chmod(0o755)
+        if prompts is not None:
+            request["prompts"] = Path(prompts).name[-80:]
+            shutil.copyfile(prompts, made / "prompts.csv")
+        lines, total = _plan(run, request, made, pipe)
+        request |= {"lines": [line.to_dict() for line in lines], "variants": list(run.method.variants)}
+        write_json(made / "request.json", request)
+        status = RunStatus(
+            "starting", owner, host=host_name(), steps=total, made=now, heartbeat=now, device=device
+        )
+        write_json(made / "status.json", asdict(status))
+        stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(now))
+        place = folder / f"{ask.protocol}-{stamp}-{secrets.token_hex(2)}"
+        os.rename(made, place)
+    except BaseException as error:
+        if made:
+            shutil.rmtree(made, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise disk_error(error, folder) from error
+        raise
+    job = EvaluationJob(place)
+    _start(job)
+    return job
+
+
+def _check_run(run: Run) -> None:
+    from .commands import weights_stamp
+
+    if run.damage:
+        raise RunError(run.damage)
+    if run.status.state in ACTIVE:
+        raise RunError(f"Run {run.id} is {run.status.state}. Wait until it is done, or stop and keep it.")
+    if not run.has_result:
+        raise RunError(f"Run {run.id} has learned nothing yet. Resume it, or choose another run.")
+    weights_stamp(run)
+    if run.method.has_key:
+        check_open(run)
+
+
+def _plan(run: Run, request: dict[str, Any], out: Path, pipe) -> tuple[list[Line], int]:
+    """Lines of the table, and number of pictures. Raises KpopError on what the command would refuse."""
+    from .cli import build_parser
+
+    args = build_parser().parse_args(command_line(run, request, out))
+    if request["protocol"] == "objects":
+        lines, prompts, count = _words_plan(args)
+    else:
+        lines, prompts, count = _prompts_plan(args)
+    if pipe is not None:
+        from . import models
+
+        if models.known_words(pipe):  # other models cut what is too long
+            for prompt in dict.fromkeys(prompts):
+                models.check_text(pipe, prompt)
+    return lines, count * len(run.method.variants)
+
+
+def _words_plan(args: argparse.Namespace) -> tuple[list[Line], list[str], int]:
+    from .cli_values import seed_list
+    from .commands import words_asked
+    from .evaluation.protocol import accepted_labels, role_of
+    from .run_texts import phrase
+
+    run, words, judge = words_asked(args)
+    lines = [
+        Line(word, role_of(word, run.config), "word", word, accepted_labels(word, run.config, judge.labels))
+        for word in words
+    ]
+    order = ("erased", "retained", "untouched")
+    lines.sort(key=lambda line: order.index(line.role))
+    prompts = [phrase(args.template, word) for word in words]
+    return lines, prompts, len(set(words)) * len(set(seed_list(args.seeds)))
+
+
+def _prompts_plan(args: argparse.Namespace) -> tuple[list[Line], list[str], int]:
+    from .evaluation.prompt_protocol import ORDER, OTHERS, PARTS_AT
+    from .prompt_commands import prepare
+
+    asked = prepare(args)
+    groups = {case.label: case.group for case in asked.cases}
+    every = sorted({case.group for case in asked.cases}, key=ORDER.index)
+    lines = []
+    if "targets" in asked.counted:
+        found = sorted(asked.counted["targets"].items(), key=lambda item: ORDER.index(groups[item[0]]))
+        lines = [Line(label, groups[label], "label", label, (target,)) for label, target in found]
+    for name, parts in asked.counted.get("parts", {}).items():
+        seen = [group for group in every if group != OTHERS]
+        lines += [Line(name, group, "group", group, tuple(parts), PARTS_AT) for group in seen]
+    if not lines or "parts" in asked.counted:
+        told = zip(SCORES, (asked.measured.text, asked.measured.base), strict=True)
+        lines += [
+            Line(column, group, "group", group) for column, measured in told if measured for group in every
+        ]
+    return lines, [case.prompt for case in asked.cases], len(asked.cases)
+
+
+def _start(job: EvaluationJob) -> None:
+    try:
+        pid = start_detached(worker_command(job), job.path / "log.txt")
+    except OSError as error:
+        problem = f"The process could not be started ({error.strerror or error}). Try again."
+        change_status(job.path, None, {"state": "failed", "error": problem})
+        return
+    # The worker writes the same of itself; this covers the time until it does.
+    change_status(job.path, ACTIVE, process_fields(pid))
+
+
+def worker_command(job: EvaluationJob) -> list[str]:
+    """What does an evaluation: see evaluation_worker.py."""
+    return [sys.executable, "-m", "kpop.evaluation_worker", str(job.path)]
+
+
+def stop(job: EvaluationJob) -> None:
+    """Ask an evaluation to end after what it draws now; asked again after 10 seconds, it is ended at once."""
+    before = job.status
+    if before.state not in ACTIVE:
+        return
+    if before.state == "stopping":
+        if time.time() - (before.stop_asked or 0.0) > PATIENCE:
+            signal_session(before, signal.SIGKILL)
+        return
+    if change_status(job.path, ACTIVE, {"state": "stopping", "stop_asked": time.time()}):
+        signal_session(before, signal.SIGTERM)
+
+
+def resume(job: EvaluationJob, pipe=None) -> None:
+    """Go on with a stopped, failed or interrupted evaluation. Raises KpopError in any other state."""
+    state = job.status.state
+    if state == "done":
+        raise RunError("This evaluation is finished. Start a new one.")
+    if state not in ENDED:
+        raise RunError(f"This evaluation is {state}: there is nothing to resume.")
+    if not job.request:
+        raise RunError(job.status.error)
+    _check_run(job.run)
+    _check_weights(job)
+    _plan(job.run, job.request, job.path, pipe)
+    change_status(job.path, None, {"state": state})  # of a dead process it may still say "stopping"
+    fresh = dict.fromkeys(("error", "eta_s", "pid", "create_time", "stop_asked"))
+    fresh |= {"state": "starting", "heartbeat": time.time(), "host": host_name()}
+    if change_status(job.path, ENDED, fresh):
+        _start(job)
+
+
+def _check_weights(job: EvaluationJob) -> None:
+    from .commands import weights_stamp
+
+    try:
+        before = json.loads((job.path / "settings.json").read_text("utf-8")).get("weights")
+    except (OSError, ValueError, AttributeError):
+        return
+    if before is not None and before != weights_stamp(job.run):
+        raise RunError("The run was trained further since then. Start a new evaluation.")
+
+
+def delete(job: EvaluationJob) -> None:
+    """Remove an ended evaluation. Raises RunError while it goes on."""
+    if job.status.state in ACTIVE:
+        raise RunError("This evaluation is going on. Stop it first, then delete it.")
+    try:
+        shutil.rmtree(job.path)
+    except OSError as error:
+        raise disk_error(error, job.path) from error
+
+
+def list_evaluations(run: Run) -> list[EvaluationJob]:
+    """Every evaluation of a run, newest first. Never raises."""
+    try:
+        found = [path for path in (run.path / "evaluations").iterdir() if NAME.fullmatch(path.name)]
+    except OSError:
+        return []
+    jobs = [EvaluationJob(path) for path in found if path.is_dir()]
+    return sorted(jobs, key=lambda job: (read_status(job.path)[0].made, job.name), reverse=True)
+
+
+def find_evaluation(run: Run, name: str | None) -> EvaluationJob:
+    """The evaluation of that name. Raises RunError."""
+    for job in list_evaluations(run):
+        if job.name == name:
+            return job
+    raise RunError("There is no such evaluation. Choose one from the list.")
+
+
+def pack(job: EvaluationJob, path: Path) -> Path:
+    """The report as a zip: tables, figures, predictions; no picture, log, key or path. Raises RunError."""
+    if not job.has_report:
+        raise RunError("There is no report yet. It is written when the evaluation is done.")
+    try:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name in REPORTS:
+                if (job.path / name).is_file():
+                    archive.write(job.path / name, f"{job.name}/{name}")
+    except OSError as error:
+        raise disk_error(error, path.parent) from error
+    return path

@@ -1,0 +1,90 @@
+"""The process of one evaluation: python -m kpop.evaluation_worker <folder>. Started by evaluation_jobs.py."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from .cli import build_parser
+from .detached import heartbeat
+from .errors import KpopError
+from .evaluation.standing import predicted
+from .evaluation_jobs import EvaluationJob
+from .run_status import change_status, process_fields
+from .turns import evaluation_turn
+from .worker import NICENESS, in_words
+
+BEAT = 1.0  # seconds between two looks at how far it is
+WAITING = 0.5  # seconds between two looks at whether it is our turn
+
+
+class Beat:
+    """Writes into the status how many pictures are judged, and how long the others will take."""
+
+    def __init__(self, folder: Path, total: int):
+        self.folder, self.total = folder, total
+        self.seen = [(len(predicted(folder)), time.monotonic())]  # pictures and when they were there
+
+    def __call__(self) -> None:
+        done, now = len(predicted(self.folder)), time.monotonic()
+        if done > self.seen[-1][0]:
+            self.seen.append((done, now))
+        left = None
+        if len(self.seen) > 1:
+            # The first part has the loading of the model in it, so it counts only while there is no other.
+            start, end = self.seen[1 if len(self.seen) > 2 else 0], self.seen[-1]
+            pace = (end[1] - start[1]) / (end[0] - start[0])
+            left = max(0.0, pace * (self.total - done) - (now - end[1]))
+        change_status(self.folder, None, {"step": min(done, self.total), "eta_s": left})
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Do the evaluation of the folder on the command line; returns the exit status."""
+    words = sys.argv[1:] if argv is None else argv
+    job = EvaluationJob(Path(words[0]).resolve()) if len(words) == 1 else None
+    if job is None or not job.request:
+        print("usage: python -m kpop.evaluation_worker FOLDER", file=sys.stderr)
+        return 2
+    if hasattr(os, "nice"):
+        os.nice(NICENESS)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the server's terminal is not meant for it
+    state, error = "failed", None
+    try:
+        change_status(job.path, None, process_fields())
+        _evaluate(job)
+        state = "done"
+    except KeyboardInterrupt:
+        state = "stopped"
+    except Exception as problem:
+        error = in_words(problem)
+        print(error if isinstance(problem, KpopError) else traceback.format_exc(), file=sys.stderr)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the end is written, whoever asks meanwhile
+    change_status(job.path, None, {"state": state, "error": error, "eta_s": None})
+    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {state}", flush=True)
+    return 0 if state in ("done", "stopped") else 1
+
+
+def _evaluate(job: EvaluationJob) -> None:
+    change_status(job.path, ("starting",), {"state": "queued"})
+    turn = evaluation_turn(job.run.path.parent)
+    with heartbeat(lambda: change_status(job.path, None, {"heartbeat": time.time()})):
+        turn.acquire(poll_interval=WAITING)
+    try:
+        if change_status(job.path, ("queued",), {"state": "running"}) is None:
+            raise KeyboardInterrupt  # a stop came before it had begun
+        args = build_parser().parse_args(job.command_line())
+        beat = Beat(job.path, job.status.steps)
+        with heartbeat(beat, BEAT):
+            args.run_command(args)
+        beat()
+    finally:
+        turn.release()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
