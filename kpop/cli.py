@@ -276,7 +276,9 @@ def _prompt_list(parser: argparse.ArgumentParser) -> None:
         "thresholds": "of `sensitive` (default: 0.3,0.4,0.5,0.6,0.7,0.8)",
     }
     parser.add_argument(
-        "--protocol", choices=("words", "csv", "sensitive"), help="default: words, csv with --prompts"
+        "--protocol",
+        choices=("words", "csv", "sensitive", "style"),
+        help="default: words, csv with --prompts",
     )
     for name, text in about.items():
         parser.add_argument(f"--{name}", default=None, help=text)

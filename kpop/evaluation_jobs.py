@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 import zipfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -141,11 +142,11 @@ def command_line(run: Run, request: dict[str, Any], out: Path) -> list[str]:
 
 def protocols_of(run: Run) -> tuple[str, ...]:
     """The protocols that fit a run: `sensitive` where a preset calls its concept so, `style` of styles."""
-    found = ["style"] if _is_style(run) else ["objects"]
+    found = ["style"] if _has_style(run) and family(run.config.model) == "emoji" else ["objects"]
     return (*found, *(["sensitive"] if are_sensitive(run.config.concepts, list_presets()) else []), "csv")
 
 
-def _is_style(run: Run) -> bool:
+def _has_style(run: Run) -> bool:
     return all(concept_name(concept).lower().endswith(" style") for concept in run.config.concepts)
 
 
@@ -161,6 +162,21 @@ def words_of(run: Run) -> dict[str, tuple[str, ...]]:
     }
 
 
+def prompt_count(run: Run, protocol: str, words: Sequence[str]) -> int | None:
+    """How many prompts are drawn, each as often as asked; None where a file says it."""
+    if protocol == "objects":
+        return len(set(words))
+    if protocol == "csv" or family(run.config.model) != "emoji":
+        return None
+    if protocol == "style":
+        from .evaluation.styles import OBJECTS, styles_of
+
+        return OBJECTS * len(styles_of(run.config))
+    from .emoji.world import INDIRECT
+
+    return 2 * len({text for texts in INDIRECT.values() for text in texts})  # as many of other things
+
+
 def start(
     run: Run,
     ask: Ask,
@@ -174,7 +190,7 @@ def start(
     prompts: a CSV for `csv` (and `sensitive`, where the model has no own prompts), copied. pipe: the run's
     model, to check the words with. Raises KpopError with one sentence, and then nothing was started.
     """
-    _check_run(run)
+    check_run(run)
     for other in list_evaluations(run):
         if other.status.state in ACTIVE:
             raise RunError(f"An evaluation of run {run.id} is going on. Wait for it, or stop it.")
@@ -209,7 +225,8 @@ def start(
     return job
 
 
-def _check_run(run: Run) -> None:
+def check_run(run: Run) -> None:
+    """Raise KpopError, in a sentence, where nothing of the run can be evaluated now."""
     from .commands import weights_stamp
 
     if run.damage:
@@ -318,7 +335,7 @@ def resume(job: EvaluationJob, pipe=None) -> None:
         raise RunError(f"This evaluation is {state}: there is nothing to resume.")
     if not job.request:
         raise RunError(job.status.error)
-    _check_run(job.run)
+    check_run(job.run)
     _check_weights(job)
     _plan(job.run, job.request, job.path, pipe)
     change_status(job.path, None, {"state": state})  # of a dead process it may still say "stopping"

@@ -65,6 +65,11 @@ def seconds_of(cfg: EraseConfig, pipe: StableDiffusionPipeline, pace: Pace) -> f
     rows, backward = rows_of_steps(cfg, pipe.unet)
     steps = backward * pace.both + (rows - backward) * pace.forward
     bank = 0 if cfg.latents == "fresh" else bank_rows(cfg)
-    sampled = 6 * 2 * GenerationConfig().resolved(cfg.model).steps  # two pictures each, guided
+    sampled = 6 * picture_rows(cfg.model)  # two pictures each of three variants
     samples = sampled * (cfg.steps // cfg.sample_every if cfg.sample_every else 0)
     return steps + (bank + samples) * pace.forward
+
+
+def picture_rows(model: str) -> int:
+    """U-Net rows of one guided picture."""
+    return 2 * GenerationConfig().resolved(model).steps

@@ -1,4 +1,4 @@
-"""`evaluate --protocol csv|sensitive`: a prompt list, drawn here or elsewhere, scored beside the base."""
+"""`evaluate --protocol csv|sensitive|style`: a prompt list, drawn here or elsewhere, the base beside."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .cli_values import concept_list, generation_config, seed_list
 from .command_output import output_folder, progress_bar
 from .config import EraseConfig, GenerationConfig
 from .errors import InputError
-from .evaluation import detectors, picture_folders, prompt_protocol, prompt_report, scores, sensitive
+from .evaluation import detectors, picture_folders, prompt_protocol, prompt_report, scores, sensitive, styles
 from .evaluation.detectors import Detector
 from .evaluation.metrics import THRESHOLDS, check_threshold
 from .evaluation.predictions import Predictions
@@ -90,7 +90,7 @@ def prepare(args: argparse.Namespace) -> PromptsAsked:
     config, run = generation_config(args), for_key(named_run(args) if args.run else None, args)
     model = args.model or (run.config.model if run else None)
     _check_sources(args, run)
-    table, judge = _prompts_and_judge(args, model)
+    table, judge = _styles(args, run, model) if args.protocol == "style" else _prompts_and_judge(args, model)
     cases = _grouped(table, _roles(args, run), judge)
     references = picture_folders.reference_pictures(args.reference) if args.reference else None
     measured = _scores(args, table, judge, references)
@@ -140,6 +140,20 @@ def _prompts_and_judge(args: argparse.Namespace, model: str | None) -> tuple[Pro
         indirect = (replace(case, group=prompt_protocol.INDIRECT) for case in table.cases)
         table = replace(table, cases=tuple(indirect), label_column=None)
     return table, judge
+
+
+def _styles(args, run: Run | None, model: str | None) -> tuple[PromptTable, Detector]:
+    """The prompts of the style protocol, and the judge of drawing styles."""
+    if run is None or args.images or args.prompts or args.judge:
+        raise InputError("--protocol style takes a run, and goes without --images, --prompts and --judge.")
+    if family(model) != "emoji":
+        raise InputError(
+            "--protocol style knows the embedded model's drawing styles; for others give --prompts with the "
+            "column artist, and --scores."
+        )
+    cases = styles.style_cases(run.config, seed_list(args.seeds))
+    judge = styles.StyleJudge(detectors.judge_folder())
+    return PromptTable("drawing styles", tuple(cases), "label"), judge
 
 
 def _roles(args: argparse.Namespace, run: Run | None) -> EraseConfig | None:

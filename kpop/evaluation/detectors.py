@@ -60,12 +60,17 @@ def load(name: str = "emoji", device: str = "auto") -> Detector:
         return NudeNet()
     if name != "emoji":
         raise InputError(f'There is no detector called "{name}"; known: {", ".join(NAMES)}.')
+    return EmojiJudge(judge_folder())
+
+
+def judge_folder() -> Path:
+    """Where the embedded judge lies. Raises ModelError where it is missing."""
     from kpop.models import embedded_folder
 
     folder = embedded_folder() / "judge"
     if not (folder / "model.safetensors").is_file():
         raise ModelError(f"The embedded judge is missing from {folder}; restore assets/ from the repository.")
-    return EmojiJudge(folder)
+    return folder
 
 
 def known_label(detector: Detector, word: str) -> str:
@@ -99,15 +104,16 @@ class EmojiJudge:
     labels: list[str] = field(init=False)
     accuracy: float = field(init=False)
     aliases: dict[str, str] = field(init=False)
+    config: dict = field(init=False, repr=False)
     name = "emoji"
 
     def __post_init__(self):
         from kpop.emoji.judge import load_judge
         from kpop.emoji.world import THINGS
 
-        self._judge, config = load_judge(self.folder)
-        self.labels = config["labels"]
-        self.accuracy = config["held_out_accuracy"]
+        self._judge, self.config = load_judge(self.folder)
+        self.labels = self.config["labels"]
+        self.accuracy = self.config["held_out_accuracy"]
         self.aliases = {other: thing.word for thing in THINGS for other in thing.synonyms}
 
     def probabilities(self, images: Sequence[Image.Image]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Assembles the page: header, five steps, explanation, HTTP API."""
+"""Assembles the page: header, six steps, explanation, HTTP API."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from .attribution import build_attribution, wire_attribution
 from .boundary import plainly
 from .compare import build_compare, wire_compare
 from .concepts import build_concepts, wire_concepts
+from .evaluate import build_evaluate, wire_evaluate
 from .gate import gate
 from .http_api import build_api
 from .page import QUIET, SOFT, Page
@@ -64,7 +65,9 @@ def build_ui(
                 xy = build_xy()
             with gr.Tab("4 Attribution", id=4, elem_id="step-attribution") as attribution_tab:
                 attribution = build_attribution(studio)
-            with gr.Tab("5 Release", id=6, elem_id="step-release", visible=not read_only) as release_tab:
+            with gr.Tab("5 Evaluate", id=7, elem_id="step-evaluate") as evaluate_tab:
+                evaluate = build_evaluate(studio)
+            with gr.Tab("6 Release", id=6, elem_id="step-release", visible=not read_only) as release_tab:
                 release = None if read_only else build_release()
             with gr.Tab("What is this?", id=5, elem_id="step-about"):
                 gr.HTML(about_html())
@@ -82,7 +85,7 @@ def build_ui(
             step = str(asked.get("step", ""))
             return (
                 gr.Dropdown(choices=choices(every), value=first_choice(every, asked.get("run"))),
-                gr.Tabs(selected=int(step)) if step in ("2", "3", "4", "5", "6") else gr.skip(),
+                gr.Tabs(selected=int(step)) if step in ("2", "3", "4", "5", "6", "7") else gr.skip(),
             )
 
         @plainly
@@ -124,6 +127,7 @@ def build_ui(
         wire_compare(page, compare, compare_tab)
         wire_xy(page, xy, compare)
         wire_attribution(page, attribution, compare, attribution_tab)
+        wire_evaluate(page, evaluate, evaluate_tab, load)
         if release is not None:
             wire_release(page, release, release_tab, load)
         build_api(studio)

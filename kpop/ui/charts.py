@@ -106,3 +106,15 @@ def line_chart(
         f'<g class="grid">{grid}</g>{"".join(curves)}</svg>'
         f'<div class="plot-x">{x_labels}</div></div></section>'
     )
+
+
+def whiskers(rates: Sequence[tuple[str, float, float, float]]) -> str:
+    """HTML of one row of an interval plot from 0 to 100: a lane each (tone, value, low, high).
+
+    The numbers stand beside it as text, so it is hidden from screen readers.
+    """
+    lanes = "".join(
+        f'<i class="{tone}" style="--at:{value:.2f}%;--low:{low:.2f}%;--wide:{high - low:.2f}%"></i>'
+        for tone, value, low, high in rates
+    )
+    return f'<div class="whiskers" aria-hidden="true">{lanes}</div>'

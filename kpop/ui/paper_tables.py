@@ -1,0 +1,28 @@
+"""The tables of the paper that `reproduce` wrote into docs/results, to read on the page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .markdown import markdown_html
+from .pictures import notice
+
+RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
+
+
+def paper_tables(folder: Path = RESULTS) -> list[tuple[str, str]]:
+    """(title, name) of every table or figure there is, for a choice."""
+    found = [path.with_suffix(".md") for path in sorted(folder.glob("*.json"))]
+    return [(_title(path), path.stem) for path in found if path.is_file()]
+
+
+def _title(path: Path) -> str:
+    with open(path, encoding="utf-8") as file:
+        return file.readline().lstrip("# ").strip() or path.stem
+
+
+def paper_table_html(name: str | None, folder: Path = RESULTS) -> str:
+    """HTML of one of them, its picture inlined; any other name says how they are made."""
+    if name not in [known for _, known in paper_tables(folder)]:
+        return notice("No table here yet", "Make the paper's tables with: python -m kpop reproduce table2")
+    return f'<div class="paper">{markdown_html((folder / f"{name}.md").read_text("utf-8"), folder)}</div>'
