@@ -215,7 +215,7 @@ def evaluate(args: argparse.Namespace) -> None:
         models.check_text(pipe, phrase(args.template, word))
     config = config.resolved(args.model or run.config.model)
     settings = {
-        "run": run.id, "model": models.model_name(pipe) if args.model is None else args.model,
+        "run": run.id, "model": models.public_name(models.model_name(pipe)),
         "model_hash": models.model_hash(pipe), "weights": weights_stamp(run), "key": args.key,
         "judge": judge.name,
         **({} if run.method.has_weights else {"safety": args.safety}),

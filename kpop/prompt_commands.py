@@ -291,7 +291,8 @@ def _settings(args, run: Run | None, table: PromptTable, judge, painter: _Painte
         "images": _place(args.images), "base_images": _place(args.base_images),
     }  # fmt: skip
     if painter is not None:
-        settings |= {"model": models.model_name(painter.pipe), "model_hash": models.model_hash(painter.pipe)}
+        settings |= {"model": models.public_name(models.model_name(painter.pipe))}
+        settings |= {"model_hash": models.model_hash(painter.pipe)}
         settings |= {name: v for name, v in painter.config.to_dict().items() if name != "batch_size"}
     if run is not None and not args.images:
         settings |= {"weights": weights_stamp(run), "key": args.key}

@@ -1,0 +1,221 @@
+"""Evaluations in the background: start, watch, stop, go on, die, and what is refused before one starts."""
+
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+import zipfile
+
+import pytest
+
+import kpop
+from kpop import evaluation_jobs, key_sealing
+from kpop.errors import InputError, KpopError, RunError
+from kpop.evaluation.standing import Line, standing, together
+from kpop.evaluation_jobs import Ask, EvaluationJob, list_evaluations
+from kpop.key_scan import find_key, fingerprints, secret_tensors
+from kpop.run_status import ACTIVE, ENDED
+from kpop.turns import evaluation_turn, shared_turn, training_gate
+
+ONE = Ask("objects", ("church",), 1)
+# A worker that judges a picture every moment, and stops when asked unless it is deaf.
+WORKER = """
+import signal, sys, time
+from pathlib import Path
+from kpop.run_status import change_status, process_fields
+folder = Path(sys.argv[1])
+if "deaf" in sys.argv:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+change_status(folder, None, process_fields())
+change_status(folder, ("starting",), {"state": "running"})
+with open(folder / "predictions.csv", "a") as file:
+    file.write("word,seed,variant,labels\\n")
+print("working", flush=True)
+for step in range(2000):
+    with open(folder / "predictions.csv", "a") as file:
+        file.write(f"church,{step},original,church|castle\\n")
+    change_status(folder, None, {"step": step})
+    time.sleep(0.02)
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_config, tmp_path_factory):
+    """A run of the tiny model, which counts as the embedded one's kind."""
+    config = tiny_config(steps=2, checkpoint_every=2)
+    return kpop.train(config, runs_dir=tmp_path_factory.mktemp("trained"), device="cpu")
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A copy of it to evaluate; what a test leaves working is ended."""
+    copy = kpop.Run(shutil.copytree(trained.path, tmp_path / "runs" / trained.id))
+    yield copy
+    for job in list_evaluations(copy):
+        if job.status.state in ACTIVE and job.status.pid:
+            os.killpg(job.status.pid, signal.SIGKILL)
+
+
+def fake(monkeypatch, *more):
+    monkeypatch.setattr(
+        evaluation_jobs, "worker_command", lambda job: [sys.executable, "-c", WORKER, str(job.path), *more]
+    )
+
+
+def until(condition, seconds=60.0):
+    end = time.time() + seconds
+    while not condition():
+        assert time.time() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def test_it_runs_beside_us_and_leaves_a_report(run, tmp_path, tiny_pipe):
+    ask = Ask("objects", ("church", "castle"), 2)
+    job = evaluation_jobs.start(run, ask, device="cpu", owner="ann", pipe=tiny_pipe)
+    assert [(line.name, line.role) for line in job.lines] == [("church", "erased"), ("castle", "retained")]
+    assert standing(job.path, job.lines)[0].rates == {}
+    with pytest.raises(RunError, match="is going on"):
+        evaluation_jobs.start(run, ONE, device="cpu")
+    until(lambda: job.status.state in ENDED, 400)
+    status = job.status
+    assert (status.state, status.step, status.steps, status.owner) == ("done", 12, 12, "ann"), job.log_tail()
+    church = standing(job.path, job.lines)[0]
+    assert list(church.rates) == ["original", "sanitized", "recovered"] and church.rates["original"].n == 2
+    assert os.getpgid(0) != status.pid and list_evaluations(run) == [EvaluationJob(job.path)]
+    with zipfile.ZipFile(evaluation_jobs.pack(job, tmp_path / "report.zip")) as packed:
+        names = [name.removeprefix(f"{job.name}/") for name in packed.namelist()]
+        texts = b"".join(map(packed.read, packed.namelist()))
+    assert names == ["report.md", "metrics.json", "predictions.csv", "settings.json", "detection.png"]
+    assert str(tmp_path).encode() not in texts and str(run.config.model).encode() not in texts
+    assert find_key(job.path, fingerprints(secret_tensors(run))) == []
+    with pytest.raises(RunError, match="is finished"):
+        evaluation_jobs.resume(job)
+
+
+def test_one_waits_for_another_and_may_be_stopped_meanwhile(run):
+    with evaluation_turn(run.path.parent):
+        job = evaluation_jobs.start(run, ONE, device="cpu")
+        until(lambda: job.status.state == "queued")
+        evaluation_jobs.stop(job)
+        until(lambda: job.status.state == "stopped")
+    assert not (job.path / "predictions.csv").exists()
+
+
+def test_stopped_it_goes_on_and_killed_it_says_so(run, monkeypatch):
+    fake(monkeypatch)
+    job = evaluation_jobs.start(run, ONE, device="cpu")
+    until(lambda: job.status.step > 2)
+    evaluation_jobs.stop(job)
+    until(lambda: job.status.state == "stopped")
+    judged = standing(job.path, job.lines)[0].rates["original"].n
+    evaluation_jobs.resume(job)
+    until(lambda: standing(job.path, job.lines)[0].rates["original"].n > judged)
+    until(lambda: job.status.state == "running" and job.status.pid)
+    os.kill(job.status.pid, signal.SIGKILL)
+    until(lambda: job.status.state == "interrupted")
+    assert "killed" in job.status.error and job.log_tail().endswith("working")
+    (run.path / "weights.safetensors").write_bytes(b"others")
+    (job.path / "settings.json").write_text('{"weights": "before"}')
+    with pytest.raises(RunError, match="trained further"):
+        evaluation_jobs.resume(job)
+
+
+def test_a_deaf_one_is_ended_by_the_second_wish(run, monkeypatch):
+    monkeypatch.setattr(evaluation_jobs, "PATIENCE", -1.0)
+    fake(monkeypatch, "deaf")
+    job = evaluation_jobs.start(run, ONE, device="cpu")
+    until(lambda: job.status.step > 2)
+    evaluation_jobs.stop(job)
+    assert job.status.state == "stopping"
+    evaluation_jobs.stop(job)
+    until(lambda: job.status.state == "stopped")
+
+
+@pytest.mark.parametrize(
+    ("ask", "words"),
+    [
+        (lambda: Ask("objects", (), 5), "at least one word"),
+        (lambda: Ask("objects", ("church",), 0), "from 1 to 50"),
+        (lambda: Ask("paintings"), "protocol is one of"),
+        (lambda: Ask("objects", ("church", "zzgl"), 1), "cannot see 'zzgl'"),
+        (lambda: Ask("style", (), 1), "erases a drawing style"),
+        (lambda: Ask("csv"), "Give the list of prompts"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused_and_leaves_nothing(run, ask, words):
+    with pytest.raises(InputError, match=words):
+        evaluation_jobs.start(run, ask(), device="cpu")
+    assert list_evaluations(run) == [] and not any(run.path.glob("evaluations/.new-*"))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("a,b\n1,2\n", "need the columns prompt"), ("prompt,seed\na church,soon\n", "must be a whole number")],
+)
+def test_a_broken_prompt_list_is_refused_in_the_command_s_words(run, tmp_path, text, words):
+    (tmp_path / "mine.csv").write_text(text)
+    with pytest.raises(InputError, match=words):
+        evaluation_jobs.start(run, Ask("csv"), tmp_path / "mine.csv", device="cpu")
+    assert list_evaluations(run) == []
+
+
+def test_runs_that_are_not_ready_are_refused(run):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(key_sealing, "is_sealed", lambda run: True)
+        with pytest.raises(RunError, match="is sealed"):
+            evaluation_jobs.start(run, ONE)
+    run.update_status(state="running")
+    with pytest.raises(RunError, match="is running"):
+        evaluation_jobs.start(run, ONE)
+    run.update_status(state="stopped")
+    run.weights_path.unlink()
+    with pytest.raises(KpopError, match="learned nothing yet"):
+        evaluation_jobs.start(run, ONE)
+
+
+def test_the_lines_count_what_the_file_says(tmp_path):
+    (tmp_path / "predictions.csv").write_text(
+        "case,group,label,variant,found,text_score\n"
+        "0,indirect,,original,knife:0.9|dog:0.05,20\n"
+        "1,indirect,,original,dog:0.9|knife:0.6,30\n"
+        "0,indirect,,sanitized,dog:0.9,\n"
+        "1,indirect,,sanitized,knife:0.5|dog"
+    )
+    first = Line("knife", "erased", "group", "indirect", ("knife",))
+    over = Line("weapons seen", "erased", "group", "indirect", ("knife", "bomb"), 0.5)
+    score = Line("text_score", "all", "group", "indirect")
+    found = standing(tmp_path, [first, over, score])
+    assert [{v: (float(rate), rate.n) for v, rate in each.rates.items()} for each in found] == [
+        {"original": (50.0, 2), "sanitized": (0.0, 1)},
+        {"original": (100.0, 2), "sanitized": (0.0, 1)},
+        {"original": (25.0, 2)},
+    ]
+    assert {v: rate.n for v, rate in together(found, tmp_path)["erased"].rates.items()} == {
+        "original": 4, "sanitized": 2
+    }  # fmt: skip
+    assert Line.from_dict(over.to_dict()) == over
+
+
+def test_long_work_leaves_a_training_as_much_time_as_it_took(tmp_path):
+    steps, over = [], threading.Event()
+
+    def train():
+        with training_gate(tmp_path) as gate:
+            while not over.is_set():
+                gate()
+                steps.append(time.monotonic())
+                time.sleep(0.01)
+
+    trainer = threading.Thread(target=train)
+    trainer.start()
+    until(lambda: len(steps) > 2)
+    with shared_turn(tmp_path):
+        before = len(steps)
+        time.sleep(0.5)
+        assert len(steps) <= before + 1  # it waits meanwhile
+        before = len(steps)
+    assert len(steps) >= before + 3
+    over.set()
+    trainer.join()
