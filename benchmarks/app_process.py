@@ -65,10 +65,10 @@ def running_app(folder: Path, *flags: str, env: dict[str, str] | None = None) ->
 
 
 def _end_trainings(runs: Path) -> None:
-    """Trainings outlive the app on purpose; those of a test must not outlive the test."""
-    for path in runs.glob("*/status.json"):
+    """Trainings and evaluations outlive the app on purpose; those of a test must not outlive the test."""
+    for path in (*runs.glob("*/status.json"), *runs.glob("*/evaluations/*/status.json")):
         status = json.loads(path.read_text())
-        if status["state"] in ("starting", "running", "stopping") and status["pid"]:
+        if status["state"] in ("starting", "queued", "running", "stopping") and status["pid"]:
             try:
                 os.killpg(status["pid"], signal.SIGKILL)
             except ProcessLookupError:

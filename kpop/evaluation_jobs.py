@@ -8,7 +8,6 @@ time; the others wait for it. What was broken off goes on from its predictions.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -19,51 +18,24 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .config import concept_name
 from .detached import alive, signal_session, start_detached
 from .disk import disk_error, write_json
 from .errors import InputError, RunError
-from .evaluation.standing import SCORES, Line
+from .evaluation.lines import Line
+from .evaluation_plan import Ask, command_line, plan_of
 from .key_sealing import check_open
-from .model_table import family
-from .presets import are_sensitive, list_presets
 from .run_records import log_tail
 from .run_status import ACTIVE, ENDED, RunStatus, change_status, host_name, process_fields, read_status
 from .runs import Run
 
-PROTOCOLS = ("objects", "sensitive", "style", "csv")
 NAME = re.compile(r"(objects|sensitive|style|csv)-\d{8}-\d{6}-[0-9a-f]{4}")
-FIRST_SEED = 500  # as the command's default: no training draws from these
-MOST_PICTURES = 50  # a prompt
 PATIENCE = 10.0  # seconds after which a second wish to stop ends the process at once
 REPORTS = ("report.md", "metrics.json", "predictions.csv", "settings.json", "detection.png", "figures.png")
-
-
-@dataclass(frozen=True)
-class Ask:
-    """What to evaluate. words: of `objects`; pictures: a prompt, but of `csv` the file says which seeds."""
-
-    protocol: str = "objects"
-    words: tuple[str, ...] = ()
-    pictures: int = 10
-
-    def __post_init__(self):
-        if self.protocol not in PROTOCOLS:
-            raise InputError(f"The protocol is one of {', '.join(PROTOCOLS)}.")
-        if isinstance(self.pictures, bool) or not isinstance(self.pictures, int | float):
-            raise InputError("The number of pictures must be a whole number.")
-        if not 1 <= self.pictures <= MOST_PICTURES or self.pictures != int(self.pictures):
-            raise InputError(f"The number of pictures is a whole number from 1 to {MOST_PICTURES}.")
-        if self.protocol == "objects" and not self.words:
-            raise InputError("Choose at least one word to look for.")
-        if any("," in word for word in self.words):
-            raise InputError("A word to look for holds no comma.")
 
 
 @dataclass(frozen=True)
@@ -126,57 +98,6 @@ class EvaluationJob:
         return command_line(self.run, self.request, self.path)
 
 
-def command_line(run: Run, request: dict[str, Any], out: Path) -> list[str]:
-    """`evaluate` as a request asks for it. A prompt list lies beside as prompts.csv."""
-    protocol, pictures = request["protocol"], int(request["pictures"])
-    line = ["evaluate", str(run.path), "--runs", str(run.path.parent), "--out", str(out)]
-    line += ["--device", request["device"], "--seeds", f"{FIRST_SEED}-{FIRST_SEED + pictures - 1}"]
-    line += ["--protocol", "words" if protocol == "objects" else protocol]
-    if protocol == "objects":
-        line += ["--words", ",".join(request["words"])]
-        line += [] if family(run.config.model) == "emoji" else ["--judge", "resnet50"]
-    if (out / "prompts.csv").is_file():
-        line += ["--prompts", str(out / "prompts.csv")]
-    return line
-
-
-def protocols_of(run: Run) -> tuple[str, ...]:
-    """The protocols that fit a run: `sensitive` where a preset calls its concept so, `style` of styles."""
-    found = ["style"] if _has_style(run) and family(run.config.model) == "emoji" else ["objects"]
-    return (*found, *(["sensitive"] if are_sensitive(run.config.concepts, list_presets()) else []), "csv")
-
-
-def _has_style(run: Run) -> bool:
-    return all(concept_name(concept).lower().endswith(" style") for concept in run.config.concepts)
-
-
-def words_of(run: Run) -> dict[str, tuple[str, ...]]:
-    """role -> words that `objects` may look for: what the run erases, retains, and some of neither."""
-    from .evaluation.splits import untouched_words
-
-    erased, retained = run.config.concepts, run.config.retain or ()
-    return {
-        "erased": tuple(map(concept_name, erased)),
-        "retained": tuple(map(concept_name, retained)),
-        "untouched": untouched_words(family(run.config.model), (*erased, *retained)),
-    }
-
-
-def prompt_count(run: Run, protocol: str, words: Sequence[str]) -> int | None:
-    """How many prompts are drawn, each as often as asked; None where a file says it."""
-    if protocol == "objects":
-        return len(set(words))
-    if protocol == "csv" or family(run.config.model) != "emoji":
-        return None
-    if protocol == "style":
-        from .evaluation.styles import OBJECTS, styles_of
-
-        return OBJECTS * len(styles_of(run.config))
-    from .emoji.world import INDIRECT
-
-    return 2 * len({text for texts in INDIRECT.values() for text in texts})  # as many of other things
-
-
 def start(
     run: Run,
     ask: Ask,
@@ -191,9 +112,7 @@ def start(
     model, to check the words with. Raises KpopError with one sentence, and then nothing was started.
     """
     check_run(run)
-    for other in list_evaluations(run):
-        if other.status.state in ACTIVE:
-            raise RunError(f"An evaluation of run {run.id} is going on. Wait for it, or stop it.")
+    check_idle(run)
     folder, now = run.path / "evaluations", time.time()
     request = {**asdict(ask), "words": list(ask.words), "device": device, "prompts": None}
     made = None
@@ -204,7 +123,7 @@ def start(
         if prompts is not None:
             request["prompts"] = Path(prompts).name[-80:]
             shutil.copyfile(prompts, made / "prompts.csv")
-        lines, total = _plan(run, request, made, pipe)
+        lines, total = plan_of(run, request, made, pipe)
         request |= {"lines": [line.to_dict() for line in lines], "variants": list(run.method.variants)}
         write_json(made / "request.json", request)
         status = RunStatus(
@@ -225,6 +144,19 @@ def start(
     return job
 
 
+def check_idle(run: Run) -> None:
+    """Raise RunError where an evaluation of the run is going on."""
+    if any(job.status.state in ACTIVE for job in list_evaluations(run)):
+        raise RunError(f"An evaluation of run {run.id} is going on. Wait for it, or stop it.")
+
+
+def end_all(run: Run) -> None:
+    """End what evaluates a run at once."""
+    for job in list_evaluations(run):
+        if job.status.state in ACTIVE:
+            signal_session(job.status, signal.SIGKILL)
+
+
 def check_run(run: Run) -> None:
     """Raise KpopError, in a sentence, where nothing of the run can be evaluated now."""
     from .commands import weights_stamp
@@ -238,63 +170,6 @@ def check_run(run: Run) -> None:
     weights_stamp(run)
     if run.method.has_key:
         check_open(run)
-
-
-def _plan(run: Run, request: dict[str, Any], out: Path, pipe) -> tuple[list[Line], int]:
-    """Lines of the table, and number of pictures. Raises KpopError on what the command would refuse."""
-    from .cli import build_parser
-
-    args = build_parser().parse_args(command_line(run, request, out))
-    if request["protocol"] == "objects":
-        lines, prompts, count = _words_plan(args)
-    else:
-        lines, prompts, count = _prompts_plan(args)
-    if pipe is not None:
-        from . import models
-
-        if models.known_words(pipe):  # other models cut what is too long
-            for prompt in dict.fromkeys(prompts):
-                models.check_text(pipe, prompt)
-    return lines, count * len(run.method.variants)
-
-
-def _words_plan(args: argparse.Namespace) -> tuple[list[Line], list[str], int]:
-    from .cli_values import seed_list
-    from .commands import words_asked
-    from .evaluation.protocol import accepted_labels, role_of
-    from .run_texts import phrase
-
-    run, words, judge = words_asked(args)
-    lines = [
-        Line(word, role_of(word, run.config), "word", word, accepted_labels(word, run.config, judge.labels))
-        for word in words
-    ]
-    order = ("erased", "retained", "untouched")
-    lines.sort(key=lambda line: order.index(line.role))
-    prompts = [phrase(args.template, word) for word in words]
-    return lines, prompts, len(set(words)) * len(set(seed_list(args.seeds)))
-
-
-def _prompts_plan(args: argparse.Namespace) -> tuple[list[Line], list[str], int]:
-    from .evaluation.prompt_protocol import ORDER, OTHERS, PARTS_AT
-    from .prompt_commands import prepare
-
-    asked = prepare(args)
-    groups = {case.label: case.group for case in asked.cases}
-    every = sorted({case.group for case in asked.cases}, key=ORDER.index)
-    lines = []
-    if "targets" in asked.counted:
-        found = sorted(asked.counted["targets"].items(), key=lambda item: ORDER.index(groups[item[0]]))
-        lines = [Line(label, groups[label], "label", label, (target,)) for label, target in found]
-    for name, parts in asked.counted.get("parts", {}).items():
-        seen = [group for group in every if group != OTHERS]
-        lines += [Line(name, group, "group", group, tuple(parts), PARTS_AT) for group in seen]
-    if not lines or "parts" in asked.counted:
-        told = zip(SCORES, (asked.measured.text, asked.measured.base), strict=True)
-        lines += [
-            Line(column, group, "group", group) for column, measured in told if measured for group in every
-        ]
-    return lines, [case.prompt for case in asked.cases], len(asked.cases)
 
 
 def _start(job: EvaluationJob) -> None:
@@ -337,7 +212,7 @@ def resume(job: EvaluationJob, pipe=None) -> None:
         raise RunError(job.status.error)
     check_run(job.run)
     _check_weights(job)
-    _plan(job.run, job.request, job.path, pipe)
+    plan_of(job.run, job.request, job.path, pipe)
     change_status(job.path, None, {"state": state})  # of a dead process it may still say "stopping"
     fresh = dict.fromkeys(("error", "eta_s", "pid", "create_time", "stop_asked"))
     fresh |= {"state": "starting", "heartbeat": time.time(), "host": host_name()}

@@ -21,6 +21,7 @@ from .config import EraseConfig
 from .detached import alive, signal_session, start_detached
 from .disk import disk_error, locked
 from .errors import KpopError, RunError
+from .evaluation_jobs import check_idle, end_all
 from .key_sealing import check_open
 from .run_status import ENDED, RunStatus, host_name, process_fields
 from .runs import Run, create_run, list_runs
@@ -194,6 +195,7 @@ def prepare_resume(run: Run, device: str | None = None, **changes) -> None:
     _own(run, "resumed")
     if run.config_damage:
         raise RunError(run.config_damage)
+    check_idle(run)  # or it would go on with other weights
     _reconcile(run)
     with locked(run.path.parent / ".queue.lock"):
         state = run.status.state
@@ -221,6 +223,7 @@ def delete(run: Run) -> None:
         run.transition(("queued",), state="stopped")
         if run.status.state in HELD:
             raise RunError(f"Run {run.id} is {run.status.state}. Stop it first, then delete it.")
+    end_all(run)
     aside = run.path.with_name(
         f".deleted-{run.id}-{time.time_ns()}"
     )  # out of every list before it falls apart

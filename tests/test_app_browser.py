@@ -1,14 +1,18 @@
 """The whole path in a real browser, from concepts to attribution; pictures of it in test-results/."""
 
+import json
 import os
 import re
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from benchmarks.app_process import REPO, running_app
 from benchmarks.browser import find_browser
+
+from kpop.runs import EXAMPLE
 
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="the browser test needs: pip install playwright"
@@ -31,8 +35,13 @@ def chromium():
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory):
-    with running_app(tmp_path_factory.mktemp("browser")) as address:
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("browser")
+
+
+@pytest.fixture(scope="module")
+def address(folder):
+    with running_app(folder) as address:
         yield address
 
 
@@ -267,5 +276,44 @@ def test_a_saved_picture_dropped_back_restores_its_settings(chromium, address, t
     playwright.expect(page.locator("#prompt input, #prompt textarea")).to_have_value("a church")
     playwright.expect(page.locator("#seeds input, #seeds textarea")).to_have_value("2")
     playwright.expect(page.locator("#compare-grid .sheet-row img")).to_have_count(3, timeout=STEP_LIMIT)
+    assert (visitor.left, visitor.errors) == ([], [])
+    page.close()
+
+
+def test_an_evaluation_fills_its_table_and_outlives_a_reload(chromium, address, folder, tmp_path):
+    own = shutil.copytree(EXAMPLE, folder / "runs" / "20260101-120000-church-ab12")
+    status = json.loads((own / "status.json").read_text())
+    (own / "status.json").write_text(json.dumps(status | {"owner": "local"}))
+    visitor = Visitor(chromium, 1280)
+    page = visitor.page
+    page.goto(f"{address}?run={own.name}&step=7")
+    sees(page.locator("#evaluate-start"))
+    sees(page.locator("#evaluate-about").get_by_text("pictures, about"))  # the page has settled
+    assert "parachute" in page.locator("#evaluate-words").inner_text()
+    page.locator("#evaluate-words .remove-all").click()
+    for word in ("church", "castle"):
+        page.locator("#evaluate-words input").fill(word)
+        page.locator("#evaluate-words input").press("Enter")
+    page.locator("#evaluate-pictures input[type=number]").fill("1")
+    page.locator("#evaluate-pictures input[type=number]").press("Tab")
+    sees(page.locator("#evaluate-about").get_by_text("6 pictures"))
+    visitor.reach(page.locator("#evaluate-start"))
+    page.keyboard.press("Enter")
+    sees(page.locator("#evaluation-card").get_by_text("church, castle, 1 picture each"))
+    assert page.locator("#evaluation-figures tbody th[scope=row]").count() == 2
+    assert visitor.errors == []
+    page.reload()
+    sees(page.locator("#evaluation-card").get_by_role("heading", name="Evaluated"), STEP_LIMIT)
+    visitor.errors.clear()  # what the reload cut off, as gradio's client says it
+    playwright.expect(page.locator("#evaluation-figures .whiskers i")).to_have_count(6)
+    assert visitor.fits() and visitor.findings() == []
+    with page.expect_download() as saved:
+        page.locator("#evaluation-save").click()
+    saved.value.save_as(tmp_path / "report.zip")
+    names = {name.rpartition("/")[2] for name in zipfile.ZipFile(tmp_path / "report.zip").namelist()}
+    assert {"report.md", "metrics.json", "predictions.csv", "detection.png"} <= names
+    page.get_by_text("The paper’s tables").click()
+    sees(page.locator("#paper-shown table"))
+    visitor.picture("5-evaluate")
     assert (visitor.left, visitor.errors) == ([], [])
     page.close()

@@ -13,8 +13,10 @@ import pytest
 import kpop
 from kpop import evaluation_jobs, key_sealing
 from kpop.errors import InputError, KpopError, RunError
-from kpop.evaluation.standing import Line, standing, together
-from kpop.evaluation_jobs import Ask, EvaluationJob, list_evaluations
+from kpop.evaluation.lines import Line
+from kpop.evaluation.standing import standing, together
+from kpop.evaluation_jobs import EvaluationJob, list_evaluations
+from kpop.evaluation_plan import Ask
 from kpop.key_scan import find_key, fingerprints, secret_tensors
 from kpop.run_status import ACTIVE, ENDED
 from kpop.turns import evaluation_turn, shared_turn, training_gate

@@ -4,40 +4,13 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from .lines import Line
 from .metrics import Estimate, estimate, mean_score
 from .prompt_protocol import detections_of
 from .protocol import SEPARATOR, VARIANTS
-
-SCORES = {"text_score": "fits its text", "base_distance": "distance to the base"}
-
-
-@dataclass(frozen=True)
-class Line:
-    """What one line of the table counts.
-
-    column, value: the rows of predictions.csv that belong to it. labels: what counts as seen, as the judge's
-    first label or, where `over` is given, with a larger score; none: the mean of the score column `name`.
-    """
-
-    name: str
-    role: str
-    column: str
-    value: str
-    labels: tuple[str, ...] = ()
-    over: float | None = None
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Line:
-        """Read JSON of `to_dict`; raises TypeError, ValueError or KeyError on anything else."""
-        return replace(cls(**data), labels=tuple(data["labels"]))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)

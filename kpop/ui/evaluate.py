@@ -8,9 +8,9 @@ from pathlib import Path
 
 import gradio as gr
 
-from .. import evaluation_jobs, models, runs
+from .. import evaluation_jobs, evaluation_plan, models, runs
 from ..errors import InputError, KpopError
-from ..evaluation_jobs import MOST_PICTURES, Ask
+from ..evaluation_plan import MOST_PICTURES, Ask
 from ..run_status import ACTIVE
 from .boundary import plainly
 from .evaluation_view import (
@@ -41,6 +41,7 @@ class EvaluateStep:
     """Components of the step; what starts or changes something is None on a read-only app.
 
     note: why this visitor cannot start one. seen: what this visitor's page shows already.
+    filled: id of the run whose words the fields hold.
     """
 
     note: gr.HTML
@@ -62,6 +63,7 @@ class EvaluateStep:
     table: gr.Dropdown
     paper: gr.HTML
     seen: gr.State
+    filled: gr.State
 
     @property
     def asked(self) -> list:
@@ -71,7 +73,7 @@ class EvaluateStep:
     @property
     def fields(self) -> list:
         """Outputs of `fields_of`."""
-        return [self.note, self.form, *self.asked, self.about]
+        return [self.note, self.form, *self.asked, self.about, self.filled]
 
     @property
     def view(self) -> list:
@@ -132,7 +134,7 @@ def build_evaluate(studio: Studio) -> EvaluateStep:
         paper = gr.HTML(paper_table_html(first), elem_id="paper-shown")
     return EvaluateStep(
         note, form, protocol, about, words, prompts, pictures, start, card, stop, resume, save, figures, fold,
-        report, others, table, paper, gr.State({}),
+        report, others, table, paper, gr.State({}), gr.State(None),
     )  # fmt: skip
 
 
@@ -162,13 +164,8 @@ def wire_evaluate(page: Page, step: EvaluateStep, tab: gr.Tab, load) -> None:
         return
 
     @plainly
-    def fields(run_id, request: gr.Request):
-        return fields_of(studio, run_id, request)
-
-    @plainly
-    def may_start(run_id, request: gr.Request):
-        said = refusal(studio, run_id, request)
-        return said and notice(*said), gr.Column(visible=not said)
+    def fields(run_id, filled, request: gr.Request):
+        return fields_of(studio, run_id, filled, request)
 
     @plainly
     def kind(run_id, protocol, words, prompts, pictures):
@@ -208,9 +205,8 @@ def wire_evaluate(page: Page, step: EvaluateStep, tab: gr.Tab, load) -> None:
 
     private = {"api_visibility": "private"}
     asked = [page.picker, *step.asked]
-    page.picker.change(fields, page.picker, step.fields, **QUIET)
-    load.then(fields, page.picker, step.fields, **QUIET)
-    tab.select(may_start, page.picker, [step.note, step.form], **QUIET)
+    for event in (page.picker.change, load.then, tab.select):
+        event(fields, [page.picker, step.filled], step.fields, **QUIET)
     gr.on(
         [tab.select, step.words.change, step.pictures.change], measured, asked, step.about,
         trigger_mode="always_last", concurrency_id="estimate", concurrency_limit=1, **SOFT,
@@ -280,14 +276,19 @@ def refusal(studio: Studio, run_id: str | None, request: gr.Request | None) -> t
     return None
 
 
-def fields_of(studio: Studio, run_id: str | None, request: gr.Request | None) -> list:
-    """Note, form and fields for a run: the protocols that fit it, and its own words first."""
+def fields_of(studio: Studio, run_id: str | None, filled: str | None, request: gr.Request | None) -> list:
+    """Note, form and fields for a run: the protocols that fit it, and its own words first.
+
+    What a visitor chose for the run in `filled` stays.
+    """
     said = refusal(studio, run_id, request)
     if said:
-        return [notice(*said), gr.Column(visible=False), *[gr.skip()] * 5]
+        return [notice(*said), gr.Column(visible=False), *[gr.skip()] * 6]
+    if filled == run_id:
+        return ["", gr.Column(visible=True), *[gr.skip()] * 6]
     run = studio.run(run_id)
-    kinds = evaluation_jobs.protocols_of(run)
-    told = evaluation_jobs.words_of(run)
+    kinds = evaluation_plan.protocols_of(run)
+    told = evaluation_plan.words_of(run)
     words = [*told["erased"], *told["retained"][:FIRST_RETAINED], *told["untouched"][:FIRST_UNTOUCHED]]
     every = list(dict.fromkeys(word for some in told.values() for word in some))
     more = shown_fields(run, kinds[0])
@@ -299,6 +300,7 @@ def fields_of(studio: Studio, run_id: str | None, request: gr.Request | None) ->
         more[1],
         more[2],
         about(studio, run_id, kinds[0], words, 10),
+        run_id,
     ]
 
 
@@ -322,7 +324,7 @@ def about(studio: Studio, run_id: str | None, protocol: str | None, words, pictu
     if not run_id or not protocol:
         return ""
     run = studio.run(run_id)
-    count = evaluation_jobs.prompt_count(run, protocol, words or ())
+    count = evaluation_plan.prompt_count(run, protocol, words or ())
     count = count and count * int(pictures or 0) * len(run.method.variants)
     pace, seconds = studio.pace(), None
     if count and pace is not None and run.config.model == studio.model:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
+from ..evaluation.lines import SCORES
 from ..evaluation.metrics import Estimate
 from ..evaluation.protocol import VARIANTS
-from ..evaluation.standing import SCORES, Standing, standing, together
+from ..evaluation.standing import Standing, standing, together
 from ..evaluation_jobs import EvaluationJob
 from ..run_status import ACTIVE
 from .charts import whiskers
