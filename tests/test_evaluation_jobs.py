@@ -9,16 +9,20 @@ import time
 import zipfile
 
 import pytest
+from PIL import Image
 
 import kpop
-from kpop import evaluation_jobs, key_sealing
+from kpop import evaluation_jobs, evaluation_plan, key_sealing
 from kpop.errors import InputError, KpopError, RunError
+from kpop.evaluation import detectors
 from kpop.evaluation.lines import Line
 from kpop.evaluation.standing import standing, together
+from kpop.evaluation.styles import StyleJudge
 from kpop.evaluation_jobs import EvaluationJob, list_evaluations
 from kpop.evaluation_plan import Ask
 from kpop.key_scan import find_key, fingerprints, secret_tensors
 from kpop.run_status import ACTIVE, ENDED
+from kpop.runs import create_run
 from kpop.turns import evaluation_turn, shared_turn, training_gate
 
 ONE = Ask("objects", ("church",), 1)
@@ -161,6 +165,40 @@ def test_a_broken_prompt_list_is_refused_in_the_command_s_words(run, tmp_path, t
     with pytest.raises(InputError, match=words):
         evaluation_jobs.start(run, Ask("csv"), tmp_path / "mine.csv", device="cpu")
     assert list_evaluations(run) == []
+
+
+@pytest.mark.parametrize(
+    ("concepts", "retain", "kinds", "protocol", "lines", "pictures"),
+    [
+        (
+            ("ink style",), ("flat style",), ("style", "csv"), "style",
+            [("ink style", "erased"), ("flat style", "retained")], 4 * 2 * 2 * 3,
+        ),
+        (
+            (("weapon", "knife"),), ("saw",), ("objects", "sensitive", "csv"), "sensitive",
+            [("weapons seen", "indirect"), ("text_score", "indirect"), ("text_score", "others"),
+             ("base_distance", "indirect"), ("base_distance", "others")], None,
+        ),
+    ],
+)  # fmt: skip
+def test_a_protocol_fits_what_the_run_erases(
+    tiny_config, tmp_path, concepts, retain, kinds, protocol, lines, pictures
+):
+    run = create_run(tiny_config(concepts=concepts, retain=retain), tmp_path)
+    assert evaluation_plan.protocols_of(run) == kinds
+    asked = {"protocol": protocol, "words": [], "pictures": 2, "device": "cpu"}
+    found, total = evaluation_plan.plan_of(run, asked, tmp_path, None)
+    assert [(line.name, line.role) for line in found] == lines
+    assert total == 3 * 2 * evaluation_plan.prompt_count(run, protocol, ())
+    assert pictures in (None, total)
+
+
+def test_a_style_is_judged_by_the_style_alone(monkeypatch):
+    judge = StyleJudge(detectors.judge_folder())
+    assert judge.labels[:2] == ["blob style", "flat style"] and judge.accuracy > 90
+    monkeypatch.setattr(StyleJudge, "style_and_background", lambda self, images: (["ink"], ["blue"]))
+    assert judge.top_k([Image.new("RGB", (64, 64))], 5) == [["ink style"]]
+    assert judge.top_k([], 5) == []
 
 
 def test_runs_that_are_not_ready_are_refused(run):
