@@ -12,7 +12,7 @@ from pathlib import Path
 from .cli import build_parser
 from .detached import heartbeat
 from .errors import KpopError
-from .evaluation.standing import predicted
+from .evaluation.standing import count_predicted
 from .evaluation_jobs import EvaluationJob
 from .run_status import change_status, process_fields
 from .turns import evaluation_turn
@@ -27,10 +27,10 @@ class Beat:
 
     def __init__(self, folder: Path, total: int):
         self.folder, self.total = folder, total
-        self.seen = [(len(predicted(folder)), time.monotonic())]  # pictures and when they were there
+        self.seen = [(count_predicted(folder), time.monotonic())]  # pictures and when they were there
 
     def __call__(self) -> None:
-        done, now = len(predicted(self.folder)), time.monotonic()
+        done, now = count_predicted(self.folder), time.monotonic()
         if done > self.seen[-1][0]:
             self.seen.append((done, now))
         left = None

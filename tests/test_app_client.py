@@ -17,8 +17,10 @@ from PIL import Image
 
 from benchmarks.app_process import app_command, free_port, running_app
 from kpop import open_run
+from kpop.evaluation_jobs import list_evaluations
 from kpop.hidden_prompt import HiddenPrompt
 from kpop.key_scan import find_key, fingerprints, secret_tensors
+from kpop.run_status import ACTIVE
 
 SMALL = {
     "retain": ["castle"],
@@ -198,6 +200,27 @@ def test_the_key_is_in_no_answer_no_log_and_no_served_file(client, folder, finis
     kinds = (".json", ".jsonl", ".txt", ".html")
     texts = "".join(p.read_text(errors="replace") for p in folder.rglob("*") if p.suffix in kinds)
     assert len(shown) > 300 and "church" in texts and not any(value in texts for value in shown)
+
+
+def test_the_page_evaluates_in_the_background_and_serves_no_file_of_it(client, address, folder, finished):
+    run = open_run(folder / "runs" / finished)
+    (start,) = [
+        part["id"] for part in client.config["components"] if part["props"].get("elem_id") == "evaluate-start"
+    ]
+    (click,) = [each["id"] for each in client.config["dependencies"] if [start, "click"] in each["targets"]]
+    with pytest.raises(AppError, match="cannot see 'zzgl'"):
+        client.predict(finished, "objects", ["zzgl"], None, 1, fn_index=click)
+    client.predict(finished, "objects", ["church", "castle"], None, 1, fn_index=click)
+    (job,) = list_evaluations(run)
+    assert (job.request["words"], job.status.owner) == (["church", "castle"], "local")
+    end = time.monotonic() + RUN_LIMIT
+    while job.status.state in ACTIVE and time.monotonic() < end:
+        time.sleep(0.5)
+    assert (job.status.state, job.has_report) == ("done", True), job.log_tail()
+    for name in ("report.md", "predictions.csv", "log.txt"):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(f"{address}gradio_api/file={job.path / name}")
+        assert refused.value.code in (403, 404)
 
 
 def test_only_the_documented_names_are_offered(client):

@@ -53,6 +53,14 @@ def predicted(folder: Path) -> list[dict[str, str]]:
     return [row for row in rows if None not in row and None not in row.values() and "variant" in row]
 
 
+def count_predicted(folder: Path) -> int:
+    """How many whole rows predictions.csv has, without reading them out."""
+    try:
+        return max(0, (folder / "predictions.csv").read_bytes().count(b"\n") - 1)
+    except OSError:
+        return 0
+
+
 def _rates(line: Line, rows: Sequence[dict[str, str]]) -> dict[str, Estimate]:
     if line.labels:
         return {variant: estimate(hits) for variant, hits in _hits(line, rows).items()}

@@ -143,17 +143,20 @@ def wire_evaluate(page: Page, step: EvaluateStep, tab: gr.Tab, load) -> None:
     studio = page.studio
 
     @plainly
-    def look_now(run_id, seen):
-        return look(studio, run_id, seen)
+    def look_now(run_id, seen, request: gr.Request):
+        return look(studio, run_id, seen, request)
 
     @plainly
-    def look_again(run_id):
-        return look(studio, run_id, {})
+    def look_again(run_id, request: gr.Request):
+        return look(studio, run_id, {}, request)
+
+    def at(run_id, name, request):
+        return look(studio, run_id, {"run": run_id, "name": name}, request)
 
     @plainly
-    def opened(run_id, event: gr.EventData):
-        name = evaluation_jobs.find_evaluation(studio.run(run_id), event._data.get("evaluation")).name
-        return look(studio, run_id, {"run": run_id, "name": name})
+    def opened(run_id, request: gr.Request, event: gr.EventData):
+        job = evaluation_jobs.find_evaluation(studio.run(run_id), event._data.get("evaluation"))
+        return at(run_id, job.name, request)
 
     page.timer.tick(look_now, [page.picker, step.seen], step.view, **QUIET)
     page.picker.change(look_again, page.picker, step.view, **QUIET)
@@ -189,19 +192,19 @@ def wire_evaluate(page: Page, step: EvaluateStep, tab: gr.Tab, load) -> None:
             run, ask, prompts if uses_file(run, protocol) else None, studio.device, visitor(request),
             studio.pipe() if model == studio.model else None,
         )  # fmt: skip
-        return look(studio, run_id, {"run": run_id, "name": job.name})
+        return at(run_id, job.name, request)
 
     @plainly
     def stop(run_id, seen, request: gr.Request):
         owned(studio, run_id, request)
         evaluation_jobs.stop(evaluation_jobs.find_evaluation(studio.run(run_id), seen.get("name")))
-        return look(studio, run_id, {"run": run_id, "name": seen.get("name")})
+        return at(run_id, seen.get("name"), request)
 
     @plainly
     def resume(run_id, seen, request: gr.Request):
         owned(studio, run_id, request)
         evaluation_jobs.resume(evaluation_jobs.find_evaluation(studio.run(run_id), seen.get("name")))
-        return look(studio, run_id, {"run": run_id, "name": seen.get("name")})
+        return at(run_id, seen.get("name"), request)
 
     private = {"api_visibility": "private"}
     asked = [page.picker, *step.asked]
@@ -217,10 +220,11 @@ def wire_evaluate(page: Page, step: EvaluateStep, tab: gr.Tab, load) -> None:
     step.resume.click(resume, [page.picker, step.seen], step.view, show_progress_on=step.card, **private)
 
 
-def look(studio: Studio, run_id: str | None, seen: dict | None) -> list:
+def look(studio: Studio, run_id: str | None, seen: dict | None, request: gr.Request | None = None) -> list:
     """Values for EvaluateStep.view; gr.skip() for all that did not change since `seen`.
 
     The evaluation shown is seen["name"], as long as it is one of the run in seen["run"]; else the newest.
+    Its buttons are for the run's owner.
     """
     seen = dict(seen or {})
     run = next((one for one in studio.all_runs() if one.id == run_id), None)
@@ -231,13 +235,12 @@ def look(studio: Studio, run_id: str | None, seen: dict | None) -> list:
     if seen.get("now") == now and seen.get("every") == every and seen.get("run") == run_id:
         return [gr.skip()] * (7 + buttons)
     seen |= {"run": run_id, "name": job.name if job else None, "now": now, "every": every}
+    mine = run is not None and not_mine(studio, run_id, request) is None
     if run is None:
         card = notice("No run yet", "Train a run in step 2, or choose one at the top of the page.")
-    elif job is None:
-        card = ""
     else:
-        card = status_card(job, resumable=not studio.read_only)
-    state = job.status.state if job else ""
+        card = status_card(job, resumable=mine) if job else ""
+    state = job.status.state if job and mine else ""
     keys = [
         gr.Button(visible=state in ACTIVE, value="Stop at once" if state == "stopping" else "Stop"),
         gr.Button(visible=state in ("stopped", "failed", "interrupted") and bool(job.request)),
@@ -252,7 +255,7 @@ def look(studio: Studio, run_id: str | None, seen: dict | None) -> list:
         figures_html(job) if job else "",
         gr.Accordion(visible=reported),
         report_html(job) if reported else "",
-        list_html(jobs, job.name if job else None),
+        list_html(jobs, job.name if job else None, mine),
         seen,
     ]
 
@@ -273,6 +276,15 @@ def refusal(studio: Studio, run_id: str | None, request: gr.Request | None) -> t
         evaluation_jobs.check_run(studio.run(run_id))
     except KpopError as error:
         return "This run cannot be evaluated now", str(error)
+    return None
+
+
+def not_mine(studio: Studio, run_id: str, request: gr.Request | None) -> str | None:
+    """Why this visitor may not change the run, or None."""
+    try:
+        owned(studio, run_id, request)
+    except KpopError as error:
+        return str(error)
     return None
 
 

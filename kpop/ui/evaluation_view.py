@@ -171,10 +171,11 @@ def report_html(job: EvaluationJob) -> str:
     return f'<div class="paper">{markdown_html(text, job.path)}</div>'
 
 
-def list_html(jobs: Sequence[EvaluationJob], shown: str | None) -> str:
-    """HTML: every evaluation of the run, to press; the shown one is marked."""
+def list_html(jobs: Sequence[EvaluationJob], shown: str | None, mine: bool) -> str:
+    """HTML: every evaluation of the run, to press; the shown one is marked. mine: one may be started."""
     if not jobs:
-        return notice("No evaluation of this run yet", "Start one: its table fills here while it runs.")
+        what = "Start one: its table fills here while it runs." if mine else ""
+        return notice("No evaluation of this run yet", what)
     rows = []
     for job in jobs:
         status = job.status
