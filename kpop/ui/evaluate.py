@@ -94,7 +94,9 @@ def build_evaluate(studio: Studio) -> EvaluateStep:
     note = gr.HTML(elem_id="evaluate-note")
     if not studio.read_only:
         with gr.Column(elem_classes="card recipe lead", elem_id="evaluate-form", visible=False) as form:
-            protocol = gr.Radio([], label="Look for", elem_id="protocol", elem_classes="chips")
+            # All of them at first: after a restart, the server checks an open page's choice against these.
+            kinds = [(label, kind) for kind, label in PROTOCOLS.items()]
+            protocol = gr.Radio(kinds, label="Look for", elem_id="protocol", elem_classes="chips")
             about = gr.HTML(elem_id="evaluate-about")
             with gr.Row(elem_classes="ask", equal_height=False):
                 words = gr.Dropdown(
