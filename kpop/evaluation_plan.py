@@ -119,7 +119,7 @@ def _words_plan(args: argparse.Namespace) -> tuple[list[Line], list[str], int]:
     run, words, judge = words_asked(args)
     lines = [
         Line(word, role_of(word, run.config), "word", word, accepted_labels(word, run.config, judge.labels))
-        for word in words
+        for word in dict.fromkeys(words)
     ]
     order = ("erased", "retained", "untouched")
     lines.sort(key=lambda line: order.index(line.role))
