@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import time
 import zipfile
 from pathlib import Path
@@ -11,7 +12,6 @@ import pytest
 
 from benchmarks.app_process import REPO, running_app
 from benchmarks.browser import find_browser
-
 from kpop.runs import EXAMPLE
 
 playwright = pytest.importorskip(
