@@ -192,6 +192,14 @@ def test_a_protocol_fits_what_the_run_erases(
     assert pictures in (None, total)
 
 
+def test_a_prompt_list_has_a_line_a_label(run, tmp_path):
+    (tmp_path / "prompts.csv").write_text("prompt,seed,class\na castle,2,castle\na church,1,church\n")
+    asked = {"protocol": "csv", "words": [], "pictures": 1, "device": "cpu"}
+    lines, total = evaluation_plan.plan_of(run, asked, tmp_path, None)
+    assert [(line.name, line.role) for line in lines] == [("church", "erased"), ("castle", "retained")]
+    assert total == 2 * 3
+
+
 def test_a_style_is_judged_by_the_style_alone(monkeypatch):
     judge = StyleJudge(detectors.judge_folder())
     assert judge.labels[:2] == ["blob style", "flat style"] and judge.accuracy > 90

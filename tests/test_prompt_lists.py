@@ -267,8 +267,12 @@ def test_drawing_goes_on_where_it_was_broken_off_and_is_shared(tmp_path):
         picture_folders.draw_missing(draw, CASES, folders, 2, Processes())
     assert sorted(path.name for path in folders["sanitized"].iterdir()) == ["0.png", "1.png"]
     (folders["original"] / "1.png").unlink()
-    shown = []
-    picture_folders.draw_missing(draw, CASES, folders, 2, Processes(), lambda *at: shown.append(at))
+    shown, kept = [], []
+    picture_folders.draw_missing(
+        draw, CASES, folders, 2, Processes(), lambda *at: shown.append(at),
+        lambda some: kept.append([case.number for case in some]),
+    )  # fmt: skip
+    assert kept == [["1", "2"], ["3"]]
     assert asked == [[1, 2], [3, 4], [2, 3], [4]] and shown == [(0, 6), (4, 6), (6, 6)]
     assert all(len(list(folder.iterdir())) == 4 for folder in folders.values())
 
