@@ -44,6 +44,9 @@ def read_flags(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--share", action="store_true", help="public gradio link; needs a login")
     parser.add_argument("--auth", metavar="USER:PASS", help="login of the page")
     parser.add_argument("--read-only", action="store_true", help="show finished runs, start none")
+    parser.add_argument(
+        "--runner", choices=("local", "ray"), default="local", help="train here, or on a Ray cluster"
+    )
     flags = parser.parse_args(words)
     if not 1 <= flags.port <= 65535:
         raise Refused("--port must be between 1 and 65535.")
@@ -121,13 +124,17 @@ def main(words: list[str] | None = None) -> int:
         from kpop import runs
 
         folder = check_runs(flags.runs or Path(runs.default_runs_dir()))
+        if flags.runner == "ray" and not flags.read_only:
+            from kpop.ray_runner import check_cluster
+
+            check_cluster()
         from kpop.ui.app import build_ui, launch_options, start_watching
 
-        demo = build_ui(folder, flags.model, flags.device, flags.read_only)
+        demo = build_ui(folder, flags.model, flags.device, flags.read_only, flags.runner)
     except (Refused, KpopError) as error:
         print(f"app.py: {error}", file=sys.stderr)
         return 2
-    watcher = None if flags.read_only else start_watching(folder)
+    watcher = None if flags.read_only else start_watching(folder, flags.runner)
     try:
         demo.launch(
             server_name=flags.host,

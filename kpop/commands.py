@@ -18,7 +18,7 @@ from .config import EraseConfig, concept_name
 from .errors import InputError, KpopError
 from .key_sealing import check_open
 from .release_commands import for_key
-from .run_commands import named_run, runs_dir
+from .run_commands import named_run, runs_dir, train_on_cluster
 from .runs import Run
 from .tracking import check_tracker, tracked
 
@@ -32,6 +32,8 @@ def train(args: argparse.Namespace) -> int:
     check_tracker(args.track)
     if cfg.base_run is not None:
         check_open(runs.open_run(cfg.base_run, runs_dir(args)))
+    if args.runner == "ray" and not args.dry_run:
+        return train_on_cluster(cfg, args)
     from . import models
     from .processes import launched
     from .run_texts import all_texts

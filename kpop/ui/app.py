@@ -28,13 +28,19 @@ TAGLINE = "Make an image model forget. Keep the key."
 
 
 def build_ui(
-    runs_dir: str | Path | None = None, model: str = "emoji", device: str = "auto", read_only: bool = False
+    runs_dir: str | Path | None = None,
+    model: str = "emoji",
+    device: str = "auto",
+    read_only: bool = False,
+    runner: str = "local",
 ) -> gr.Blocks:
     """The whole app as gradio Blocks, not launched yet; `launch_options` has the rest.
 
+    runner: where its runs train, "local" or "ray".
+
     Raises ModelError when the model cannot be used.
     """
-    studio = Studio(Path(runs_dir or runs.default_runs_dir()), model, device, read_only)
+    studio = Studio(Path(runs_dir or runs.default_runs_dir()), model, device, read_only, runner)
     studio.pipe()  # a model that cannot be used is told of now, not at the first click
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 86400), fill_width=True) as demo:
         with gr.Row(elem_id="top", equal_height=False):
@@ -128,9 +134,9 @@ def launch_options(runs_dir: str | Path) -> dict:
     }
 
 
-def start_watching(runs_dir: str | Path) -> jobs.Watcher:
+def start_watching(runs_dir: str | Path, runner: str = "local") -> jobs.Watcher:
     """The thread that starts queued runs and notices dead ones. Call .stop() on it at the end."""
-    watcher = jobs.Watcher(Path(runs_dir))
+    watcher = jobs.Watcher(Path(runs_dir), runner=runner)
     watcher.start()
     return watcher
 

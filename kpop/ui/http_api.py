@@ -73,7 +73,7 @@ def build_api(studio: Studio) -> None:
     @plainly
     def resume_run(run: str, request: gr.Request) -> dict:
         owned(studio, run, request)
-        jobs.resume(studio.run(run))
+        jobs.resume(studio.run(run), runner=studio.runner)
         return told(studio.run(run))
 
     @plainly
@@ -112,7 +112,8 @@ def start_endpoint(studio: Studio):
                 owned(studio, config.base_run, request)
         for text in all_texts(config.resolved()):
             models.check_text(pipe, text)
-        return told(jobs.submit(config, studio.runs_dir, owner=visitor(request), device=studio.device))
+        owner = visitor(request)
+        return told(jobs.submit(config, studio.runs_dir, owner, studio.device, studio.runner))
 
     known = [each.name for each in dataclasses.fields(EraseConfig)]
     known.sort(key=lambda name: name != "concepts")

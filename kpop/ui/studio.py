@@ -38,6 +38,7 @@ class Studio:
     model: str = "emoji"
     device: str = "auto"
     read_only: bool = False
+    runner: str = "local"
     _clicks: int = 0
     _first: threading.Condition = field(default_factory=threading.Condition, repr=False)
     _guard: threading.RLock = field(default_factory=threading.RLock, repr=False)

@@ -209,7 +209,7 @@ def wire_train(page: Page, step: TrainStep, words: ConceptsStep, tab: gr.Tab, lo
     @plainly
     def resume(run_id, request: gr.Request):
         owned(studio, run_id, request)
-        gr.Info(jobs.resume(studio.run(run_id)), title="Resumed")
+        gr.Info(jobs.resume(studio.run(run_id), runner=studio.runner), title="Resumed")
         return look_again(run_id)
 
     @plainly
@@ -272,7 +272,7 @@ def start_run(studio: Studio, forget, keep, neutral, preset_name, paper, values,
     pipe = studio.pipe()
     for text in all_texts(config.resolved()):
         models.check_text(pipe, text)
-    return jobs.submit(config, studio.runs_dir, owner=owner, device=studio.device)
+    return jobs.submit(config, studio.runs_dir, owner, studio.device, studio.runner)
 
 
 def owned(studio: Studio, run_id: str, request: gr.Request | None) -> None:
