@@ -1,17 +1,17 @@
-"""Runs on a Ray cluster of this machine: a node lost in mid-run, the cluster's queue, stopping, no Ray at all."""
+"""Runs on a Ray cluster of this machine: a lost node, the queue, stopping and resuming, and no Ray at all."""
 
-import os
 import sys
 import time
 
 import psutil
 import pytest
 import torch
+from app_process import free_port
 from safetensors.torch import load_file
 
 from app import main as app_main
-from kpop import cli, jobs, ray_runner
-from kpop.errors import InputError
+from kpop import cli, jobs, ray_runner, train
+from kpop.errors import InputError, RunError
 from kpop.run_status import ENDED
 from kpop.runs import create_run, default_runs_dir
 
@@ -33,9 +33,7 @@ def cluster(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("RAY_worker_niceness", "0")  # 15 by default: on a busy machine nothing would move
     common = {"include_dashboard": False, "object_store_memory": 80 * 2**20}
     quick = {"health_check_period_ms": 500, "health_check_initial_delay_ms": 500}
-    cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": quick, **common}
-    )
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": quick, **common})
     try:
         for _ in range(2):
             cluster.add_node(num_cpus=1, **common)
@@ -54,23 +52,85 @@ def node_of(cluster, run):
     )
 
 
-def test_a_lost_node_costs_nothing_and_a_stopped_run_leaves_the_queue(cluster, tiny_config, capsys):
-    folder = default_runs_dir()
-    cfg = tiny_config(steps=60, checkpoint_every=5)
+def test_a_lost_node_costs_nothing(cluster, tiny_config, tmp_path):
+    """Three runs, two nodes: one loses its node, other is stopped and resumed, third leaves the queue."""
+    folder, cfg = default_runs_dir(), tiny_config(steps=60, checkpoint_every=5)
     one, other, third = (jobs.submit(cfg, folder, device="cpu", runner="ray") for _ in range(3))
     until(lambda: one.status.step > 10 and other.status.step > 1)
     assert (third.status.state, jobs.queue_position(third)) == ("queued", 2)
     assert jobs.start_next(folder) == []  # not for the local queue
 
+    pid = one.status.pid
     cluster.remove_node(node_of(cluster, one), allow_graceful=False)
-    pid, step = one.status.pid, one.checkpoint_step()
     until(lambda: not psutil.pid_exists(pid))
-    assert step >= 10 and jobs.reconcile(folder) == []  # Ray starts it again: nobody else may judge it
+    assert one.checkpoint_step() >= 10
+    assert jobs.reconcile(folder) == []  # Ray starts it again: nobody else may judge it
     jobs.stop(third)
     assert third.status.state == "stopped"
+    jobs.stop(other)
+    until(lambda: other.status.state == "stopped")
+    assert jobs.resume(other) == f"It goes on from step {other.checkpoint_step()}."
+    whole = trained_here(cfg, tmp_path)
     until(lambda: one.status.state in ENDED and other.status.state in ENDED)
-    assert (one.status.state, other.status.state, third.status.step) == ("done", "done", 0)
-    assert one.log_tail(99).count("training") == 2 and other.log_tail(99).count("training") == 1
-    assert [row["step"] for row in one.metrics(None)] == list(range(1, 61))
-    whole, mended = load_file(other.weights_path), load_file(one.weights_path)
-    assert all(torch.equal(mended[name], tensor) for name, tensor in whole.items())
+    for run in (one, other):
+        assert (run.status.state, run.status.error, run.log_tail(99).count("training")) == ("done", None, 2)
+        assert [row["step"] for row in run.metrics(None)] == list(range(1, 61))
+        found = load_file(run.weights_path)
+        assert all(torch.equal(found[name], tensor) for name, tensor in whole.items())
+    assert (third.status.state, third.log_tail()) == ("stopped", "")
+
+
+def trained_here(cfg, folder):
+    """The weights of a run that nothing disturbed, with one thread, as a task of one CPU has."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return load_file(train(cfg, folder / "here", device="cpu").weights_path)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_without_ray_a_sentence_says_what_to_install(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=r"pip install 'ray>=2\.50,<3'"):
+        ray_runner.connect()
+    monkeypatch.setattr(ray_runner, "check_cluster", ray_runner.connect)  # which asks another process
+    said = "--runner ray needs Ray, here and on every node of the cluster: pip install 'ray>=2.50,<3'\n"
+    assert cli.main(["train", "--concepts", "church", "--runner", "ray"]) == 2
+    assert capsys.readouterr().err == f"kpop: {said}"
+    assert app_main(["--runs", str(tmp_path), "--port", str(free_port()), "--runner", "ray"]) == 2
+    assert capsys.readouterr().err == f"app.py: {said}"
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere"])
+def test_where_no_cluster_answers_the_waiting_runs_say_so(address, tiny_config, monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    run = create_run(tiny_config(), default_runs_dir(), runner="ray")
+    local = create_run(tiny_config(), default_runs_dir())
+    with pytest.raises(InputError, match=f"No Ray cluster answers at RAY_ADDRESS={address}"):
+        ray_runner.serve(default_runs_dir())
+    assert run.status.state == "failed" and run.status.error.endswith("Then press Resume.")
+    assert local.status.state == "queued"
+
+
+def test_a_task_asks_for_one_gpu_where_there_are_any():
+    asked = lambda device, gpus: ray_runner.needs(device, {"CPU": 8.0, "GPU": gpus})  # noqa: E731
+    for device, gpus, found, amount in [
+        ("auto", 2.0, "cuda", 1), ("cuda:3", 2.0, "cuda", 1), ("cuda", 0.0, "cuda", 1),
+        ("auto", 0.0, "cpu", None), ("cpu", 2.0, "cpu", None),
+    ]:  # fmt: skip
+        where, options = asked(device, gpus)
+        assert (where, options.get("num_gpus"), options["num_cpus"]) == (found, amount, 1)
+
+
+def test_a_node_without_the_runs_folder_says_so(tmp_path):
+    with pytest.raises(RunError, match="every node must see the runs folder under this path"):
+        ray_runner.train_on_node(str(tmp_path / "elsewhere"), "cpu")
+
+
+def test_a_run_that_was_stopped_while_it_waited_is_not_trained(tiny_config):
+    run = create_run(tiny_config(), default_runs_dir(), runner="ray")
+    jobs.stop(run)
+    ray_runner.train_on_node(str(run.path), "cpu")
+    assert (run.status.state, run.log_tail()) == ("stopped", "")
