@@ -44,8 +44,9 @@ def train_on_cluster(cfg: EraseConfig, args: argparse.Namespace) -> int:
     try:
         with interrupts() as interrupted, progress_bar("step", run.config.steps) as show:
             while run.status.state not in ENDED:
-                if interrupted.is_set():
+                if interrupted.is_set() and run.status.stop_asked is None:
                     jobs.stop(run)
+                    print("\nAsked to save and stop. Ctrl-C again does not wait for it.", file=sys.stderr)
                 show(run.status.step, run.status.steps)
                 jobs.start_next(run.path.parent, "ray")
                 jobs.reconcile(run.path.parent)
@@ -118,7 +119,7 @@ def runs_resume(args: argparse.Namespace) -> None:
         print(f"Its key is open while it trains. Seal it again: python -m kpop key seal {run.id}")
     print(f"{run.id}: {jobs.resume(run, args.device, args.runner)}")
     ahead = jobs.queue_position(run)
-    if ahead is not None:
+    if ahead:
         print(f"It waits for {ahead} other run{'' if ahead == 1 else 's'}.")
 
 
