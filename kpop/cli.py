@@ -158,6 +158,7 @@ def build_parser() -> argparse.ArgumentParser:
     _seeds(evaluate, "500-519")
     _safety(evaluate)
     _sampling(evaluate)
+    _runner(evaluate, "local")
     _device(evaluate)
 
     runs = _command(commands, "runs", "list, show, stop, resume or delete runs").add_subparsers(
@@ -211,6 +212,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     reproduce = _command(commands, "reproduce", "make the paper's tables and figures on a model")
     _reproducing(reproduce)
+    _runner(reproduce, "local")
     _device(reproduce)
 
     presets = _command(commands, "presets", "ready-made concept lists").add_subparsers(

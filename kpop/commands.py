@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from .config import EraseConfig, concept_name
 from .errors import InputError, KpopError
 from .key_sealing import check_open
 from .release_commands import for_key
-from .run_commands import named_run, runs_dir, train_on_cluster
+from .run_commands import named_run, on_cluster, runs_dir, train_on_cluster
 from .runs import Run
 from .tracking import check_tracker, tracked
 
@@ -192,6 +194,8 @@ def attribute(args: argparse.Namespace) -> None:
 
 def evaluate(args: argparse.Namespace) -> None:
     """Predictions, metrics, report and plot in --out; a table and the paths on stdout."""
+    if args.runner == "ray":
+        return on_cluster(evaluate_on_node, args)
     if args.protocol is None:
         args.protocol = "csv" if args.prompts or args.images else "words"
     if args.protocol != "words":
@@ -243,6 +247,14 @@ def evaluate(args: argparse.Namespace) -> None:
     erased = ", ".join(map(concept_name, run.config.concepts))
     for path in report.write_report(found, out, f"What run {run.id} (erases {erased}) forgot and kept"):
         print(path)
+
+
+def evaluate_on_node(args: argparse.Namespace, device: str) -> str:
+    """`evaluate` as a task of a cluster; what it would print."""
+    args.runner, args.device = "local", device
+    with redirect_stdout(io.StringIO()) as told:
+        evaluate(args)
+    return told.getvalue()
 
 
 def weights_stamp(run: Run) -> str:

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -77,7 +78,7 @@ def start_next(runs_dir: str | Path, runner: str = "local") -> list[Run]:
     if runner == "ray":
         if waiting(runs_dir, runner) and not dispatching(runs_dir):
             try:
-                detach(dispatcher_command(runs_dir), Path(runs_dir) / ".ray.log")
+                start_detached(dispatcher_command(runs_dir), Path(runs_dir) / ".ray.log")
             except OSError as error:
                 raise disk_error(error, Path(runs_dir)) from error
         return started
@@ -106,7 +107,7 @@ def _start(run: Run, device: str) -> bool:
     if not run.transition(("queued",), **fresh, runner="local", error=None, stop_asked=None):
         return False
     try:
-        pid = detach(worker_command(run, device), run.path / "log.txt")
+        pid = start_detached(worker_command(run, device), run.path / "log.txt")
     except OSError as error:
         problem = f"The training process could not be started ({error.strerror or error}). Try again."
         run.update_status(state="failed", error=problem)
@@ -116,10 +117,10 @@ def _start(run: Run, device: str) -> bool:
     return True
 
 
-def detach(command: list[str], log_file: Path) -> int:
-    """Start a process that outlives this one, its output behind log_file; returns its pid. Raises OSError."""
+def start_detached(command: Sequence[str], log: Path) -> int:
+    """Start a process in a session of its own, its output at the end of `log`; its pid. Raises OSError."""
     env = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": python_path()}
-    with open(log_file, "ab") as output:
+    with open(log, "ab") as output:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

@@ -15,9 +15,10 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -31,6 +32,7 @@ from .worker import in_words, train_run
 if TYPE_CHECKING:
     from ray import ObjectRef
 
+T = TypeVar("T")
 RETRIES = 3  # further attempts after a node or a process was lost
 EVERY = 1.0  # seconds between two looks at the queue
 OTHER_TRAINER = 300.0  # seconds that a task waits for the process of a lost node to let go of the run
@@ -112,6 +114,55 @@ def _dispatch(runs_dir: Path) -> None:
             _withdraw(run, ref)
 
 
+def elsewhere(
+    function: Callable[..., T], calls: Sequence[tuple], device: str, tell: Callable[[int, int], None]
+) -> list[T]:
+    """function(*call, device) for every call, each a task of the cluster; what they return, in order.
+
+    function: of a module; it works in the same folder as here, under the same path, and is called again
+    when its node is lost, so it must go on from what it finds. tell: called with how many of how many are
+    done.
+    Raises InputError where no cluster answers, what a task raised as a KpopError, and else RunError.
+    """
+    connect()
+    import ray
+
+    device, options = needs(device, ray.cluster_resources())
+    task = ray.remote(max_retries=RETRIES, max_calls=1)(_in_folder).options(**options)
+    left = refs = [task.remote(os.getcwd(), function, call, device) for call in calls]
+    try:
+        while left:
+            over, left = ray.wait(left, timeout=EVERY)
+            ray.get(over)  # raises what one of them raised
+            tell(len(refs) - len(left), len(refs))
+        return ray.get(refs)
+    except ray.exceptions.RayError as error:
+        why = _reason(error)
+        raise (why if isinstance(why, KpopError) else RunError(_in_words(why))) from None
+    finally:
+        for ref in left:
+            ray.cancel(ref)
+        ray.shutdown()
+
+
+def _in_folder(folder: str, function: Callable[..., T], call: tuple, device: str) -> T:
+    try:
+        os.chdir(folder)
+    except OSError:
+        raise RunError(f"{host_name()} has no {folder}: every node must see it under this path.") from None
+    return function(*call, device)
+
+
+def _reason(error: Exception) -> BaseException:
+    """What a task raised, or where it raised nothing itself what Ray says."""
+    return getattr(error, "cause", None) or error
+
+
+def _in_words(why: BaseException) -> str:
+    lost = type(why).__module__.startswith("ray.")
+    return f"Ray gave it up ({type(why).__name__})." if lost else in_words(why)
+
+
 def needs(device: str, cluster: dict[str, float]) -> tuple[str, dict]:
     """The device a task trains on, and what it asks Ray for: one GPU, or one CPU.
 
@@ -156,8 +207,7 @@ def _settle(run: Run, ref: ObjectRef) -> None:
         ray.get(ref)
         return
     except ray.exceptions.RayError as error:
-        cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else None
-        why = in_words(cause) if cause else f"Ray gave it up ({type(error).__name__})."
+        why = _in_words(_reason(error))
     kept = jobs.kept_in_words(run)
     ended = f"It did not stop by itself and was ended. {kept}"
     if not run.transition(("stopping",), state="stopped", error=ended, eta_s=None):

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -58,6 +59,22 @@ def train_on_cluster(cfg: EraseConfig, args: argparse.Namespace) -> int:
     if status.error:
         print(f"kpop: {' '.join(status.error.split())}", file=sys.stderr)
     return 0 if status.state == "done" else 130 if interrupted.is_set() else 1
+
+
+def on_cluster(function: Callable[[argparse.Namespace, str], str], args: argparse.Namespace) -> None:
+    """A command as a task of a Ray cluster: function(args, device) there; what it returns is printed here."""
+    from .ray_runner import elsewhere
+
+    with progress_bar("task", 1) as show:
+        found = elsewhere(function, [(portable(args),)], args.device, show)
+    print(*found, sep="", end="")
+
+
+def portable(args: argparse.Namespace) -> argparse.Namespace:
+    """The arguments for another machine: with this one's runs folder, without what cannot be sent."""
+    values = vars(args) | {"runs": str(runs_dir(args).resolve())}
+    del values["run_command"]
+    return argparse.Namespace(**values)
 
 
 def runs_list(args: argparse.Namespace) -> None:
