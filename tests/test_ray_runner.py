@@ -1,5 +1,6 @@
 """Runs on a Ray cluster of this machine: a lost node, the queue, stopping and resuming, and no Ray at all."""
 
+import os
 import sys
 import time
 
@@ -23,25 +24,34 @@ def until(condition, seconds=120.0):
         time.sleep(0.05)
 
 
-@pytest.fixture
-def cluster(tmp_path_factory, monkeypatch):
-    """A head that trains nothing and two nodes of one CPU each; RAY_ADDRESS is set."""
+@pytest.fixture(scope="module")
+def running_cluster(tmp_path_factory):
+    """A head that trains nothing and two nodes of one CPU each, over one cache folder."""
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'ray>=2.50,<3'")
     from ray.cluster_utils import Cluster
 
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("RAY_worker_niceness", "0")  # 15 by default: on a busy machine nothing would move
     common = {"include_dashboard": False, "object_store_memory": 80 * 2**20}
     quick = {"health_check_period_ms": 500, "health_check_initial_delay_ms": 500}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": quick, **common})
-    try:
-        for _ in range(2):
-            cluster.add_node(num_cpus=1, **common)
-        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
-        yield cluster
-    finally:
-        until(lambda: not jobs.dispatching(default_runs_dir()))
-        cluster.shutdown()
+    with pytest.MonkeyPatch.context() as env:
+        env.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        env.setenv("RAY_worker_niceness", "0")  # 15 by default: on a busy machine nothing would move
+        env.setenv("KPOP_CACHE", str(tmp_path_factory.mktemp("cluster") / "cache"))
+        head = {"num_cpus": 0, "_system_config": quick, **common}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        try:
+            for _ in range(2):
+                cluster.add_node(num_cpus=1, **common)
+            yield cluster
+        finally:
+            cluster.shutdown()
+
+
+@pytest.fixture
+def cluster(running_cluster, monkeypatch):
+    """The cluster at RAY_ADDRESS; what the test started on it has ended afterwards."""
+    monkeypatch.setenv("RAY_ADDRESS", running_cluster.address)
+    yield running_cluster
+    until(lambda: not jobs.dispatching(default_runs_dir()))
 
 
 def node_of(cluster, run):
@@ -50,6 +60,16 @@ def node_of(cluster, run):
     return next(
         node for node in cluster.worker_nodes if node.all_processes["raylet"][0].process.pid == raylet
     )
+
+
+def test_calls_go_to_nodes_and_answers_and_errors_come_back(cluster, tmp_path):
+    told = []
+    found = ray_runner.elsewhere(os.path.join, [("a",), ("b",)], "auto", lambda *far: told.append(far))
+    assert found == ["a/cpu", "b/cpu"] and told[-1] == (2, 2)
+    with pytest.raises(RunError, match="every node must see the runs folder under this path"):
+        ray_runner.elsewhere(
+            ray_runner.train_on_node, [(str(tmp_path / "none"),)], "cpu", lambda *far: told.append(far)
+        )
 
 
 def test_a_lost_node_costs_nothing(cluster, tiny_config, tmp_path):
