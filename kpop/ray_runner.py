@@ -65,7 +65,7 @@ def connect() -> None:
     try:
         if port.isdigit():  # Ray itself would try for minutes
             socket.create_connection((host, int(port)), timeout=10.0).close()
-        ray.init(address=where, log_to_driver=False)
+        ray.init(address=where, log_to_driver=False, ignore_reinit_error=True)
     except (OSError, OverflowError, RuntimeError, ValueError) as error:
         raise InputError(f"{_no_answer()} ({brief(error)})") from error
 
@@ -210,8 +210,11 @@ def _settle(run: Run, ref: ObjectRef) -> None:
         why = _in_words(_reason(error))
     kept = jobs.kept_in_words(run)
     ended = f"It did not stop by itself and was ended. {kept}"
-    if not run.transition(("stopping",), state="stopped", error=ended, eta_s=None):
-        run.transition(("queued", *jobs.HELD), state="failed", error=f"{why} {kept}", eta_s=None)
+    try:
+        if not run.transition(("stopping",), state="stopped", error=ended, eta_s=None):
+            run.transition(("queued", *jobs.HELD), state="failed", error=f"{why} {kept}", eta_s=None)
+    except RunError as problem:
+        print(problem, file=sys.stderr)  # a deleted run: the others go on
 
 
 def _withdraw(run: Run, ref: ObjectRef) -> None:

@@ -7,17 +7,17 @@ import time
 import psutil
 import pytest
 import torch
-from app_process import free_port
 from safetensors.torch import load_file
 
 from app import main as app_main
+from benchmarks.app_process import free_port
 from kpop import cli, jobs, ray_runner, train
 from kpop.errors import InputError, RunError
 from kpop.run_status import ENDED
 from kpop.runs import create_run, default_runs_dir
 
 
-def until(condition, seconds=120.0):
+def until(condition, seconds=240.0):
     end = time.time() + seconds
     while not condition():
         assert time.time() < end, "waited in vain"
@@ -73,31 +73,32 @@ def test_calls_go_to_nodes_and_answers_and_errors_come_back(cluster, tmp_path):
 
 
 def test_a_lost_node_costs_nothing(cluster, tiny_config, tmp_path):
-    """Three runs, two nodes: one loses its node, other is stopped and resumed, third leaves the queue."""
-    folder, cfg = default_runs_dir(), tiny_config(steps=60, checkpoint_every=5)
-    one, other, third = (jobs.submit(cfg, folder, device="cpu", runner="ray") for _ in range(3))
-    until(lambda: one.status.step > 10 and other.status.step > 1)
-    assert (third.status.state, jobs.queue_position(third)) == ("queued", 2)
-    assert jobs.start_next(folder) == []  # not for the local queue
-
-    pid = one.status.pid
-    cluster.remove_node(node_of(cluster, one), allow_graceful=False)
-    until(lambda: not psutil.pid_exists(pid))
-    assert one.checkpoint_step() >= 10
-    assert jobs.reconcile(folder) == []  # Ray starts it again: nobody else may judge it
-    jobs.stop(third)
-    assert third.status.state == "stopped"
-    jobs.stop(other)
+    """Three runs, two nodes: one loses its node, other is stopped and resumed, third deleted in the queue."""
+    folder, cfg = default_runs_dir(), tiny_config(steps=80, checkpoint_every=5)
+    with jobs.device_lock(folder):  # while it is held, no training takes a step
+        one, other, third = (jobs.submit(cfg, folder, device="cpu", runner="ray") for _ in range(3))
+        until(lambda: len(list(folder.glob(".device-*/train-*.lock"))) == 2)
+        assert (third.status.state, jobs.queue_position(third)) == ("queued", 2)
+        assert jobs.start_next(folder) == []  # not for the local queue
+    until(lambda: one.checkpoint_step() and other.checkpoint_step())
+    with jobs.device_lock(folder):
+        pid = one.status.pid
+        cluster.remove_node(node_of(cluster, one), allow_graceful=False)
+        until(lambda: not psutil.pid_exists(pid))
+        assert jobs.reconcile(folder) == []  # Ray starts it again: nobody else may judge it
+        jobs.stop(third)
+        assert third.status.state == "stopped"
+        jobs.delete(third)
+        jobs.stop(other)
     until(lambda: other.status.state == "stopped")
     assert jobs.resume(other) == f"It goes on from step {other.checkpoint_step()}."
     whole = trained_here(cfg, tmp_path)
     until(lambda: one.status.state in ENDED and other.status.state in ENDED)
     for run in (one, other):
         assert (run.status.state, run.status.error, run.log_tail(99).count("training")) == ("done", None, 2)
-        assert [row["step"] for row in run.metrics(None)] == list(range(1, 61))
+        assert [row["step"] for row in run.metrics(None)] == list(range(1, 81))
         found = load_file(run.weights_path)
         assert all(torch.equal(found[name], tensor) for name, tensor in whole.items())
-    assert (third.status.state, third.log_tail()) == ("stopped", "")
 
 
 def trained_here(cfg, folder):
