@@ -47,6 +47,9 @@ def read_flags(words: list[str] | None = None) -> argparse.Namespace:
         help="login of the page; its password is asked for, or comes from KPOP_AUTH=USER:PASS",
     )
     parser.add_argument("--read-only", action="store_true", help="show finished runs, start none")
+    parser.add_argument(
+        "--runner", choices=("local", "ray"), default="local", help="train here, or on a Ray cluster"
+    )
     flags = parser.parse_args(words)
     if not 1 <= flags.port <= 65535:
         raise Refused("--port must be between 1 and 65535.")
@@ -135,14 +138,18 @@ def main(words: list[str] | None = None) -> int:
         from kpop import runs
 
         folder = check_runs(flags.runs or Path(runs.default_runs_dir()))
+        if flags.runner == "ray" and not exposure.read_only:
+            from kpop.ray_runner import check_cluster
+
+            check_cluster()
         from kpop.ui.app import build_ui, launch_options, start_watching
 
-        demo = build_ui(folder, flags.model, flags.device, exposure)
+        demo = build_ui(folder, flags.model, flags.device, exposure, flags.runner)
         options = launch_options(folder, exposure)
     except (Refused, KpopError) as error:
         print(f"app.py: {error}", file=sys.stderr)
         return 2
-    watcher = None if exposure.read_only else start_watching(folder)
+    watcher = None if exposure.read_only else start_watching(folder, flags.runner)
     try:
         demo.launch(
             server_name=flags.host,

@@ -113,6 +113,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--dry-run", action="store_true", help="only say what it would train, in how much memory"
     )
     train.add_argument("--track", choices=TRACKERS, default=None, help="losses to it too, if installed")
+    _runner(train, "local")
     _device(train)
 
     generate = _command(commands, "generate", "draw pictures of prompts and seeds as PNG files")
@@ -157,6 +158,7 @@ def build_parser() -> argparse.ArgumentParser:
     _seeds(evaluate, "500-519")
     _safety(evaluate)
     _sampling(evaluate)
+    _runner(evaluate, "local")
     _device(evaluate)
 
     runs = _command(commands, "runs", "list, show, stop, resume, publish or delete runs").add_subparsers(
@@ -179,6 +181,7 @@ def build_parser() -> argparse.ArgumentParser:
             action.add_argument("--undo", action="store_true", help="only who started it sees it again")
         if name == "resume":
             _passphrase(action)
+            _runner(action, None)
             _device(action, None)
 
     release = _command(commands, "release", "write the sanitized model for others; the key stays here")
@@ -212,6 +215,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     reproduce = _command(commands, "reproduce", "make the paper's tables and figures on a model")
     _reproducing(reproduce)
+    _runner(reproduce, "local")
     _device(reproduce)
 
     presets = _command(commands, "presets", "ready-made concept lists").add_subparsers(
@@ -351,3 +355,8 @@ def _reproducing(parser: argparse.ArgumentParser) -> None:
 
 def _device(parser: argparse.ArgumentParser, default: str | None = "auto") -> None:
     parser.add_argument("--device", default=default, help="auto, cpu, cuda, cuda:1 or mps")
+
+
+def _runner(parser: argparse.ArgumentParser, default: str | None) -> None:
+    about = f"here, or on the Ray cluster at RAY_ADDRESS (default: {default or 'as it was'})"
+    parser.add_argument("--runner", choices=("local", "ray"), default=default, help=about)

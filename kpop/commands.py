@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +21,7 @@ from .config import EraseConfig, concept_name
 from .errors import InputError, KpopError
 from .key_sealing import check_open
 from .release_commands import for_key
-from .run_commands import named_run, runs_dir
+from .run_commands import named_run, on_cluster, runs_dir, train_on_cluster
 from .runs import Run
 from .tracking import check_tracker, tracked
 from .turns import shared_turn
@@ -37,6 +39,8 @@ def train(args: argparse.Namespace) -> int:
     check_tracker(args.track)
     if cfg.base_run is not None:
         check_open(runs.open_run(cfg.base_run, runs_dir(args)))
+    if args.runner == "ray" and not args.dry_run:
+        return train_on_cluster(cfg, args)
     from . import models
     from .processes import launched
     from .run_texts import all_texts
@@ -195,6 +199,8 @@ def attribute(args: argparse.Namespace) -> None:
 
 def evaluate(args: argparse.Namespace) -> None:
     """Predictions, metrics, report and plot in --out; a table and the paths on stdout."""
+    if args.runner == "ray":
+        return on_cluster(evaluate_on_node, args)
     if args.protocol is None:
         args.protocol = "csv" if args.prompts or args.images else "words"
     if args.protocol != "words":
@@ -255,6 +261,14 @@ def words_asked(args: argparse.Namespace) -> tuple[Run, list[str], Detector]:
     for word in words:
         protocol.accepted_labels(word, run.config, judge.labels)
     return run, words, judge
+
+
+def evaluate_on_node(args: argparse.Namespace, device: str) -> str:
+    """`evaluate` as a task of a cluster; what it would print."""
+    args.runner, args.device = "local", device
+    with redirect_stdout(io.StringIO()) as told:
+        evaluate(args)
+    return told.getvalue()
 
 
 def weights_stamp(run: Run) -> str:

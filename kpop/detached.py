@@ -24,11 +24,7 @@ REPO = Path(__file__).resolve().parent.parent
 
 def start_detached(command: Sequence[str], log: Path) -> int:
     """Start a process in a session of its own, its output at the end of `log`; its pid. Raises OSError."""
-    paths = [str(REPO), os.environ.get("PYTHONPATH", "")]
-    env = os.environ | {
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
-    }
+    env = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": python_path()}
     with open(log, "ab") as output:
         process = subprocess.Popen(
             command,
@@ -40,6 +36,11 @@ def start_detached(command: Sequence[str], log: Path) -> int:
         )
     threading.Thread(target=process.wait, name=f"reap-{process.pid}", daemon=True).start()
     return process.pid
+
+
+def python_path() -> str:
+    """PYTHONPATH with which another process finds this package."""
+    return os.pathsep.join(path for path in (str(REPO), os.environ.get("PYTHONPATH", "")) if path)
 
 
 def alive(status: RunStatus) -> bool:

@@ -100,6 +100,19 @@ def locked(path: Path) -> Iterator[None]:
         raise disk_error(error, path.parent) from error
 
 
+def is_locked(path: Path) -> bool:
+    """Whether somebody holds the lock file now; False where it cannot be tried."""
+    from filelock import FileLock, Timeout
+
+    try:
+        with FileLock(path, timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:
+        return False
+
+
 def finite(value: object) -> object:
     """A JSON value with None for NaN and infinity, which JSON has no word for."""
     if isinstance(value, float):

@@ -1,5 +1,7 @@
 """Trainings in the background: a queue of run folders, one detached process a run, one run a device.
 
+Runs of runner "ray" have a queue of their own, which ray_runner.py hands to a cluster.
+
 Everything is in the run folders, so a server may be restarted, or run twice on one folder, at any moment.
 States: queued -> starting -> running -> stopping -> done | stopped | failed | interrupted.
 """
@@ -19,7 +21,7 @@ import psutil
 
 from .config import EraseConfig
 from .detached import alive, signal_session, start_detached
-from .disk import disk_error, locked
+from .disk import disk_error, is_locked, locked
 from .errors import KpopError, RunError
 from .evaluation_jobs import check_idle, end_all
 from .key_sealing import check_open
@@ -44,27 +46,47 @@ __all__ = [
 HELD = ("starting", "running", "stopping")  # states with a process
 TERM_AFTER = 60.0  # seconds from the wish to stop to SIGTERM
 KILL_AFTER = 90.0  # seconds from the wish to stop to SIGKILL
+DISPATCHER_LOCK = ".ray.lock"  # in the runs folder, held as long as a dispatcher works
 LOG_LINES = 5  # lines of log.txt quoted in `error`
 
 log = logging.getLogger(__name__)
 
 
-def submit(cfg: EraseConfig, runs_dir: str | Path, owner: str = "local", device: str = "auto") -> Run:
+def submit(
+    cfg: EraseConfig,
+    runs_dir: str | Path,
+    owner: str = "local",
+    device: str = "auto",
+    runner: str = "local",
+) -> Run:
     """Queue a run and start it if its device is free. Raises RunError when the folder cannot be written."""
-    run = create_run(cfg, runs_dir, owner=owner, device=device)
-    start_next(runs_dir)
+    run = create_run(cfg, runs_dir, owner=owner, device=device, runner=runner)
+    start_next(runs_dir, runner)
     return run
 
 
-def start_next(runs_dir: str | Path) -> list[Run]:
-    """Start queued runs, oldest first, whose device is free; returns them. Safe from several servers."""
+def start_next(runs_dir: str | Path, runner: str = "local") -> list[Run]:
+    """Start queued runs, oldest first, whose device is free; returns them. Safe from several servers.
+
+    runner "ray": see to it that what is queued for the cluster is handed to it; returns none.
+    """
     started = []
     if not Path(runs_dir).is_dir():
         return started
+    if runner == "ray":
+        if waiting(runs_dir, runner) and not dispatching(runs_dir):
+            try:
+                start_detached(dispatcher_command(runs_dir), Path(runs_dir) / ".ray.log")
+            except OSError as error:
+                raise disk_error(error, Path(runs_dir)) from error
+        return started
     with locked(Path(runs_dir) / ".queue.lock"):
-        runs = [(run, run.status) for run in list_runs(runs_dir) if not run.is_example]
-        busy = [its.device for _, its in runs if its.state in HELD and its.host == host_name()]
-        for run, status in sorted((item for item in runs if item[1].state == "queued"), key=_place):
+        busy = [
+            its.device
+            for its in (run.status for run in list_runs(runs_dir) if not run.is_example)
+            if its.state in HELD and its.host == host_name() and its.runner != "ray"
+        ]
+        for run, status in waiting(runs_dir):
             # A run that has to wait also holds its device against younger ones.
             if not any(_same_device(status.device, other) for other in busy) and _start(run, status.device):
                 started.append(run)
@@ -98,9 +120,33 @@ def worker_command(run: Run, device: str) -> list[str]:
     return [sys.executable, "-m", "kpop.worker", str(run.path), "--device", device]
 
 
+def dispatcher_command(runs_dir: str | Path) -> list[str]:
+    """What hands queued runs to a Ray cluster: see ray_runner.py."""
+    return [sys.executable, "-m", "kpop.ray_runner", str(Path(runs_dir).resolve())]
+
+
+def dispatching(runs_dir: str | Path) -> bool:
+    """Whether some machine's dispatcher has this folder's Ray runs in hand."""
+    return is_locked(Path(runs_dir) / DISPATCHER_LOCK)
+
+
+def waiting(runs_dir: str | Path, runner: str = "local") -> list[tuple[Run, RunStatus]]:
+    """The queued runs of a runner with their status, oldest first."""
+    runs = [(run, run.status) for run in list_runs(runs_dir) if not run.is_example]
+    queued = [(run, its) for run, its in runs if its.state == "queued" and its.runner == runner]
+    return sorted(queued, key=_place)
+
+
 def _place(item: tuple[Run, RunStatus]) -> tuple:
     run, status = item
     return (status.queued_at or status.made, run.id)
+
+
+def _same_queue(a: RunStatus, b: RunStatus) -> bool:
+    """Whether one may have to wait for the other: on Ray for each other, else for the same device."""
+    if "ray" in (a.runner, b.runner):
+        return a.runner == b.runner
+    return _same_device(a.device, b.device)
 
 
 def _same_device(a: str, b: str) -> bool:
@@ -116,8 +162,8 @@ def queue_position(run: Run) -> int | None:
     before = 0
     for other in list_runs(run.path.parent):
         its = other.status
-        if other.id != run.id and not other.is_example and _same_device(status.device, its.device):
-            held = its.state in HELD and its.host == host_name()
+        if other.id != run.id and not other.is_example and _same_queue(status, its):
+            held = its.state in HELD and (its.host == host_name() or its.runner == "ray")
             before += held or (its.state == "queued" and _place((other, its)) < _place((run, status)))
     return before
 
@@ -140,12 +186,13 @@ def _reconcile(run: Run) -> bool:
     status = run.status
     if status.state not in HELD:
         return False
+    if status.runner == "ray" and dispatching(run.path.parent):
+        return False  # the dispatcher knows whether Ray starts it again
     if alive(status):
         if status.state == "stopping" and status.stop_asked is not None:
             _press(status, time.time() - status.stop_asked)
         return False
-    step = run.checkpoint_step()
-    kept = "It had saved nothing yet." if step is None else f"What it learned up to step {step} is kept."
+    kept = kept_in_words(run)
     if status.state == "stopping":
         state, error = "stopped", f"It did not stop by itself and was ended. {kept}"
     elif status.host != host_name():
@@ -159,6 +206,12 @@ def _reconcile(run: Run) -> bool:
         end = f"The training process was killed or ran out of memory at step {status.step}. {kept}"
         state, error = "failed", end + (f" Last lines of the log:\n{tail}" if tail else "")
     return run.transition((status.state,), state=state, error=error, eta_s=None)
+
+
+def kept_in_words(run: Run) -> str:
+    """What is left of a training that ended before its time."""
+    step = run.checkpoint_step()
+    return "It had saved nothing yet." if step is None else f"What it learned up to step {step} is kept."
 
 
 def _press(status: RunStatus, waited: float) -> None:
@@ -177,14 +230,16 @@ def stop(run: Run) -> None:
     _reconcile(run)
 
 
-def resume(run: Run, device: str | None = None) -> str:
+def resume(run: Run, device: str | None = None, runner: str | None = None) -> str:
     """Queue a stopped, failed or interrupted run again; says in a sentence where it goes on.
 
-    From its checkpoint, or from step 0 if it has none. Raises RunError in any other state.
+    From its checkpoint, or from step 0 if it has none. runner: "local" or "ray"; None: where it was.
+    Raises RunError in any other state.
     """
-    prepare_resume(run, device)
+    runner = runner or ("ray" if run.status.runner == "ray" else "local")
+    prepare_resume(run, device, runner=runner)
     step = run.checkpoint_step()
-    start_next(run.path.parent)
+    start_next(run.path.parent, runner)
     if step is None:
         return "It has no checkpoint: it starts again from step 0."
     return f"It goes on from step {step}."
@@ -244,9 +299,9 @@ def _own(run: Run, verb: str) -> None:
 class Watcher(threading.Thread):
     """Every two seconds: reconcile, then start what is queued. start() it with the app, then stop() it."""
 
-    def __init__(self, runs_dir: str | Path, every: float = 2.0):
+    def __init__(self, runs_dir: str | Path, every: float = 2.0, runner: str = "local"):
         super().__init__(name="kpop-watcher", daemon=True)
-        self.runs_dir, self.every = Path(runs_dir), every
+        self.runs_dir, self.every, self.runner = Path(runs_dir), every, runner
         self._over = threading.Event()
 
     def run(self) -> None:
@@ -254,7 +309,8 @@ class Watcher(threading.Thread):
         while True:
             try:
                 reconcile(self.runs_dir)
-                start_next(self.runs_dir)
+                for runner in dict.fromkeys(("local", self.runner)):
+                    start_next(self.runs_dir, runner)
             except (KpopError, OSError) as error:
                 log.warning("%s", error)
             except Exception:

@@ -10,7 +10,7 @@ from pathlib import Path
 from .command_output import output_folder, progress_bar
 from .config import GenerationConfig
 from .errors import InputError
-from .run_commands import runs_dir
+from .run_commands import portable, runs_dir
 
 
 def reproduce(args: argparse.Namespace) -> None:
@@ -41,7 +41,9 @@ def reproduce(args: argparse.Namespace) -> None:
         maker = _maker(args, store, judge)
     for target in chosen:
         rows = target.rows(told)
-        if maker is not None:
+        if args.runner == "ray" and maker is not None:
+            _make_on_cluster(target, told, args, store)
+        elif maker is not None:
             _make(target, told, maker)
         result = target.build(told, rows, store, maker)
         have, want = targets.count(rows, store)
@@ -91,6 +93,29 @@ def _make(target, told, maker) -> None:
         with progress_bar("") as show:
             maker.tell = lambda what, done, of, show=show: show(done, of, what)
             maker.make(spec, wanted)
+
+
+def _make_on_cluster(target, told, args: argparse.Namespace, store) -> None:
+    """Every missing cell of a target as a task of a Ray cluster; --cells and --runs are on shared storage."""
+    from .evaluation.plan import is_whole, merged
+    from .ray_runner import elsewhere
+
+    cells = [need for need in merged(target.needs(told)) if not is_whole(store, *need)]
+    if cells:
+        print(f"{target.name}: {len(cells)} cells to make", file=sys.stderr)
+        with progress_bar("cell", len(cells)) as show:
+            elsewhere(cell_on_node, [(portable(args), *need) for need in cells], args.device, show)
+        for spec, _ in cells:
+            store.load(spec, anew=True)
+
+
+def cell_on_node(args: argparse.Namespace, spec, wanted, device: str) -> None:
+    """Make one cell in a task of a cluster."""
+    from .evaluation import detectors
+    from .evaluation.cells import Store
+
+    args.device = device
+    _maker(args, Store(Path(args.cells)), detectors.load(spec.judge)).make(spec, wanted)
 
 
 def _list(chosen, told, store) -> None:

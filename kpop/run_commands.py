@@ -1,4 +1,4 @@
-"""What `runs list|show|stop|resume|publish|delete` do, and where a command finds its runs."""
+"""What `runs` and `train --runner ray` do, and where a command finds its runs."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
 from . import jobs, key_sealing, runs
-from .config import concept_name
+from .command_output import progress_bar
+from .config import EraseConfig, concept_name
+from .errors import InputError
+from .interrupts import interrupts
+from .run_status import ENDED
 from .runs import Run
 
 
@@ -23,6 +28,53 @@ def runs_dir(args: argparse.Namespace) -> Path:
 def named_run(args: argparse.Namespace) -> Run:
     """The run whose id or folder was given. Raises InputError, RunError."""
     return runs.open_run(args.run, runs_dir(args))
+
+
+def train_on_cluster(cfg: EraseConfig, args: argparse.Namespace) -> int:
+    """Queue a run for the Ray cluster and follow it; its folder is the last line. Ctrl-C saves and stops it.
+
+    Returns 0, 1 where it failed, 130 after Ctrl-C. Raises InputError where no cluster answers.
+    """
+    from .ray_runner import check_cluster
+
+    if args.track:
+        raise InputError("--track does not reach a Ray cluster. Its curves are in the run's metrics.jsonl.")
+    check_cluster()
+    run = jobs.submit(cfg, runs_dir(args), device=args.device, runner="ray")
+    print(f"{run.id}: {', '.join(map(concept_name, run.config.concepts))}", file=sys.stderr)
+    try:
+        with interrupts() as interrupted, progress_bar("step", run.config.steps) as show:
+            while run.status.state not in ENDED:
+                if interrupted.is_set() and run.status.stop_asked is None:
+                    jobs.stop(run)
+                    print("\nAsked to save and stop. Ctrl-C again does not wait for it.", file=sys.stderr)
+                show(run.status.step, run.status.steps)
+                jobs.start_next(run.path.parent, "ray")
+                jobs.reconcile(run.path.parent)
+                time.sleep(0.5)
+            show(run.status.step, run.status.steps)
+    finally:
+        print(run.path)
+    status = run.status
+    if status.error:
+        print(f"kpop: {' '.join(status.error.split())}", file=sys.stderr)
+    return 0 if status.state == "done" else 130 if interrupted.is_set() else 1
+
+
+def on_cluster(function: Callable[[argparse.Namespace, str], str], args: argparse.Namespace) -> None:
+    """A command as a task of a Ray cluster: function(args, device) there; what it returns is printed here."""
+    from .ray_runner import elsewhere
+
+    with progress_bar("task", 1) as show:
+        found = elsewhere(function, [(portable(args),)], args.device, show)
+    print(*found, sep="", end="")
+
+
+def portable(args: argparse.Namespace) -> argparse.Namespace:
+    """The arguments for another machine: with this one's runs folder, without what cannot be sent."""
+    values = vars(args) | {"runs": str(runs_dir(args).resolve())}
+    del values["run_command"]
+    return argparse.Namespace(**values)
 
 
 def runs_list(args: argparse.Namespace) -> None:
@@ -82,9 +134,9 @@ def runs_resume(args: argparse.Namespace) -> None:
         # The worker writes a checkpoint of the key as it goes, so it lies open until it is sealed again.
         key_sealing.open_seal(run, passphrase(args))
         print(f"Its key is open while it trains. Seal it again: python -m kpop key seal {run.id}")
-    print(f"{run.id}: {jobs.resume(run, device=args.device)}")
+    print(f"{run.id}: {jobs.resume(run, args.device, args.runner)}")
     ahead = jobs.queue_position(run)
-    if ahead is not None:
+    if ahead:
         print(f"It waits for {ahead} other run{'' if ahead == 1 else 's'}.")
 
 

@@ -26,7 +26,8 @@ class RunStatus:
 
     state: str = "queued"
     owner: str = "local"
-    runner: str = "local"  # "local": a worker process of jobs.py; "inline": the process that called train()
+    # "local": a worker process of jobs.py; "ray": a task of ray_runner.py; "inline": who called train()
+    runner: str = "local"
     host: str = ""
     pid: int | None = None
     create_time: float | None = None  # of the process: tells a reused pid from ours

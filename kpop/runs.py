@@ -231,8 +231,11 @@ def create_run(
     owner: str = "local",
     status: str = "queued",
     device: str = "auto",
+    runner: str = "local",
 ) -> Run:
     """Make a run folder, whole or not at all. A status other than "queued" claims it for this process.
+
+    runner: which queue it waits in, "local" or "ray".
 
     Raises RunError when the runs folder cannot be written.
     """
@@ -242,7 +245,7 @@ def create_run(
     now = time.time()
     state = RunStatus(state=status, owner=owner, steps=int(cfg.steps or 0), made=now, device=device)
     who = {"host": host_name(), "queued_at": now} if status == "queued" else process_fields()
-    state = replace(state, **who, runner="local" if status == "queued" else "inline")
+    state = replace(state, **who, runner=runner if status == "queued" else "inline")
     made = None
     try:
         folder.mkdir(parents=True, exist_ok=True)

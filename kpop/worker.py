@@ -30,7 +30,8 @@ def train_run(
 ) -> Run:
     """Train a run in this process and leave a final state in its folder, whatever happens.
 
-    runner: "local" (a worker) or "inline" (a command in the foreground). pipe: its model, if loaded already.
+    runner: "local" (a worker), "ray" (a task of a cluster) or "inline" (a command in the foreground).
+    pipe: its model, if loaded already.
     Raises what the training raised.
     """
     run.claim(runner=runner, state="starting")

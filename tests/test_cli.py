@@ -332,7 +332,7 @@ def test_runs_list_show_and_delete(capsys):
 
 
 def test_runs_stop_waits_and_resume_says_from_where(monkeypatch, capsys):
-    monkeypatch.setattr(jobs, "start_next", lambda folder: [])
+    monkeypatch.setattr(jobs, "start_next", lambda folder, runner: [])
     run = create_run(EraseConfig(concepts=("church",), steps=9), runs.default_runs_dir(), status="running")
     ends = threading.Timer(0.3, lambda: run.update_status(state="stopped", step=6))
     ends.start()

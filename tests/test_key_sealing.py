@@ -200,7 +200,7 @@ def test_a_sealed_run_goes_on_only_after_the_passphrase_and_equals_an_uninterrup
         jobs.resume(run)
     with pytest.raises(RunError, match="is sealed"):
         train(run.config, run=run, pipe=tiny_pipe)
-    monkeypatch.setattr(jobs, "start_next", lambda runs_dir: [])  # queued; trained here instead
+    monkeypatch.setattr(jobs, "start_next", lambda runs_dir, runner: [])  # queued; trained here instead
     line = ["runs", "resume", run.id, "--runs", str(run.path.parent)]
     assert cli.main(line) == 2 and "passphrase of this key is needed" in capsys.readouterr().err
     monkeypatch.setenv("KPOP_PASSPHRASE", WORDS)

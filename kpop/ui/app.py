@@ -37,13 +37,16 @@ def build_ui(
     model: str = "emoji",
     device: str = "auto",
     exposure: Exposure | None = None,
+    runner: str = "local",
 ) -> gr.Blocks:
     """The whole app as gradio Blocks, not launched yet; `launch_options` has the rest.
 
-    exposure: how far it is open (default: one person, this machine). Raises ModelError when the model cannot
-    be used.
+    exposure: how far it is open (default: one person, this machine). runner: where its runs train, "local" or
+    "ray". Raises ModelError when the model cannot be used.
     """
-    studio = Studio(Path(runs_dir or runs.default_runs_dir()), model, device, exposure or Exposure())
+    studio = Studio(
+        Path(runs_dir or runs.default_runs_dir()), model, device, exposure or Exposure(), runner=runner
+    )
     read_only = studio.read_only
     studio.pipe()  # a model that cannot be used is told of now, not at the first click
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 86400), fill_width=True) as demo:
@@ -167,9 +170,9 @@ def launch_options(runs_dir: str | Path, exposure: Exposure | None = None) -> di
     }
 
 
-def start_watching(runs_dir: str | Path) -> jobs.Watcher:
+def start_watching(runs_dir: str | Path, runner: str = "local") -> jobs.Watcher:
     """The thread that starts queued runs and notices dead ones. Call .stop() on it at the end."""
-    watcher = jobs.Watcher(Path(runs_dir))
+    watcher = jobs.Watcher(Path(runs_dir), runner=runner)
     watcher.start()
     return watcher
 

@@ -112,7 +112,10 @@ def run_card(studio: Studio, run) -> str:
         facts.append(f"about {span(status.eta_s)} left")
     if state == "queued":
         ahead = jobs.queue_position(run) or 0
-        facts = [f"{ahead} run{'s' if ahead != 1 else ''} before this one" if ahead else "starts in a moment"]
+        soon = "waits for a node of the cluster" if status.runner == "ray" else "starts in a moment"
+        facts = [f"{ahead} run{'s' if ahead != 1 else ''} before this one" if ahead else soon]
+    elif status.runner == "ray" and state in ACTIVE:
+        facts.append(f"on {escape(status.host)}")
     if state == "starting":
         facts.append("loading the model and drawing the pictures to learn from")
     if run.is_example:

@@ -44,6 +44,7 @@ class Studio:
     device: str = "auto"
     exposure: Exposure = field(default_factory=Exposure)
     address: str | None = None  # where others reach the app, once it is known
+    runner: str = "local"
     _clicks: int = 0
     _first: threading.Condition = field(default_factory=threading.Condition, repr=False)
     _guard: threading.RLock = field(default_factory=threading.RLock, repr=False)
@@ -202,13 +203,13 @@ class Studio:
         self.limits().check_run(config.resolved())
         with self._guard:  # between counting and queueing nobody else comes in
             self.limits().check_queue(*self._counted(owner))
-            return jobs.submit(config, self.runs_dir, owner=owner, device=self.device)
+            return jobs.submit(config, self.runs_dir, owner, self.device, self.runner)
 
     def resume(self, run) -> str:
         """jobs.resume within the limits of the run's owner."""
         with self._guard:
             self.limits().check_queue(*self._counted(run.status.owner), new=False)
-            return jobs.resume(run)
+            return jobs.resume(run, runner=self.runner)
 
     def _counted(self, owner: str) -> tuple[int, int]:
         """A visitor's runs that wait or train, and all of them."""
