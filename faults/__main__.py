@@ -1,0 +1,75 @@
+"""python -m faults: harm of every kind, then counts. Exit status 1 where one of them is not as it should be.
+
+python -m faults --out docs/reliability.md
+python -m faults kills damage --kills 6 --seed 3
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import random
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from faults.clock import clock
+from faults.damage import damage
+from faults.disk import disk
+from faults.figures import Figures, table, write_page
+from faults.kills import kills
+from faults.memory import memory
+from faults.servers import servers
+from faults.world import World, make_model
+
+Kind = Callable[[World, argparse.Namespace], list[Figures]]
+KINDS: dict[str, Kind] = {
+    "kills": lambda world, asked: kills(world, asked.kills),
+    "disk": lambda world, asked: disk(world, asked.times),
+    "damage": lambda world, asked: damage(world, 5 * asked.times),
+    "clock": lambda world, asked: clock(world, asked.times),
+    "servers": lambda world, asked: servers(world, asked.times),
+    "memory": lambda world, asked: memory(world, asked.times),
+}
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m faults", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("kinds", nargs="*", metavar="kind", help=f"of {', '.join(KINDS)} (default: all)")
+    add("--seed", type=int, default=0, help="of the random moments")
+    add("--kills", type=int, default=50, help="kill -9, in turns of worker, server and both")
+    add("--times", type=int, default=10, help="occasions of every other fault")
+    add("--requests", type=int, default=1000, help="malformed inputs of each kind")
+    add("--out", type=Path, help="the page to write")
+    asked = parser.parse_args()
+    unknown = [kind for kind in asked.kinds if kind not in KINDS]
+    if unknown:
+        parser.error(f"unknown kind {unknown[0]!r}")
+    return asked
+
+
+def main() -> int:
+    asked = arguments()
+    logging.disable(logging.WARNING)
+    rows, began = [], time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="kpop-faults-") as folder:
+        model = make_model(Path(folder) / "model")
+        for kind in asked.kinds or KINDS:
+            print(f"{time.strftime('%H:%M:%S')} {kind}", file=sys.stderr, flush=True)
+            world = World(Path(folder) / kind, model, random.Random(f"{asked.seed} {kind}"))
+            rows += KINDS[kind](world, asked)
+    print(table(rows))
+    if asked.out:
+        command = shlex.join(["python", "-m", "faults", *sys.argv[1:]])
+        write_page(asked.out, rows, command, asked.seed, (time.monotonic() - began) / 60)
+    return 0 if all(row.holds for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
