@@ -235,6 +235,7 @@ def prepare_resume(run: Run, device: str | None = None, **changes) -> None:
         if state not in ENDED:
             raise RunError(f"Run {run.id} is {state}: there is nothing to resume.")
         check_open(run)
+        run.checkpoint_states()
         step = run.checkpoint_step()
         run.clear_stop()
         run.truncate_metrics(step or 0)

@@ -331,7 +331,8 @@ class _Training:
 
     def _checkpoint(self, step: int, digest: str) -> None:
         if self.processes.leads:
-            save_checkpoint(self.run, step, digest, self.delta.tensors, self.optimizer, self._named_prompts())
+            parts = (self.delta.tensors, self.optimizer, self._named_prompts())
+            save_checkpoint(self.run, step, digest, *parts, last=step == self.cfg.steps)
 
     def _keep(self) -> None:
         """Key files first, then the weights that need them: weights without their key are of no use."""
