@@ -22,7 +22,7 @@ from .config import EraseConfig
 from .disk import disk_error, locked
 from .errors import KpopError, RunError
 from .key_sealing import check_open
-from .run_status import ENDED, RunStatus, host_name, process_fields
+from .run_status import ENDED, RunStatus, host_name, process_fields, started
 from .runs import Run, create_run, list_runs
 from .turns import device_lock, training_gate
 
@@ -141,9 +141,8 @@ def alive(status: RunStatus) -> bool:
     """Whether the process in a status still works: by pid on this host, by heartbeat on another."""
     if status.host == host_name() and status.pid is not None:
         try:
-            process = psutil.Process(status.pid)
-            same = status.create_time is None or abs(process.create_time() - status.create_time) < 1.0
-            return same and process.status() != psutil.STATUS_ZOMBIE
+            same = status.create_time is None or abs(started(status.pid) - status.create_time) < 1.0
+            return same and psutil.Process(status.pid).status() != psutil.STATUS_ZOMBIE
         except psutil.Error:
             return False
     return status.heartbeat is not None and time.time() - status.heartbeat <= SILENT

@@ -23,7 +23,7 @@ class RunStatus:
     runner: str = "local"  # "local": a worker process of jobs.py; "inline": the process that called train()
     host: str = ""
     pid: int | None = None
-    create_time: float | None = None  # of the process: tells a reused pid from ours
+    create_time: float | None = None  # of the process, see `started`: tells a reused pid from ours
     heartbeat: float | None = None
     step: int = 0
     steps: int = 0
@@ -72,7 +72,19 @@ def process_fields(pid: int | None = None) -> dict:
 
     pid = pid or os.getpid()
     try:
-        created = psutil.Process(pid).create_time()
+        created = started(pid)
     except psutil.Error:
         created = None
     return {"host": host_name(), "pid": pid, "create_time": created, "heartbeat": time.time()}
+
+
+def started(pid: int) -> float:
+    """When a process of this host was started; the same number at every look. Raises psutil.Error.
+
+    On Linux in seconds since its boot: there the time since the epoch changes whenever the machine's clock is
+    set, and a living process would be taken for dead.
+    """
+    import psutil
+
+    created = psutil.Process(pid).create_time()
+    return created - psutil.boot_time() if psutil.LINUX else created

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 
+import psutil
 import pytest
 
 from kpop import jobs, runs
@@ -206,6 +207,16 @@ def test_a_reused_pid_is_not_taken_for_ours(cfg, tmp_path):
     assert jobs.reconcile(tmp_path) == []
     run.update_status(create_time=run.status.create_time - 100.0)
     assert jobs.reconcile(tmp_path) == [run]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere psutil notes the time of a start once")
+@pytest.mark.parametrize("jump", [-86_400.0, 2.0, 3600.0])
+def test_a_clock_that_jumps_makes_nobody_dead(cfg, tmp_path, monkeypatch, jump):
+    run = create_run(cfg, tmp_path, status="running")
+    now, booted = time.time, psutil._psplatform.boot_time
+    monkeypatch.setattr(time, "time", lambda: now() + jump)
+    monkeypatch.setattr(psutil._psplatform, "boot_time", lambda: booted() + jump)  # as the kernel does
+    assert jobs.alive(run.status) and jobs.reconcile(tmp_path) == []
 
 
 def test_another_host_is_judged_by_its_heartbeat_alone(cfg, tmp_path):
