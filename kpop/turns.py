@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from .errors import RunError
-from .run_status import host_name
+from .run_status import host_name, started
 
 DRAW_TIMEOUT = 900.0  # seconds a drawing waits for drawings before it, or for one training step
 POLL = 0.02  # seconds
@@ -39,7 +38,7 @@ def device_lock(runs_dir: str | Path) -> Iterator[None]:
     """
     try:
         folder = _folder(runs_dir)
-        want = folder / f"want-{os.getpid()}-{threading.get_ident()}-{uuid.uuid4().hex[:8]}"
+        want = folder / f"want-{os.getpid()}-{started(os.getpid()):.2f}-{uuid.uuid4().hex[:8]}"
         turn = FileLock(folder / "draw.lock", timeout=DRAW_TIMEOUT)
         turn.acquire()
     except Timeout:
@@ -91,8 +90,7 @@ class training_gate:
     def wanted(self) -> bool:
         """Whether somebody draws or waits to; a file left by a dead process is cleared away."""
         for path in self.folder.glob("want-*"):
-            pid = path.name.split("-")[1]
-            if pid.isdigit() and _exists(int(pid)):
+            if _lives(path.name):
                 return True
             path.unlink(missing_ok=True)
         return False
@@ -109,7 +107,12 @@ class training_gate:
         self.close()
 
 
-def _exists(pid: int) -> bool:
+def _lives(want: str) -> bool:
+    """Whether who left this file still works. In a container the next app often has the pid of the last."""
     import psutil
 
-    return psutil.pid_exists(pid)
+    try:
+        _, pid, since, _ = want.split("-")
+        return abs(started(int(pid)) - float(since)) < 1.0
+    except (ValueError, psutil.Error):
+        return False

@@ -13,7 +13,7 @@ import pytest
 from kpop import jobs, runs
 from kpop.config import EraseConfig
 from kpop.errors import RunError
-from kpop.run_status import ENDED
+from kpop.run_status import ENDED, started
 from kpop.runs import create_run, open_run
 
 # A worker that trains nothing: it writes status as a trainer does, and stops when asked unless it is deaf.
@@ -325,7 +325,10 @@ def test_a_trainer_that_starts_meanwhile_waits_too(tmp_path):
 
 def test_a_wish_of_a_dead_process_holds_nobody_up(tmp_path):
     with jobs.training_gate(tmp_path) as gate:
-        (gate.folder / f"want-{dead_pid()}-1-abc").touch()
+        (gate.folder / f"want-{dead_pid()}-1.00-abc").touch()
+        (
+            gate.folder / f"want-{os.getpid()}-{started(os.getpid()) - 100:.2f}-abc"
+        ).touch()  # its pid is ours now
         gate()
         assert gate.lock.is_locked and not list(gate.folder.glob("want-*"))
 
