@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .batches import MOST_WEIGHT
 from .config import EraseConfig
+from .disk import brief
 from .errors import InputError, KpopError, ModelError, RunError
 from .estimate import Estimate, estimate_run, free_memory, gigabytes
 
@@ -27,6 +28,7 @@ EARLY = 10  # steps whose losses say what is usual
 TOO_MUCH = 1e4  # times what was usual
 SOUND = 10.0  # no alarm below: predicting nothing at all costs 1 in eps
 ON_PROMPT = ("l_transfer", "l_key_retain")  # losses that p descends
+SMALLER = "Choose a smaller batch_size, or close other programs."
 TIGHT = 0.25  # share of free memory from which on the CPU's memory is looked at closely
 
 
@@ -123,22 +125,34 @@ def what_fits(cfg: EraseConfig, pipe: StableDiffusionPipeline, free: int) -> str
 
 
 @contextmanager
-def memory_in_words(cfg: EraseConfig, pipe: StableDiffusionPipeline) -> Iterator[None]:
-    """Running out of memory inside the block becomes a RunError that says what would fit."""
+def device_in_words(cfg: EraseConfig, pipe: StableDiffusionPipeline) -> Iterator[None]:
+    """Running out of memory inside the block becomes a RunError that says what would fit; a lost device too."""
     free = free_memory(pipe.unet.device)
     try:
         yield
     except (MemoryError, RuntimeError) as error:
+        if isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error):
+            raise RunError(device_words(error)) from error
         if not is_out_of_memory(error):
             raise
         try:
             told = what_fits(cfg, pipe, free if free is not None else 0)
         except (KpopError, MemoryError, RuntimeError):
-            told = "Choose a smaller batch_size, or close other programs."
+            told = SMALLER
         raise RunError(
             f"The device ran out of memory at batch_size {cfg.batch_size}. {told} "
             "What was saved before is kept."
         ) from error
+
+
+def device_words(error: BaseException) -> str:
+    """What to do after an error of the device itself: it refused memory, or it is gone."""
+    if is_out_of_memory(error):
+        return f"The device ran out of memory. {SMALLER}"
+    return (
+        f"The device was lost or failed ({brief(error)}). Look after it and its driver, then resume. "
+        "What was saved before is kept."
+    )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

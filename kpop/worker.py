@@ -96,7 +96,9 @@ def in_words(error: BaseException) -> str:
         return str(error)
     name = type(error).__name__
     if isinstance(error, MemoryError) or name in ("OutOfMemoryError", "AcceleratorError"):
-        return "The device ran out of memory. Choose a smaller batch_size, or close other programs."
+        from .health import device_words
+
+        return device_words(error)
     text = str(error).strip().split("\n")[0][:200]
     return f"Unexpected error ({name}: {text}). The log of the run says more."
 
