@@ -126,7 +126,7 @@ def what_fits(cfg: EraseConfig, pipe: StableDiffusionPipeline, free: int) -> str
 
 @contextmanager
 def device_in_words(cfg: EraseConfig, pipe: StableDiffusionPipeline) -> Iterator[None]:
-    """Running out of memory inside the block becomes a RunError that says what would fit; a lost device too."""
+    """A RunError for memory refused inside the block, with what would fit, and for a lost device."""
     free = free_memory(pipe.unet.device)
     try:
         yield

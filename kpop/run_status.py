@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import socket
 import time
@@ -11,6 +10,7 @@ from dataclasses import dataclass, fields
 SCHEMA = 1
 STATES = ("queued", "starting", "running", "stopping", "done", "stopped", "failed", "interrupted")
 ACTIVE = ("queued", "starting", "running", "stopping")  # "queued" has no process yet
+MOST = 1e18  # no number of a status is as large
 ENDED = ("done", "stopped", "failed", "interrupted")
 
 
@@ -50,7 +50,7 @@ class RunStatus:
             value = known.get(name, 0)
             if value is None and name not in needed:
                 continue
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < MOST:
                 raise ValueError(name)
         for name in ("pid", "step", "steps"):
             if known.get(name) is not None:

@@ -131,9 +131,7 @@ def test_a_lost_device_is_no_lack_of_memory(tiny_config, tiny_pipe, tmp_path, mo
         raise torch.AcceleratorError("CUDA error: unspecified launch failure\nmore")
 
     monkeypatch.setattr(training._Training, "_student", student)
-    with pytest.raises(
-        RunError, match=r"lost or failed \(CUDA error: unspecified launch failure\). Look after"
-    ):
+    with pytest.raises(RunError, match=r"lost or failed \(CUDA error: unspecified launch failure\). Look"):
         train(tiny_config(), tmp_path, pipe=tiny_pipe)
     assert "lost or failed" in worker.in_words(torch.AcceleratorError("CUDA error: device-side assert"))
     assert "out of memory" in worker.in_words(torch.AcceleratorError("CUDA error: out of memory"))

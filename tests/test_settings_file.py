@@ -46,6 +46,7 @@ def test_a_runs_own_config_json_is_a_settings_file(tmp_path):
         ("a.yaml", "concepts: [church]\nlearning_rate: .nan", "learning_rate must be a number"),
         ("a.yaml", "!!python/object/apply:os.system ['true']", "cannot be read"),
         ("a.yaml", "a: \x00", "cannot be read"),
+        ("a.yaml", "concepts: [church]\nsteps: !!timestamp 99", "cannot be read"),
         ("gone.yaml", None, "No such file"),
     ],
 )
