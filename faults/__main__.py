@@ -20,6 +20,8 @@ from faults.clock import clock
 from faults.damage import damage
 from faults.disk import disk
 from faults.figures import Figures, table, write_page
+from faults.fuzz import fuzz
+from faults.fuzz_http import fuzz_http
 from faults.kills import kills
 from faults.memory import memory
 from faults.servers import servers
@@ -33,6 +35,8 @@ KINDS: dict[str, Kind] = {
     "clock": lambda world, asked: clock(world, asked.times),
     "servers": lambda world, asked: servers(world, asked.times),
     "memory": lambda world, asked: memory(world, asked.times),
+    "fuzz": lambda world, asked: fuzz(world, asked.requests),
+    "http": lambda world, asked: fuzz_http(world, asked.requests),
 }
 
 

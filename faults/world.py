@@ -23,7 +23,7 @@ from kpop.runs import Run, list_runs, open_run
 from kpop.tensor_files import read_tensors
 from app_process import App, end_trainings, start_app
 
-LIMIT = 150.0  # seconds; a run left "starting" without a process is judged after 60
+LIMIT = 600.0  # seconds; a run left "starting" without a process is judged after 60
 WORDS = ("a", "church", "castle", "house", "dog", "photo", "of", "red")
 SETTINGS = {
     "concepts": ["church"],

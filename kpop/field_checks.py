@@ -12,12 +12,14 @@ from .errors import InputError
 MOST_CHARACTERS = 200
 MOST_WORDS = 20
 Concept = str | tuple[str, ...]
+WRITER = reprlib.Repr()
+WRITER.maxlevel = 2
 
 
 def brief(value: Any) -> str:
     """A value as Python writes it, cut short: a settings file can hold one that takes gigabytes to write."""
     try:
-        return reprlib.repr(value)
+        return WRITER.repr(value)[:200]
     except ValueError:  # a whole number of thousands of digits
         return f"this {type(value).__name__}"
 
