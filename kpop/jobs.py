@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 
 from .config import EraseConfig
-from .disk import disk_error, locked
+from .disk import clear_torn, disk_error, locked
 from .errors import KpopError, RunError
 from .key_sealing import check_open
 from .run_status import ENDED, RunStatus, host_name, process_fields, started
@@ -237,6 +237,8 @@ def prepare_resume(run: Run, device: str | None = None, **changes) -> None:
         run.checkpoint_states()
         step = run.checkpoint_step()
         run.clear_stop()
+        for folder in (run.path, run.checkpoint_dir, run.secret_dir):
+            clear_torn(folder)  # of a worker killed in a write; a checkpoint's can be gigabytes
         run.truncate_metrics(step or 0)
         if step is None:
             shutil.rmtree(run.path / "samples", ignore_errors=True)

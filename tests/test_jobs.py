@@ -175,6 +175,19 @@ def test_resume_without_checkpoint_says_that_it_starts_again(cfg, tmp_path):
     )
 
 
+def test_resuming_clears_what_a_killed_worker_left_half_written(cfg, tmp_path):
+    create_run(cfg, tmp_path, status="running")  # holds the device
+    run = create_run(cfg, tmp_path)
+    run.checkpoint_dir.mkdir()
+    torn = run.checkpoint_dir / f".theta-000002.safetensors.{dead_pid()}.7.tmp"
+    ours = run.path / f".status.json.{os.getpid()}.7.tmp"  # whose process may be about to rename it
+    for path in (torn, ours):
+        path.touch()
+    run.update_status(state="failed")
+    jobs.resume(run)
+    assert not torn.exists() and ours.exists()
+
+
 def test_a_finished_run_is_not_resumed(cfg, tmp_path):
     run = create_run(cfg, tmp_path)
     run.update_status(state="done")
