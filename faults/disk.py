@@ -7,7 +7,6 @@ import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import httpx
 
@@ -111,12 +110,3 @@ def _mounted(*words: str) -> bool:
 
 def _mount(*words: str) -> None:
     subprocess.run(["mount", *words], check=True, capture_output=True)
-
-
-def can_mount(folder: Path) -> bool:
-    """Whether this machine lets us mount a tmpfs."""
-    folder.mkdir(parents=True, exist_ok=True)
-    done = _mounted("-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder))
-    if done:
-        subprocess.run(["umount", str(folder)], check=True)
-    return done

@@ -83,19 +83,22 @@ def page(rows: Sequence[Figures], command: str, seed: int, minutes: float) -> st
     where = f"{name}, {torch.get_num_threads()} torch thread(s), {platform.system()} {platform.release()}"
     return f"""# Reliability
 
-What the app does when things go wrong. The figures are written by the command below: it starts real servers and real
-trainings of a small random model, does the harm at moments drawn from the seed, and reads the run folders afterwards.
+What the app does when things go wrong. The figures are written by the command below: it starts real
+servers and real trainings of a small random model, does the harm at moments drawn from the seed, and reads
+the run folders afterwards.
 
     {command}
 
-{datetime.now():%Y-%m-%d}, seed {seed}, {minutes:.0f} minutes; {where}; Python {platform.python_version()}, {told}.
+{datetime.now():%Y-%m-%d}, seed {seed}, {minutes:.0f} minutes; {where};
+Python {platform.python_version()}, {told}.
 
 {table(rows)}
 
-*Runs lost*: a finished step older than the last checkpoint was gone, or a run went on from wrong numbers without a word.
-*Runs stuck*: a run that came to no end with a way on, or a queue that did not go on. *Server deaths*: a server that ended
-by itself or stopped answering. *Tracebacks shown*: answers to a visitor that held one. *Resumed, equal*: runs carried to
-their end after the fault whose weights and key equal the uninterrupted run's bit for bit.
+*Runs lost*: a finished step older than the last checkpoint was gone, or a run went on from wrong numbers
+without a word. *Runs stuck*: a run that came to no end with a way on, or a queue that did not go on. *Server
+deaths*: a server that ended by itself or stopped answering. *Tracebacks shown*: answers to a visitor that held
+one. *Resumed, equal*: runs carried to their end after the fault whose weights and key equal the uninterrupted
+run's bit for bit. A damaged checkpoint that has no other before it is refused in words; its run starts anew.
 """
 
 

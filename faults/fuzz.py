@@ -150,9 +150,7 @@ def _csv_inputs():
     )  # fmt: skip
     rows = st.lists(st.lists(cells, max_size=7), max_size=5)
     text = st.tuples(header, rows).map(lambda both: "\n".join(",".join(row) for row in [both[0], *both[1]]))
-    good = rows.map(
-        lambda rows: "prompt,evaluation_seed,label\n" + "\n".join(",".join(row) for row in rows)
-    )
+    good = rows.map(lambda rows: "prompt,evaluation_seed,label\n" + "\n".join(",".join(row) for row in rows))
     return st.one_of(
         text.map(lambda t: t.encode("utf-8", "surrogatepass")),
         good.map(lambda t: t.encode("utf-8", "surrogatepass")),

@@ -13,7 +13,7 @@ from kpop.jobs import HELD, alive
 
 
 def servers(world: World, count: int) -> list[Figures]:
-    """`count` runs, asked of both servers in turns; one of the servers is killed and started again on the way."""
+    """`count` runs, asked of both in turns; one server is killed and started again on the way."""
     figures = Figures("two servers on one runs folder")
     with world:
         world.start()

@@ -1,4 +1,4 @@
-"""A world to do harm in: a small random model, a runs folder, a real server, and what a visitor may ask it."""
+"""A world to do harm in: a small random model, a runs folder, real servers, and what a visitor asks them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pathlib import Path
 
 import httpx
 import psutil
+from app_process import App, end_trainings, start_app
 
 from faults.figures import Figures
 from kpop import jobs
 from kpop.run_status import ENDED
 from kpop.runs import Run, list_runs, open_run
 from kpop.tensor_files import read_tensors
-from app_process import App, end_trainings, start_app
 
 LIMIT = 600.0  # seconds; a run left "starting" without a process is judged after 60
 WORDS = ("a", "church", "castle", "house", "dog", "photo", "of", "red")

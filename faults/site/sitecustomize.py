@@ -1,8 +1,9 @@
 """Faults inside a server or worker that the suite starts; Python imports this before anything else.
 
-FAULTS_CLOCK names a file with seconds that the clock of this process is off by, read again at each look, so
-that the suite turns the clock while the process works. FAULTS_MEMORY names a file that holds "<kind> <n>": from
-its n-th tensor on, a worker's allocator says "memory" (out of it) or "device" (lost). No system clock is touched.
+FAULTS_CLOCK names a file with seconds that the clock of this process is off by, read again at each look,
+so that the suite turns the clock while the process works; no system clock is touched. FAULTS_MEMORY names a
+file that holds "<kind> <n>": from its n-th tensor on, a worker's allocator says "memory" (out of it) or
+"device" (lost).
 """
 
 import os
