@@ -1,4 +1,4 @@
-"""Malformed settings, prompt lists and pictures: answered in words or used, soon, and never with a traceback."""
+"""Malformed settings, prompt lists and pictures: used or answered in words, soon, without a traceback."""
 
 from __future__ import annotations
 
@@ -42,6 +42,14 @@ values = st.recursive(
 )
 FIELDS = list(EraseConfig.__dataclass_fields__)
 fields = st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=10), values, max_size=6)
+
+
+ODD = (
+    "a: &a [*a]", "&a concepts: *a", "concepts: &c [*c]", "[" * 3000, "? [a]\n: b", "\ufeff{}", "--- \n---",
+    "concepts: !!python/object/apply:os.system [ls]", "steps: !!timestamp 99", "steps: 1:2:3", "seed: .nan",
+    "steps: 0x" + "f" * 4000, "steps: 1" + "0" * 5000,
+)  # fmt: skip
+COLUMNS = ("prompt", "evaluation_seed", "seed", "case_number", "label", "class", "artist", "", "x")
 
 
 class TooLong(Exception):
@@ -117,11 +125,7 @@ def limit(seconds: float):
 def _settings_inputs():
     bomb = "concepts:\n- &b0 [x, x, x, x, x, x, x, x, x]\n"
     bomb += "".join(f"- &b{i} [{', '.join([f'*b{i - 1}'] * 9)}]\n" for i in range(1, 12))
-    texts = st.sampled_from([
-        bomb, "a: &a [*a]", "&a concepts: *a", "[" * 3000,
-        "concepts: !!python/object/apply:os.system [ls]", "steps: !!timestamp 99", "? [a]\n: b", "steps: 1:2:3",
-        "concepts: &c [*c]", "steps: 0x" + "f" * 4000, "steps: 1" + "0" * 5000, "seed: .nan", "\ufeff{}", "--- \n---",
-    ])  # fmt: skip
+    texts = st.sampled_from([bomb, *ODD])
     written = fields.map(json.dumps)
     files = st.tuples(st.sampled_from([".yaml", ".json"]), (texts | written | st.text(max_size=200)))
     raw = st.tuples(st.sampled_from([".yaml", ".json"]), st.binary(max_size=200))
@@ -144,10 +148,7 @@ def _csv_inputs():
     cells = st.text(max_size=30) | st.sampled_from(
         ["1", "3990.0", "-1", "a prompt", '"', "\0", "9" * 30, "x" * 200_000, "", "٣"]
     )
-    header = st.lists(
-        st.sampled_from(["prompt", "evaluation_seed", "seed", "case_number", "label", "class", "artist", "", "x"]),
-        max_size=6,
-    )  # fmt: skip
+    header = st.lists(st.sampled_from(COLUMNS), max_size=6)
     rows = st.lists(st.lists(cells, max_size=7), max_size=5)
     text = st.tuples(header, rows).map(lambda both: "\n".join(",".join(row) for row in [both[0], *both[1]]))
     good = rows.map(lambda rows: "prompt,evaluation_seed,label\n" + "\n".join(",".join(row) for row in rows))

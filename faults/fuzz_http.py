@@ -1,4 +1,4 @@
-"""Malformed requests to a running server: every one is answered, in words or with a status, and it lives on."""
+"""Malformed requests to a running server: each is answered in words or with a status, and it lives on."""
 
 from __future__ import annotations
 
@@ -26,6 +26,16 @@ ENDPOINTS = {
     "compare": ["run", "prompt", "seeds", "key"],
     "attribute": ["run", "prompt", "seed", "word", "layer", "timestep_band", "key"],
 }
+POSTED = (
+    "queue/join", "call/compare", "call/v2/attribute", "run/predict", "api", "cancel", "reset",
+    "component_server", "upload", "run/start_run", "call/nothing", "heartbeat/x",
+)  # fmt: skip
+JOINED = ("data", "fn_index", "session_hash", "event_data", "trigger_id")
+READ = (
+    "", "config", "gradio_api/info", "gradio_api/queue/data", "gradio_api/call/compare/x",
+    "gradio_api/file=/etc/passwd", "gradio_api/upload_progress",
+)  # fmt: skip
+PART = b'--x\r\nContent-Disposition: form-data; name="files"; filename="../a"\r\n'
 jsons = values.filter(lambda value: _is_json(value))
 texts = st.text(max_size=30) | st.sampled_from(["..%2f..", "/etc/passwd", "%00", "a" * 3000, "<script>"])
 
@@ -96,34 +106,23 @@ def _requests(run: str):
         return ("call", name, given)
 
     bodies = st.binary(max_size=200) | jsons.map(lambda value: json.dumps(value).encode())
-    joins = st.fixed_dictionaries(
-        {}, optional={name: jsons for name in ("data", "fn_index", "session_hash", "event_data", "trigger_id")}
-    )  # fmt: skip
-    api = st.sampled_from(
-        [f"gradio_api/{path}" for path in ("queue/join", "call/compare", "call/v2/attribute", "run/predict", "api",
-         "cancel", "reset", "component_server", "upload", "run/start_run", "call/nothing", "heartbeat/x")]
-    )  # fmt: skip
-    multipart = st.tuples(bodies, st.sampled_from(["", "; boundary=x", "; boundary=" + "y" * 300])).map(
+    plain = bodies.map(lambda body: {"content": body, "headers": {"content-type": "application/json"}})
+    joins = st.fixed_dictionaries({}, optional=dict.fromkeys(JOINED, jsons)).map(lambda join: {"json": join})
+    kinds = st.sampled_from(["", "; boundary=x", "; boundary=" + "y" * 300])
+    parts = st.tuples(bodies, kinds).map(
         lambda both: {
-            "content": b"--x\r\nContent-Disposition: form-data; name=\"files\"; filename=\"../a\"\r\n" + both[0],
+            "content": PART + both[0],
             "headers": {"content-type": f"multipart/form-data{both[1]}"},
         }
-    )  # fmt: skip
-    posts = st.tuples(
-        st.just("raw"), st.just("POST"), api,
-        st.one_of(
-            bodies.map(lambda body: {"content": body, "headers": {"content-type": "application/json"}}),
-            joins.map(lambda join: {"json": join}), multipart,
-        ),
-    )  # fmt: skip
-    gets = st.tuples(
-        st.just("raw"), st.just("GET"),
-        st.sampled_from(["", "config", "gradio_api/info", "gradio_api/queue/data", "gradio_api/call/compare/x",
-                         "gradio_api/file=/etc/passwd", "gradio_api/upload_progress"]),
-        st.fixed_dictionaries({}, optional={"run": texts, "step": texts | st.integers(), "session_hash": texts,
-                                            "upload_id": texts}).map(lambda asked: {"params": asked}),
-    )  # fmt: skip
-    uploads = st.tuples(st.just("raw"), st.just("POST"), st.just("gradio_api/upload"), multipart)
+    )
+    asked = st.fixed_dictionaries(
+        {},
+        optional={"run": texts, "step": texts | st.integers(), "session_hash": texts, "upload_id": texts},
+    ).map(lambda asked: {"params": asked})
+    raw, api = st.just("raw"), st.sampled_from(POSTED).map(lambda path: f"gradio_api/{path}")
+    posts = st.tuples(raw, st.just("POST"), api, plain | joins | parts)
+    gets = st.tuples(raw, st.just("GET"), st.sampled_from(READ), asked)
+    uploads = st.tuples(raw, st.just("POST"), st.just("gradio_api/upload"), parts)
     return st.one_of(calls(), calls(), posts, gets, uploads)
 
 
@@ -135,7 +134,7 @@ def _send(address: str, case: tuple, figures: Figures) -> object:
             sent = client.post(f"gradio_api/call/v2/{name}", json=given)
             figures.shown(sent.text)
             if sent.status_code != 200:
-                return sent.status_code
+                return sent.status_code if sent.status_code != 500 else f"500 of {name}"
             told = client.get(f"gradio_api/call/v2/{name}/{sent.json()['event_id']}").text
             figures.shown(told)
             return "results" if "event: complete" in told else "refused in words"
@@ -145,11 +144,11 @@ def _send(address: str, case: tuple, figures: Figures) -> object:
             if "event-stream" not in answer.headers.get("content-type", ""):
                 answer.read()
                 figures.shown(answer.text)
-            return answer.status_code
+            return answer.status_code if answer.status_code != 500 else f"500 of {path}"
 
 
 def _end_what_was_started(world: World, finished: str) -> None:
-    """Values drawn at random may be good ones: such a run is a valid answer, and not for this suite to train."""
+    """Values drawn at random may be good ones: such a run is a valid answer, and need not be trained."""
     for run in world.every_run():
         if run.id != finished and run.status.state not in ENDED:
             jobs.stop(run)

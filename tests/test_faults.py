@@ -1,4 +1,4 @@
-"""The fault suite in short: the same code as `python -m faults`, a few occasions a kind, harm that it must see."""
+"""The fault suite in short: the code of `python -m faults` on a few occasions, and harm that it must see."""
 
 import json
 import random
