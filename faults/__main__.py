@@ -82,7 +82,12 @@ def harm(asked: argparse.Namespace, folder: Path) -> list[Figures]:
     def one(kind: str) -> list[Figures]:
         world = World(folder / kind, model, random.Random(f"{asked.seed} {kind}"))
         print(f"{time.strftime('%H:%M:%S')} {kind}", file=sys.stderr, flush=True)
-        rows = KINDS[kind](world, asked)
+        try:
+            rows = KINDS[kind](world, asked)
+        except Exception as error:  # the other kinds' figures are worth having
+            rows = [Figures(kind, stuck=1, notes=[f"broke off: {type(error).__name__}: {error}"])]
+        for row in rows:
+            row.notes = [note.replace(str(folder), "...") for note in row.notes]
         print(f"{time.strftime('%H:%M:%S')} {kind} is over\n{table(rows)}", file=sys.stderr, flush=True)
         return rows
 

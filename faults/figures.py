@@ -95,9 +95,10 @@ Python {platform.python_version()}, {told}.
 {table(rows)}
 
 *Runs lost*: a finished step older than the last checkpoint was gone, or a run went on from wrong numbers
-without a word. *Runs stuck*: a run that came to no end with a way on, or a queue that did not go on. *Server
-deaths*: a server that ended by itself or stopped answering. *Tracebacks shown*: answers that had one. *Resumed, equal*: runs carried to their end after the fault whose weights and key equal the uninterrupted
-run's bit for bit. A damaged checkpoint that has no other before it is refused in words; its run starts anew.
+without a word. *Runs stuck*: a run that came to no end with a way on, or a queue that did not go on.
+*Server deaths*: a server that ended by itself or stopped answering. *Tracebacks shown*: answers that had one.
+*Resumed, equal*: runs carried to their end after the fault whose weights and key equal the uninterrupted
+run's bit for bit. A damaged checkpoint with no whole one before it is refused in words.
 """
 
 

@@ -28,6 +28,8 @@ def kills(world: World, count: int) -> list[Figures]:
             figures = rows[kind]
             figures.times += 1
             try:
+                if not world.apps:
+                    world.start()
                 run = _next_run(world)
                 _wait_for_a_moment(world, run)
                 torn[kind] += _kill(world, run, kind, figures)

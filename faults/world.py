@@ -91,10 +91,14 @@ class World:
         return self.folder / "runs"
 
     def start(self) -> App:
-        """Another server over the runs folder; returns when it answers."""
+        """Another server over the runs folder; returns when it answers. Raises Stuck."""
         app = start_app(self.folder, "--model", str(self.model), "--device", "cpu", **self.variables)
         self.apps.append(app)
-        app.wait()
+        try:
+            app.wait()
+        except AssertionError as error:
+            self.kill(app)
+            raise Stuck(str(error)) from None
         return app
 
     def kill(self, app: App) -> None:
