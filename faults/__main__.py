@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import random
 import shlex
 import sys
@@ -67,6 +68,7 @@ def main() -> int:
     logging.disable(logging.WARNING)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="kpop-faults-") as folder:
+        os.environ["KPOP_CACHE"] = str(Path(folder) / "cache")  # and nothing of it in the user's
         rows = harm(asked, Path(folder))
     print(table(rows))
     if asked.out:

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 
 from faults.figures import Figures
-from faults.world import Stuck, World, uninterrupted, until
+from faults.world import Stuck, World, learned, uninterrupted, until
 from kpop.jobs import HELD
 from kpop.run_status import ENDED
 
@@ -24,7 +24,7 @@ def clock(world: World, count: int) -> list[Figures]:
     world.variables |= {"FAULTS_CLOCK": str(turned), "PYTHONPATH": str(SITE)}
     with world:
         world.start()
-        reference = uninterrupted(world)
+        reference = learned(uninterrupted(world))
         for _ in range(count):
             figures.times += 1
             try:

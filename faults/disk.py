@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import httpx
 
 from faults.figures import Figures
-from faults.world import Stuck, World, uninterrupted, until
+from faults.world import Stuck, World, learned, uninterrupted, until
 from kpop.jobs import alive
 from kpop.run_status import ENDED
 from kpop.runs import Run
@@ -33,7 +33,7 @@ def disk(world: World, count: int) -> list[Figures]:
     try:
         with world:
             world.start()
-            reference = uninterrupted(world)
+            reference = learned(uninterrupted(world))
             for figures, harm in zip(rows, (_full, _read_only), strict=True):
                 for _ in range(count):
                     figures.times += 1

@@ -7,7 +7,7 @@ import time
 import httpx
 
 from faults.figures import Figures
-from faults.world import Stuck, World, kill_worker, torn_files, uninterrupted, until
+from faults.world import Stuck, World, kill_worker, learned, torn_files, uninterrupted, until
 from kpop.jobs import HELD
 from kpop.run_status import ACTIVE, ENDED
 from kpop.runs import Run
@@ -15,14 +15,17 @@ from kpop.runs import Run
 KINDS = ("worker", "server", "both")
 
 
-def kills(world: World, count: int) -> list[Figures]:
-    """`count` kills, in turns of each kind; every run harmed is carried to its end and compared."""
+def kills(world: World, count: int, queue: int = 2) -> list[Figures]:
+    """`count` kills, in turns of each kind; every run harmed is carried to its end and compared.
+
+    queue: runs that are in training or wait while the harm is done.
+    """
     rows = {kind: Figures(f"kill -9 of {'worker and server' if kind == 'both' else kind}") for kind in KINDS}
     harmed: dict[str, tuple[Run, set[str]]] = {}
     torn = dict.fromkeys(KINDS, 0)
     with world:
         world.start()
-        reference = uninterrupted(world)
+        reference = learned(uninterrupted(world))
         for turn in range(count):
             kind = KINDS[turn % len(KINDS)]
             figures = rows[kind]
@@ -30,7 +33,7 @@ def kills(world: World, count: int) -> list[Figures]:
             try:
                 if not world.apps:
                     world.start()
-                run = _next_run(world)
+                run = _next_run(world, queue)
                 _wait_for_a_moment(world, run)
                 torn[kind] += _kill(world, run, kind, figures)
                 _recover(world, run, figures)
@@ -54,9 +57,9 @@ def kills(world: World, count: int) -> list[Figures]:
     return list(rows.values())
 
 
-def _next_run(world: World) -> Run:
-    """The run in training; one more waits behind it."""
-    while len([run for run in world.every_run() if run.status.state in ACTIVE]) < 2:
+def _next_run(world: World, queue: int) -> Run:
+    """The run in training; others wait behind it."""
+    while len([run for run in world.every_run() if run.status.state in ACTIVE]) < queue:
         world.submit()
     held = lambda: [run for run in world.every_run() if run.status.state in HELD]  # noqa: E731
     until(held, "the queue does not go on")

@@ -6,7 +6,7 @@ import httpx
 
 from faults.clock import SITE
 from faults.figures import Figures
-from faults.world import Stuck, World, uninterrupted
+from faults.world import Stuck, World, learned, uninterrupted
 
 TENSORS = (200, 60_000)  # of a worker's life, in which one is refused
 WORDS = {"memory": "out of memory", "device": "was lost"}
@@ -23,7 +23,7 @@ def memory(world: World, count: int) -> list[Figures]:
     world.variables |= {"FAULTS_MEMORY": str(order), "PYTHONPATH": str(SITE)}
     with world:
         world.start()
-        reference = uninterrupted(world)
+        reference = learned(uninterrupted(world))
         for kind, figures in rows.items():
             for _ in range(count):
                 figures.times += 1

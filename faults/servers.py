@@ -8,7 +8,7 @@ import time
 import httpx
 
 from faults.figures import Figures
-from faults.world import Stuck, World, uninterrupted
+from faults.world import Stuck, World, learned, uninterrupted
 from kpop.jobs import HELD, alive
 
 
@@ -17,7 +17,7 @@ def servers(world: World, count: int) -> list[Figures]:
     figures = Figures("two servers on one runs folder")
     with world:
         world.start()
-        reference = uninterrupted(world)
+        reference = learned(uninterrupted(world))
         world.start()
         watch = _Watch(world)
         watch.start()

@@ -46,14 +46,14 @@ def test_malformed_settings_lists_and_pictures(world):
 
 
 def test_malformed_requests(world):
-    rows = fuzz_http(world, 25)
-    assert rows[0].times == 25 and rows[0].holds and rows[0].resumed == 1, table(rows)
+    (figures,) = fuzz_http(world, 25)
+    assert figures.times == 25 and figures.holds, table([figures])
 
 
-def test_kills_of_worker_server_and_both(world):
-    rows = kills(world, 3)
-    assert [row.times for row in rows] == [1, 1, 1]
-    assert all(row.holds and row.resumed for row in rows), table(rows)
+def test_a_killed_worker(world):
+    worker, server, both = kills(world, 1, queue=1)
+    assert (worker.times, server.times, both.times) == (1, 0, 0)
+    assert worker.holds and worker.resumed == 1, table([worker])
 
 
 def test_a_disk_that_cannot_be_made_is_not_run(world, monkeypatch):
