@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import random
 import shlex
@@ -54,6 +55,7 @@ def arguments() -> argparse.Namespace:
     add("--kills", type=int, default=50, help="kill -9, in turns of worker, server and both")
     add("--times", type=int, default=10, help="occasions of every other fault")
     add("--requests", type=int, default=1000, help="malformed inputs of each kind")
+    add("--minutes", type=float, default=math.inf, help="no new harm by kinds with servers after these")
     add("--together", type=int, default=1, help="kinds with servers of their own that go on at once")
     add("--out", type=Path, help="the page to write")
     asked = parser.parse_args()
@@ -80,15 +82,18 @@ def main() -> int:
 def harm(asked: argparse.Namespace, folder: Path) -> list[Figures]:
     """Every kind asked for, each in a world of its own; the figures in the order of KINDS."""
     model = make_model(folder / "model")
+    over_at = time.monotonic() + 60 * asked.minutes
 
     def one(kind: str) -> list[Figures]:
-        world = World(folder / kind, model, random.Random(f"{asked.seed} {kind}"))
+        draw = random.Random(f"{asked.seed} {kind}")
+        world = World(folder / kind, model, draw, over_at=over_at)
         print(f"{time.strftime('%H:%M:%S')} {kind}", file=sys.stderr, flush=True)
         try:
             rows = KINDS[kind](world, asked)
         except Exception as error:  # the other kinds' figures are worth having
             rows = [Figures(kind, stuck=1, notes=[f"broke off: {type(error).__name__}: {error}"])]
         for row in rows:
+            row.not_run = row.not_run or ("" if row.times or row.stuck else "no time was left")
             row.notes = [note.replace(str(folder), "...") for note in row.notes]
         print(f"{time.strftime('%H:%M:%S')} {kind} is over\n{table(rows)}", file=sys.stderr, flush=True)
         return rows

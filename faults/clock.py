@@ -25,7 +25,7 @@ def clock(world: World, count: int) -> list[Figures]:
     with world:
         world.start()
         reference = learned(uninterrupted(world))
-        for _ in range(count):
+        for _ in world.turns(count):
             figures.times += 1
             try:
                 _jump(world, turned, figures, reference)

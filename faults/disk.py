@@ -34,8 +34,8 @@ def disk(world: World, count: int) -> list[Figures]:
         with world:
             world.start()
             reference = learned(uninterrupted(world))
-            for figures, harm in zip(rows, (_full, _read_only), strict=True):
-                for _ in range(count):
+            for _ in world.turns(count):
+                for figures, harm in zip(rows, (_full, _read_only), strict=True):
                     figures.times += 1
                     try:
                         run = _harmed(world, harm, figures)

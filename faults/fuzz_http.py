@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 
 import httpx
@@ -64,6 +65,8 @@ def fuzz_http(world: World, count: int) -> list[Figures]:
         )  # fmt: skip
         @hypothesis.given(_requests(run.id))
         def each(case):
+            if time.monotonic() > world.over_at:
+                return
             figures.times += 1
             try:
                 statuses[_send(address, case, figures)] += 1

@@ -26,7 +26,7 @@ def kills(world: World, count: int, queue: int = 2) -> list[Figures]:
     with world:
         world.start()
         reference = learned(uninterrupted(world))
-        for turn in range(count):
+        for turn in world.turns(count):
             kind = KINDS[turn % len(KINDS)]
             figures = rows[kind]
             figures.times += 1

@@ -24,8 +24,8 @@ def memory(world: World, count: int) -> list[Figures]:
     with world:
         world.start()
         reference = learned(uninterrupted(world))
-        for kind, figures in rows.items():
-            for _ in range(count):
+        for _ in world.turns(count):
+            for kind, figures in rows.items():
                 figures.times += 1
                 low, high = TENSORS
                 order.write_text(f"{kind} {int(low * (high / low) ** world.draw.random())}")

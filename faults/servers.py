@@ -22,7 +22,7 @@ def servers(world: World, count: int) -> list[Figures]:
         watch = _Watch(world)
         watch.start()
         runs = []
-        for turn in range(count):
+        for turn in world.turns(count):
             figures.times += 1
             world.apps.reverse()
             try:

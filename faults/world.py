@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,10 +86,18 @@ class World:
     settings: dict = field(default_factory=lambda: dict(SETTINGS))
     variables: dict[str, str] = field(default_factory=dict)  # environment of servers and workers
     apps: list[App] = field(default_factory=list)
+    over_at: float = math.inf  # time.monotonic() from which on no new harm is done
 
     @property
     def runs(self) -> Path:
         return self.folder / "runs"
+
+    def turns(self, count: int) -> Iterator[int]:
+        """0 .. count - 1, while there is time."""
+        for turn in range(count):
+            if time.monotonic() > self.over_at:
+                return
+            yield turn
 
     def start(self) -> App:
         """Another server over the runs folder; returns when it answers. Raises Stuck."""
