@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from faults.figures import Figures
-from faults.world import World, learned
+from faults.world import ONE_MODEL, World, learned
 from kpop import jobs, train
 from kpop.config import EraseConfig
 from kpop.errors import KpopError
@@ -19,7 +19,8 @@ STEPS, HALT = 6, 4
 
 def damage(world: World, count: int) -> list[Figures]:
     """`count` times each: a random file of a checkpoint is damaged, then its run is resumed."""
-    pipe = load_pipeline(str(world.model), "cpu", "fp32")
+    with ONE_MODEL:
+        pipe = load_pipeline(str(world.model), "cpu", "fp32")
     changes = {"model": str(world.model), "steps": STEPS}
     cfg = EraseConfig.from_dict(world.settings | changes).resolved()
     with world:

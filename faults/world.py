@@ -8,6 +8,7 @@ import math
 import os
 import random
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -37,6 +38,7 @@ SETTINGS = {
     "templates": ["{}", "a {}"],
     "precision": "fp32",
 }
+ONE_MODEL = threading.Lock()  # transformers cannot load two in threads of one process
 
 
 class Stuck(Exception):
@@ -206,10 +208,11 @@ def kill_worker(run: Run) -> bool:
     return False
 
 
-def uninterrupted(world: World, **changes: object) -> Run:
+def uninterrupted(world: World) -> Run:
     """A run by the same settings in this process, where nothing goes wrong."""
     from kpop import load_pipeline, train
     from kpop.config import EraseConfig
 
-    cfg = EraseConfig.from_dict(world.settings | {"model": str(world.model)} | changes)
-    return train(cfg, world.runs, pipe=load_pipeline(str(world.model), "cpu", "fp32"), device="cpu")
+    cfg = EraseConfig.from_dict(world.settings | {"model": str(world.model)})
+    with ONE_MODEL:
+        return train(cfg, world.runs, pipe=load_pipeline(str(world.model), "cpu", "fp32"), device="cpu")
