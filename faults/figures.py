@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +15,7 @@ import torch
 from kpop.disk import write_text
 
 TRACEBACK = re.compile(r'Traceback \(most recent call last\)|File "[^"]+", line \d+')
+MOST_NOTES = 8  # of a kind; the newest say most
 SHOWN = ("torch", "diffusers", "gradio", "filelock", "psutil", "hypothesis")
 
 
@@ -63,13 +64,13 @@ def table(rows: Sequence[Figures]) -> str:
             counts = (row.times, row.lost, row.stuck, row.deaths, row.tracebacks)
             cells = [row.fault, *map(str, counts), f"{row.equal} of {row.resumed}" if row.resumed else "-"]
         lines.append("| " + " | ".join(cells) + " |")
-    notes = [f"- {row.fault}: {note}" for row in rows for note in row.notes]
+    notes = [f"- {row.fault}: {note}" for row in rows for note in _few(row.notes)]
     return "\n".join([*lines, "", *notes])
 
 
-def as_dict(row: Figures) -> dict:
-    """Plain JSON values."""
-    return {each.name: getattr(row, each.name) for each in fields(row)}
+def _few(notes: Sequence[str]) -> list[str]:
+    left = len(notes) - MOST_NOTES
+    return [*notes[-MOST_NOTES:], *([f"and {left} more before these."] if left > 0 else [])]
 
 
 def page(rows: Sequence[Figures], command: str, seed: int, minutes: float) -> str:
