@@ -103,6 +103,12 @@ def in_words(error: BaseException) -> str:
     return f"Unexpected error ({name}: {text}). The log of the run says more."
 
 
+def be_nice() -> None:
+    """To NICENESS, not by it: a worker is often started by the one before, and would be nicer than that."""
+    if hasattr(os, "nice"):
+        os.nice(max(0, NICENESS - os.nice(0)))
+
+
 def main(argv: list[str] | None = None) -> int:
     """Train the run given on the command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m kpop.worker", description=__doc__)
@@ -114,8 +120,7 @@ def main(argv: list[str] | None = None) -> int:
     except KpopError as error:
         print(error, file=sys.stderr)
         return 2
-    if hasattr(os, "nice"):
-        os.nice(NICENESS)
+    be_nice()
 
     def terminate(*_):
         # Once: save at the end of this step. Twice, or before the first step: at once.

@@ -383,6 +383,21 @@ def test_the_worker_leaves_a_final_state(tmp_path, monkeypatch, concept, state, 
     until(lambda: "next" in waits.log_tail())  # the queue goes on without an app
 
 
+@pytest.mark.skipif(not hasattr(os, "nice"), reason="this system knows no niceness")
+def test_workers_that_start_each_other_do_not_grow_ever_nicer():
+    code = """
+import os
+from kpop import worker
+os.nice(3)
+for _ in range(3):
+    worker.be_nice()
+    print(os.nice(0))
+"""
+    before = os.nice(0)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(max(before + 3, 5))] * 3
+
+
 @pytest.mark.parametrize("concept, begun", [("long", "running"), ("loading", "starting")])
 def test_sigterm_stops_and_keeps(tmp_path, monkeypatch, concept, begun):
     monkeypatch.setattr(jobs, "worker_command", real_worker)
