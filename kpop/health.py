@@ -131,10 +131,10 @@ def device_in_words(cfg: EraseConfig, pipe: StableDiffusionPipeline) -> Iterator
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error):
-            raise RunError(device_words(error)) from error
-        if not is_out_of_memory(error):
+        if not is_of_device(error):
             raise
+        if not is_out_of_memory(error):
+            raise RunError(device_words(error)) from error
         try:
             told = what_fits(cfg, pipe, free if free is not None else 0)
         except (KpopError, MemoryError, RuntimeError):
@@ -145,8 +145,13 @@ def device_in_words(cfg: EraseConfig, pipe: StableDiffusionPipeline) -> Iterator
         ) from error
 
 
+def is_of_device(error: BaseException) -> bool:
+    """Whether the device itself failed: it refused memory, or it is gone."""
+    return is_out_of_memory(error) or isinstance(error, torch.AcceleratorError)
+
+
 def device_words(error: BaseException) -> str:
-    """What to do after an error of the device itself: it refused memory, or it is gone."""
+    """What to do after an error that is_of_device."""
     if is_out_of_memory(error):
         return f"The device ran out of memory. {SMALLER}"
     return (

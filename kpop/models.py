@@ -99,7 +99,7 @@ def load_pipeline(model: str = "emoji", device: str = "auto", dtype: str = "auto
         )
         pipe = pipe.to(where)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, MemoryError) as error:
-        told = _memory_refused(error) or _first_line(error)
+        told = _device_failed(error) or _first_line(error)
         raise ModelError(f"The model {_short(model)} could not be loaded: {told}") from error
     finally:
         for log in bars:
@@ -279,10 +279,10 @@ def _first_line(error: Exception) -> str:
     return (lines[0] if lines else type(error).__name__)[:300]
 
 
-def _memory_refused(error: BaseException | None) -> str | None:
-    """What to do when memory was refused, which diffusers reports as a broken file; None for other causes."""
-    from .health import device_words, is_out_of_memory
+def _device_failed(error: BaseException | None) -> str | None:
+    """What to do when the device failed, which diffusers reports as a broken file; None for other causes."""
+    from .health import device_words, is_of_device
 
-    while error is not None and not is_out_of_memory(error):
+    while error is not None and not is_of_device(error):
         error = error.__cause__ or error.__context__
     return None if error is None else device_words(error)

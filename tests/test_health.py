@@ -137,15 +137,19 @@ def test_a_lost_device_is_no_lack_of_memory(tiny_config, tiny_pipe, tmp_path, mo
     assert "out of memory" in worker.in_words(torch.AcceleratorError("CUDA error: out of memory"))
 
 
-def test_a_model_there_is_no_memory_for_is_no_broken_file(tiny_folder, monkeypatch):
+@pytest.mark.parametrize(
+    "kind, words",
+    [(torch.OutOfMemoryError, "ran out of memory"), (torch.AcceleratorError, "was lost or failed")],
+)
+def test_a_model_that_no_device_takes_is_no_broken_file(tiny_folder, monkeypatch, kind, words):
     def refuse(*_, **__):
         try:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        except torch.OutOfMemoryError as error:
+            raise kind("CUDA error")
+        except RuntimeError as error:
             raise OSError("Unable to load weights from checkpoint file") from error
 
     monkeypatch.setattr(StableDiffusionPipeline, "from_pretrained", refuse)
-    with pytest.raises(ModelError, match="could not be loaded: The device ran out of memory"):
+    with pytest.raises(ModelError, match=f"could not be loaded: The device {words}"):
         models.load_pipeline(str(tiny_folder), "cpu")
 
 
