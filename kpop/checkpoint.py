@@ -2,11 +2,13 @@
 
 checkpoint/theta-<step>.safetensors, secret/prompt-<step>.safetensors (0600), and checkpoint/state.json,
 which is written last and names the step: a crash between the files leaves the older checkpoint in force.
+It also holds their SHA-256, since a bit turned over on a disk would train on unseen. The checkpoint before,
+named by before.json, stays until the run is done: where the newest is damaged the run goes on from there.
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,10 +33,12 @@ def save_checkpoint(
     theta: Named,
     theta_optimizer: torch.optim.Optimizer,
     prompts: dict[str, tuple[Named, torch.optim.Optimizer]],
+    last: bool = False,
 ) -> None:
     """theta: name -> parameter; prompts: label -> (name -> parameter, its optimizer). Raises RunError.
 
-    Without prompts (a method that makes no key) nothing is written to secret/.
+    Without prompts (a method that makes no key) nothing is written to secret/. last: the run is done, so
+    the checkpoint before this one is of no use any more.
     """
     secret = {}
     for label, (tensors, optimizer) in prompts.items():
@@ -43,8 +47,12 @@ def save_checkpoint(
     if prompts:
         write_tensors(_prompt_path(run, step), secret, {"format": str(FORMAT)}, mode=0o600)
     write_tensors(_theta_path(run, step), _packed(theta, theta_optimizer), {"format": str(FORMAT)})
-    write_json(run.checkpoint_dir / "state.json", {"step": step, "model_hash": model_hash, "format": FORMAT})
-    _drop_others(run, step)
+    before = None if last else next((each for each in run.checkpoint_states() if each["step"] != step), None)
+    if before is not None:
+        write_json(run.checkpoint_dir / "before.json", before)
+    about = {"step": step, "model_hash": model_hash, "format": FORMAT, "sha256": _digests(run, step)}
+    write_json(run.checkpoint_dir / "state.json", about)
+    _drop_others(run, step, before)
 
 
 def load_checkpoint(
@@ -56,16 +64,19 @@ def load_checkpoint(
 ) -> int:
     """Fill parameters and optimizers in place; returns the step, 0 where there is no checkpoint.
 
-    Raises RunError when it is damaged or belongs to another base model.
+    Where the newest checkpoint is damaged, that of the one before. Raises RunError when no whole one is left,
+    or it belongs to another base model.
     """
-    step = run.checkpoint_step()
-    if step is None:
+    states = run.checkpoint_states()
+    if not states:
         return 0
-    try:
-        about = json.loads((run.checkpoint_dir / "state.json").read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"The checkpoint of run {run.id} is damaged. Start the run anew.") from error
-    if about.get("model_hash") != model_hash:
+    whole = [state for state in states if _is_whole(run, state)]
+    if not whole:
+        raise RunError(
+            f"The checkpoint of run {run.id} at step {states[0]['step']} is damaged. Start the run anew."
+        )
+    step = whole[0]["step"]
+    if whole[0].get("model_hash") != model_hash:
         raise RunError(
             f"Run {run.id} was started on other weights of the base model. Restore them, or start anew."
         )
@@ -97,11 +108,35 @@ def _prompt_path(run: Run, step: int) -> Path:
     return run.secret_dir / f"prompt-{step:06d}.safetensors"
 
 
-def _drop_others(run: Run, step: int) -> None:
+def _is_whole(run: Run, state: dict) -> bool:
+    """Whether the files are as they were written. An older program noted no digests: then they are read."""
+    noted = state.get("sha256")
+    return noted is None or noted == _digests(run, state["step"])
+
+
+def _digests(run: Run, step: int) -> dict[str, str]:
+    """SHA-256 of each file that a checkpoint has. Raises RunError where one cannot be read."""
+    found = {}
+    for path in (_theta_path(run, step), _prompt_path(run, step)):
+        try:
+            with open(path, "rb") as file:
+                found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise disk_error(error, path.parent) from error
+    return found
+
+
+def _drop_others(run: Run, step: int, before: dict | None) -> None:
+    steps = [step] if before is None else [step, before["step"]]
     try:
-        for kept in (_theta_path(run, step), _prompt_path(run, step)):
-            for path in kept.parent.glob(f"{kept.name.split('-')[0]}-*.safetensors"):
-                if path != kept:
+        if before is None:
+            (run.checkpoint_dir / "before.json").unlink(missing_ok=True)
+        for place in (_theta_path, _prompt_path):
+            kept = [place(run, each) for each in steps]
+            for path in kept[0].parent.glob(f"{kept[0].name.split('-')[0]}-*.safetensors"):
+                if path not in kept:
                     path.unlink(missing_ok=True)
     except OSError as error:
         raise disk_error(error, run.path) from error

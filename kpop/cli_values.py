@@ -55,7 +55,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         values = json.loads(text) if path.suffix.lower() == ".json" else yaml.load(text, _loader())
     except OSError as error:
         raise InputError(f"The settings {name} cannot be read: {error.strerror or error}.") from error
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
+    except Exception as error:  # PyYAML raises many kinds on odd dates and numbers
         told = " ".join(str(error).split())[:200]
         raise InputError(f"The settings {name} cannot be read: {told}") from error
     if not isinstance(values, dict):

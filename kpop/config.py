@@ -128,7 +128,7 @@ class EraseConfig:
             put("templates", checks.templates(self.templates))
         for name in ("retain_neutral", "separate_kv", "gradient_checkpointing"):
             if not isinstance(getattr(self, name), bool | None):
-                raise InputError(f"{name} must be true or false, not {getattr(self, name)!r}.")
+                raise InputError(f"{name} must be true or false, not {checks.brief(getattr(self, name))}.")
         for name, options in CHOICES.items():
             checks.choice(name, getattr(self, name), options, optional=name not in ("method", "precision"))
         for name, (low, high) in WHOLE.items():

@@ -15,7 +15,7 @@ import psutil
 
 from .disk import LOCK_TIMEOUT
 from .errors import RunError
-from .run_status import RunStatus, host_name
+from .run_status import RunStatus, host_name, started
 
 SILENT = 60.0  # seconds without a heartbeat after which a process of another host counts as dead
 HEARTBEAT_EVERY = 5.0  # seconds
@@ -47,9 +47,8 @@ def alive(status: RunStatus) -> bool:
     """Whether the process in a status still works: by pid on this host, by heartbeat on another."""
     if status.host == host_name() and status.pid is not None:
         try:
-            process = psutil.Process(status.pid)
-            same = status.create_time is None or abs(process.create_time() - status.create_time) < 1.0
-            return same and process.status() != psutil.STATUS_ZOMBIE
+            same = status.create_time is None or abs(started(status.pid) - status.create_time) < 1.0
+            return same and psutil.Process(status.pid).status() != psutil.STATUS_ZOMBIE
         except psutil.Error:
             return False
     return status.heartbeat is not None and time.time() - status.heartbeat <= SILENT

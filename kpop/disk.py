@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import RunError
@@ -33,16 +33,25 @@ def write_bytes(path: Path, data: bytes, mode: int = 0o666) -> None:
             os.fsync(file.fileno())
         os.replace(waiting, path)
     except OSError as error:
-        try:
+        with suppress(OSError):
             waiting.unlink(missing_ok=True)
-        except OSError:
-            pass
         raise disk_error(error, path.parent) from error
 
 
 def write_json(path: Path, data: object) -> None:
     """write_text of readable JSON; NaN and infinity become null."""
     write_text(path, json.dumps(finite(data), indent=2, ensure_ascii=False) + "\n")
+
+
+def clear_torn(folder: Path) -> None:
+    """Remove what write_bytes left in a folder when its process was killed in the middle; never raises."""
+    import psutil
+
+    for path in folder.glob(".*.tmp"):
+        pid = path.name.split(".")[-3:][0]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            with suppress(OSError):
+                path.unlink()
 
 
 def disk_error(error: OSError, folder: Path) -> RunError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import time
@@ -16,7 +15,7 @@ from .evaluation.standing import count_predicted
 from .evaluation_jobs import EvaluationJob
 from .run_status import change_status, process_fields
 from .turns import evaluation_turn
-from .worker import NICENESS, in_words
+from .worker import be_nice, in_words
 
 BEAT = 1.0  # seconds between two looks at how far it is
 WAITING = 0.5  # seconds between two looks at whether it is our turn
@@ -49,8 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     if job is None or not job.request:
         print("usage: python -m kpop.evaluation_worker FOLDER", file=sys.stderr)
         return 2
-    if hasattr(os, "nice"):
-        os.nice(NICENESS)
+    be_nice()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the server's terminal is not meant for it
     state, error = "failed", None

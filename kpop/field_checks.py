@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from numbers import Real
 from typing import Any
 
@@ -11,12 +12,22 @@ from .errors import InputError
 MOST_CHARACTERS = 200
 MOST_WORDS = 20
 Concept = str | tuple[str, ...]
+WRITER = reprlib.Repr()
+WRITER.maxlevel = 2
+
+
+def brief(value: Any) -> str:
+    """A value as Python writes it, cut short: a settings file can hold one that takes gigabytes to write."""
+    try:
+        return WRITER.repr(value)[:200]
+    except ValueError:  # a whole number of thousands of digits
+        return f"this {type(value).__name__}"
 
 
 def text(name: str, value: Any, most: int) -> str:
     """One line of at most `most` characters."""
     if not isinstance(value, str) or not value.strip():
-        raise InputError(f"{name} must be a text, not {value!r}.")
+        raise InputError(f"{name} must be a text, not {brief(value)}.")
     if len(value) > most or not value.isprintable():
         raise InputError(f"{name} must be one line of at most {most} characters.")
     return value.strip()
@@ -25,7 +36,7 @@ def text(name: str, value: Any, most: int) -> str:
 def words(name: str, value: Any, empty: bool = False) -> str:
     """A short text, its white space made single."""
     if not isinstance(value, str):
-        raise InputError(f"{name} must be a text, not {value!r}.")
+        raise InputError(f"{name} must be a text, not {brief(value)}.")
     value = " ".join(value.split())
     if not value and not empty:
         raise InputError(f"{name} holds an empty text; write a word or remove it.")
@@ -44,7 +55,7 @@ def concepts(name: str, value: Any) -> tuple[Concept, ...]:
     if isinstance(value, str):
         value = (value,)
     if not isinstance(value, list | tuple):
-        raise InputError(f"{name} must be a list of words, not {value!r}.")
+        raise InputError(f"{name} must be a list of words, not {brief(value)}.")
     if len(value) > 200:
         raise InputError(f"{name} holds {len(value)} entries; use at most 200.")
     found: list[Concept] = []
@@ -75,22 +86,17 @@ def choice(name: str, value: Any, options: tuple[str, ...], optional: bool) -> N
     """One of `options`, or None where it is optional."""
     if (value is None and optional) or (isinstance(value, str) and value in options):
         return
-    raise InputError(f"{name} must be one of {', '.join(options)}, not {value!r}.")
+    raise InputError(f"{name} must be one of {', '.join(options)}, not {brief(value)}.")
 
 
 def whole(name: str, value: Any, low: int, high: int) -> int | None:
     """A whole number from low to high, or None but for what always has a value."""
     if value is None and name not in ("seed", "schema"):
         return None
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, Real)
-        or not math.isfinite(value)
-        or value != int(value)
-    ):
-        raise InputError(f"{name} must be a whole number, not {value!r}.")
+    if isinstance(value, bool) or not isinstance(value, Real) or not _finite(value) or value != int(value):
+        raise InputError(f"{name} must be a whole number, not {brief(value)}.")
     if not low <= value <= high:
-        raise InputError(f"{name} must be from {low} to {high}, not {value}.")
+        raise InputError(f"{name} must be from {low} to {high}, not {brief(value)}.")
     return int(value)
 
 
@@ -98,9 +104,14 @@ def real(name: str, value: Any, low: float, high: float | None) -> float | None:
     """A number from low to high (None: no upper end), or None."""
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-        raise InputError(f"{name.rstrip('_')} must be a number, not {value!r}.")
+    if isinstance(value, bool) or not isinstance(value, Real) or not _finite(value):
+        raise InputError(f"{name.rstrip('_')} must be a number, not {brief(value)}.")
     if value < low or (high is not None and value > high) or (name in ("rho", "rho_p") and value == 0):
         asked = f"from {low} to {high}" if high is not None else "above 0"
-        raise InputError(f"{name.rstrip('_')} must be {asked}, not {value}.")
+        raise InputError(f"{name.rstrip('_')} must be {asked}, not {brief(value)}.")
     return float(value)
+
+
+def _finite(value: Real) -> bool:
+    """Whole numbers beyond any float are finite too; the ranges refuse them."""
+    return isinstance(value, int) or math.isfinite(value)

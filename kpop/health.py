@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .batches import MOST_WEIGHT
 from .config import EraseConfig
+from .disk import brief
 from .errors import InputError, KpopError, ModelError, RunError
 from .estimate import Estimate, estimate_run, free_memory, gigabytes
 
@@ -27,6 +28,7 @@ EARLY = 10  # steps whose losses say what is usual
 TOO_MUCH = 1e4  # times what was usual
 SOUND = 10.0  # no alarm below: predicting nothing at all costs 1 in eps
 ON_PROMPT = ("l_transfer", "l_key_retain")  # losses that p descends
+SMALLER = "Choose a smaller batch_size, or close other programs."
 TIGHT = 0.25  # share of free memory from which on the CPU's memory is looked at closely
 
 
@@ -123,22 +125,39 @@ def what_fits(cfg: EraseConfig, pipe: StableDiffusionPipeline, free: int) -> str
 
 
 @contextmanager
-def memory_in_words(cfg: EraseConfig, pipe: StableDiffusionPipeline) -> Iterator[None]:
-    """Running out of memory inside the block becomes a RunError that says what would fit."""
+def device_in_words(cfg: EraseConfig, pipe: StableDiffusionPipeline) -> Iterator[None]:
+    """A RunError for memory refused inside the block, with what would fit, and for a lost device."""
     free = free_memory(pipe.unet.device)
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
+        if not is_of_device(error):
             raise
+        if not is_out_of_memory(error):
+            raise RunError(device_words(error)) from error
         try:
             told = what_fits(cfg, pipe, free if free is not None else 0)
         except (KpopError, MemoryError, RuntimeError):
-            told = "Choose a smaller batch_size, or close other programs."
+            told = SMALLER
         raise RunError(
             f"The device ran out of memory at batch_size {cfg.batch_size}. {told} "
             "What was saved before is kept."
         ) from error
+
+
+def is_of_device(error: BaseException) -> bool:
+    """Whether the device itself failed: it refused memory, or it is gone."""
+    return is_out_of_memory(error) or isinstance(error, torch.AcceleratorError)
+
+
+def device_words(error: BaseException) -> str:
+    """What to do after an error that is_of_device."""
+    if is_out_of_memory(error):
+        return f"The device ran out of memory. {SMALLER}"
+    return (
+        f"The device was lost or failed ({brief(error)}). Look after it and its driver, then resume. "
+        "What was saved before is kept."
+    )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -21,7 +21,7 @@ import psutil
 
 from .config import EraseConfig
 from .detached import alive, signal_session, start_detached
-from .disk import disk_error, is_locked, locked
+from .disk import clear_torn, disk_error, is_locked, locked
 from .errors import KpopError, RunError
 from .evaluation_jobs import check_idle, end_all
 from .key_sealing import check_open
@@ -259,8 +259,11 @@ def prepare_resume(run: Run, device: str | None = None, **changes) -> None:
         if state not in ENDED:
             raise RunError(f"Run {run.id} is {state}: there is nothing to resume.")
         check_open(run)
+        run.checkpoint_states()
         step = run.checkpoint_step()
         run.clear_stop()
+        for folder in (run.path, run.checkpoint_dir, run.secret_dir):
+            clear_torn(folder)  # of a worker killed in a write; a checkpoint's can be gigabytes
         run.truncate_metrics(step or 0)
         if step is None:
             shutil.rmtree(run.path / "samples", ignore_errors=True)

@@ -98,8 +98,9 @@ def load_pipeline(model: str = "emoji", device: str = "auto", dtype: str = "auto
             requires_safety_checker=False,
         )
         pipe = pipe.to(where)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
-        raise ModelError(f"The model {_short(model)} could not be loaded: {_first_line(error)}") from error
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, MemoryError) as error:
+        told = _device_failed(error) or _first_line(error)
+        raise ModelError(f"The model {_short(model)} could not be loaded: {told}") from error
     finally:
         for log in bars:
             log.enable_progress_bar()
@@ -276,3 +277,12 @@ def _short(model: str) -> str:
 def _first_line(error: Exception) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
     return (lines[0] if lines else type(error).__name__)[:300]
+
+
+def _device_failed(error: BaseException | None) -> str | None:
+    """What to do when the device failed, which diffusers reports as a broken file; None for other causes."""
+    from .health import device_words, is_of_device
+
+    while error is not None and not is_of_device(error):
+        error = error.__cause__ or error.__context__
+    return None if error is None else device_words(error)

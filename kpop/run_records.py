@@ -1,4 +1,4 @@
-"""What a run leaves in its folder as it trains: metrics.jsonl, the pictures of samples/, log.txt."""
+"""What a run leaves in its folder as it trains: metrics.jsonl, checkpoint states, samples/, log.txt."""
 
 from __future__ import annotations
 
@@ -50,6 +50,20 @@ def _metric_lines(folder: Path) -> Iterator[tuple[str, dict]]:
             continue
         if isinstance(row, dict) and isinstance(row.get("step"), int | float):
             yield line, row
+
+
+def read_states(folder: Path) -> list[dict]:
+    """state.json and before.json of a checkpoint folder, those that can be read, the newer first."""
+    found = []
+    for name in ("state.json", "before.json"):
+        try:
+            state = json.loads((folder / name).read_text("utf-8"))
+        except (OSError, ValueError, RecursionError):
+            continue
+        step = state.get("step") if isinstance(state, dict) else None
+        if isinstance(step, int) and not isinstance(step, bool) and step >= 0:
+            found.append(state)
+    return found
 
 
 def find_samples(folder: Path) -> list[tuple[int, dict[str, Path]]]:

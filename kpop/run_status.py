@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import socket
 import time
@@ -17,6 +16,7 @@ from .errors import RunError
 SCHEMA = 1
 STATES = ("queued", "starting", "running", "stopping", "done", "stopped", "failed", "interrupted")
 ACTIVE = ("queued", "starting", "running", "stopping")  # "queued" has no process yet
+MOST = 1e18  # no number of a status is as large
 ENDED = ("done", "stopped", "failed", "interrupted")
 
 
@@ -30,7 +30,7 @@ class RunStatus:
     runner: str = "local"
     host: str = ""
     pid: int | None = None
-    create_time: float | None = None  # of the process: tells a reused pid from ours
+    create_time: float | None = None  # of the process, see `started`: tells a reused pid from ours
     heartbeat: float | None = None
     step: int = 0
     steps: int = 0
@@ -60,7 +60,7 @@ class RunStatus:
             value = known.get(name, 0)
             if value is None and name not in needed:
                 continue
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < MOST:
                 raise ValueError(name)
         for name in ("pid", "step", "steps"):
             if known.get(name) is not None:
@@ -121,7 +121,19 @@ def process_fields(pid: int | None = None) -> dict:
 
     pid = pid or os.getpid()
     try:
-        created = psutil.Process(pid).create_time()
+        created = started(pid)
     except psutil.Error:
         created = None
     return {"host": host_name(), "pid": pid, "create_time": created, "heartbeat": time.time()}
+
+
+def started(pid: int) -> float:
+    """When a process of this host was started; the same number at every look. Raises psutil.Error.
+
+    On Linux in seconds since its boot: there the time since the epoch changes whenever the machine's clock is
+    set, and a living process would be taken for dead.
+    """
+    import psutil
+
+    created = psutil.Process(pid).create_time()
+    return created - psutil.boot_time() if psutil.LINUX else created

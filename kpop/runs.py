@@ -167,16 +167,21 @@ class Run:
             return sorted(self.secret_dir / name for name in self.unlocked if name.startswith("earlier-"))
         return sorted(self.secret_dir.glob("earlier-*.safetensors"))
 
-    def checkpoint_step(self) -> int | None:
-        """The step that checkpoint/state.json stands at, or None where there is no usable checkpoint.
+    def checkpoint_states(self) -> list[dict]:
+        """What stands in the checkpoint's state.json and in before.json, each with its `step`.
 
-        The trainer writes state.json last, so a checkpoint that has one is whole.
+        The trainer writes state.json last, so a checkpoint that has one is whole. Raises RunError where there
+        is one and none can be read: to start from step 0 then would lose what was learned, without a word.
         """
-        try:
-            step = json.loads((self.checkpoint_dir / "state.json").read_text("utf-8"))["step"]
-        except (OSError, ValueError, TypeError, KeyError):
-            return None
-        return step if isinstance(step, int) and not isinstance(step, bool) and step >= 0 else None
+        found = run_records.read_states(self.checkpoint_dir)
+        if not found and (self.checkpoint_dir / "state.json").exists():
+            raise RunError(f"The checkpoint of run {self.id} is damaged (state.json). Start the run anew.")
+        return found
+
+    def checkpoint_step(self) -> int | None:
+        """The step that checkpoint/state.json stands at, or None where there is no usable checkpoint."""
+        found = run_records.read_states(self.checkpoint_dir)
+        return found[0]["step"] if found else None
 
     @property
     def has_checkpoint(self) -> bool:

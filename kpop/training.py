@@ -20,7 +20,7 @@ from .config import EraseConfig, concept_name
 from .continual import keep_earlier_keys, start_of
 from .descent import descend, new_prompts, prompt_rate, rate_left, removal_steps, set_rate
 from .errors import InputError, RunError
-from .health import Health, check_fits, memory_in_words
+from .health import Health, check_fits, device_in_words
 from .hidden_prompt import HiddenPrompt
 from .interrupts import interrupts
 from .key_sealing import check_open
@@ -96,7 +96,7 @@ def train(
         elif models.model_name(pipe) not in ("", cfg.model):
             if models.model_hash(pipe) != models.model_hash(cfg.model):
                 raise InputError(f"The pipeline given is not {cfg.model}; give the one the settings name.")
-        with interrupts() as interrupted, memory_in_words(cfg, pipe):
+        with interrupts() as interrupted, device_in_words(cfg, pipe):
             _Training(cfg, run, pipe, on_step, gate or (lambda: None), interrupted, processes).run_all()
     except KeyboardInterrupt:
         _end(run, "interrupted", "It was interrupted from the keyboard.")
@@ -331,7 +331,8 @@ class _Training:
 
     def _checkpoint(self, step: int, digest: str) -> None:
         if self.processes.leads:
-            save_checkpoint(self.run, step, digest, self.delta.tensors, self.optimizer, self._named_prompts())
+            parts = (self.delta.tensors, self.optimizer, self._named_prompts())
+            save_checkpoint(self.run, step, digest, *parts, last=step == self.cfg.steps)
 
     def _keep(self) -> None:
         """Key files first, then the weights that need them: weights without their key are of no use."""

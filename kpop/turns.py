@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from .errors import RunError
-from .run_status import host_name
+from .run_status import host_name, started
 
 DRAW_TIMEOUT = 900.0  # seconds a drawing waits for drawings before it, or for one training step
 POLL = 0.02  # seconds
@@ -40,7 +39,7 @@ def device_lock(runs_dir: str | Path) -> Iterator[None]:
     """
     try:
         folder = _folder(runs_dir)
-        want = folder / f"want-{os.getpid()}-{threading.get_ident()}-{uuid.uuid4().hex[:8]}"
+        want = folder / _mark("want")
         turn = FileLock(folder / "draw.lock", timeout=DRAW_TIMEOUT)
         turn.acquire()
     except Timeout:
@@ -83,10 +82,9 @@ def shared_turn(runs_dir: str | Path) -> Iterator[None]:
 def _others(runs_dir: str | Path) -> bool:
     """Whether somebody trains, draws or waits to."""
     try:
-        found = [path.name.split("-")[1] for path in _folder(runs_dir).iterdir() if path.name.count("-") > 1]
+        return any(_lives(path.name) for path in _folder(runs_dir).iterdir())
     except OSError:
         return False
-    return any(pid.isdigit() and _exists(int(pid)) for pid in found)
 
 
 def evaluation_turn(runs_dir: str | Path) -> FileLock:
@@ -102,7 +100,7 @@ class training_gate:
 
     def __init__(self, runs_dir: str | Path):
         self.folder = _folder(runs_dir)
-        self.lock = FileLock(self.folder / f"train-{os.getpid()}-{uuid.uuid4().hex[:8]}.lock")
+        self.lock = FileLock(self.folder / f"{_mark('train')}.lock")
 
     def __call__(self) -> None:
         while True:
@@ -118,8 +116,7 @@ class training_gate:
     def wanted(self) -> bool:
         """Whether somebody draws or waits to; a file left by a dead process is cleared away."""
         for path in self.folder.glob("want-*"):
-            pid = path.name.split("-")[1]
-            if pid.isdigit() and _exists(int(pid)):
+            if _lives(path.name):
                 return True
             path.unlink(missing_ok=True)
         return False
@@ -136,7 +133,17 @@ class training_gate:
         self.close()
 
 
-def _exists(pid: int) -> bool:
+def _mark(what: str) -> str:
+    """A file name that tells which process left it: what-pid-start-unique."""
+    return f"{what}-{os.getpid()}-{started(os.getpid()):.2f}-{uuid.uuid4().hex[:8]}"
+
+
+def _lives(mark: str) -> bool:
+    """Whether who left a mark still works. In a container the next app often has the pid of the last."""
     import psutil
 
-    return psutil.pid_exists(pid)
+    try:
+        _, pid, since, _ = mark.split("-")
+        return abs(started(int(pid)) - float(since)) < 1.0
+    except (ValueError, psutil.Error):
+        return False

@@ -76,9 +76,17 @@ def in_words(error: BaseException) -> str:
         return str(error)
     name = type(error).__name__
     if isinstance(error, MemoryError) or name in ("OutOfMemoryError", "AcceleratorError"):
-        return "The device ran out of memory. Choose a smaller batch_size, or close other programs."
+        from .health import device_words
+
+        return device_words(error)
     text = str(error).strip().split("\n")[0][:200]
     return f"Unexpected error ({name}: {text}). The log of the run says more."
+
+
+def be_nice() -> None:
+    """To NICENESS, not by it: a worker is often started by the one before, and would be nicer than that."""
+    if hasattr(os, "nice"):
+        os.nice(max(0, NICENESS - os.nice(0)))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -92,8 +100,7 @@ def main(argv: list[str] | None = None) -> int:
     except KpopError as error:
         print(error, file=sys.stderr)
         return 2
-    if hasattr(os, "nice"):
-        os.nice(NICENESS)
+    be_nice()
 
     def terminate(*_):
         # Once: save at the end of this step. Twice, or before the first step: at once.

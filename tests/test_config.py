@@ -96,11 +96,22 @@ def test_additive_takes_one_token_per_text_token():
         ({"concepts": ("church",), "retain_neutral": "yes"}, "true or false"),
         ({"concepts": ("church",), "retain_neutral": 1}, "true or false"),
         ({"concepts": ("church",), "gradient_checkpointing": 1}, "true or false"),
+        ({"concepts": ("church",), "steps": 16**4000}, "not this int"),
+        ({"concepts": ("church",), "learning_rate": 10**400}, "learning_rate must be from 0 to 1"),
     ],
 )
 def test_what_cannot_be_used_is_refused_in_words(fields, told):
     with pytest.raises(InputError, match=told):
         EraseConfig(**fields)
+
+
+def test_a_value_that_takes_gigabytes_to_write_is_refused_at_once():
+    value = ["x"]
+    for _ in range(12):
+        value = [value] * 9  # 9^12 words, as YAML writes them in a line each
+    with pytest.raises(InputError, match="must be a text, not") as refused:
+        EraseConfig(concepts=(value,))
+    assert len(str(refused.value)) < 1000
 
 
 def test_a_neutral_text_may_hold_an_erased_word_inside_another():

@@ -4,9 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
-from kpop import ModelError, RunError, health, list_runs, train, training
+from kpop import ModelError, RunError, health, list_runs, models, train, training, worker
 from kpop.health import EARLY, Health, is_out_of_memory, what_fits
 from kpop.runs import create_run
 
@@ -123,6 +124,33 @@ def test_running_out_of_memory_says_what_would_fit(tiny_config, tiny_pipe, tmp_p
     with pytest.raises(RunError, match=r"at batch_size 2. batch_size 1 would need about [\d.]+ GB. What was"):
         train(tiny_config(), tmp_path, pipe=tiny_pipe)
     assert "batch_size 1" in list_runs(tmp_path)[0].status.error
+
+
+def test_a_lost_device_is_no_lack_of_memory(tiny_config, tiny_pipe, tmp_path, monkeypatch):
+    def student(*_):
+        raise torch.AcceleratorError("CUDA error: unspecified launch failure\nmore")
+
+    monkeypatch.setattr(training._Training, "_student", student)
+    with pytest.raises(RunError, match=r"lost or failed \(CUDA error: unspecified launch failure\). Look"):
+        train(tiny_config(), tmp_path, pipe=tiny_pipe)
+    assert "lost or failed" in worker.in_words(torch.AcceleratorError("CUDA error: device-side assert"))
+    assert "out of memory" in worker.in_words(torch.AcceleratorError("CUDA error: out of memory"))
+
+
+@pytest.mark.parametrize(
+    "kind, words",
+    [(torch.OutOfMemoryError, "ran out of memory"), (torch.AcceleratorError, "was lost or failed")],
+)
+def test_a_model_that_no_device_takes_is_no_broken_file(tiny_folder, monkeypatch, kind, words):
+    def refuse(*_, **__):
+        try:
+            raise kind("CUDA error")
+        except RuntimeError as error:
+            raise OSError("Unable to load weights from checkpoint file") from error
+
+    monkeypatch.setattr(StableDiffusionPipeline, "from_pretrained", refuse)
+    with pytest.raises(ModelError, match=f"could not be loaded: The device {words}"):
+        models.load_pipeline(str(tiny_folder), "cpu")
 
 
 def test_other_errors_stay_what_they_are(tiny_config, tiny_pipe, tmp_path, monkeypatch):

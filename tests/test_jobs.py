@@ -7,12 +7,13 @@ import sys
 import threading
 import time
 
+import psutil
 import pytest
 
 from kpop import jobs, runs
 from kpop.config import EraseConfig
 from kpop.errors import RunError
-from kpop.run_status import ENDED
+from kpop.run_status import ENDED, started
 from kpop.runs import create_run, open_run
 
 # A worker that trains nothing: it writes status as a trainer does, and stops when asked unless it is deaf.
@@ -174,6 +175,19 @@ def test_resume_without_checkpoint_says_that_it_starts_again(cfg, tmp_path):
     )
 
 
+def test_resuming_clears_what_a_killed_worker_left_half_written(cfg, tmp_path):
+    create_run(cfg, tmp_path, status="running")  # holds the device
+    run = create_run(cfg, tmp_path)
+    run.checkpoint_dir.mkdir()
+    torn = run.checkpoint_dir / f".theta-000002.safetensors.{dead_pid()}.7.tmp"
+    ours = run.path / f".status.json.{os.getpid()}.7.tmp"  # whose process may be about to rename it
+    for path in (torn, ours):
+        path.touch()
+    run.update_status(state="failed")
+    jobs.resume(run)
+    assert not torn.exists() and ours.exists()
+
+
 def test_a_finished_run_is_not_resumed(cfg, tmp_path):
     run = create_run(cfg, tmp_path)
     run.update_status(state="done")
@@ -206,6 +220,16 @@ def test_a_reused_pid_is_not_taken_for_ours(cfg, tmp_path):
     assert jobs.reconcile(tmp_path) == []
     run.update_status(create_time=run.status.create_time - 100.0)
     assert jobs.reconcile(tmp_path) == [run]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere psutil notes the time of a start once")
+@pytest.mark.parametrize("jump", [-86_400.0, 2.0, 3600.0])
+def test_a_clock_that_jumps_makes_nobody_dead(cfg, tmp_path, monkeypatch, jump):
+    run = create_run(cfg, tmp_path, status="running")
+    now, booted = time.time, psutil._psplatform.boot_time
+    monkeypatch.setattr(time, "time", lambda: now() + jump)
+    monkeypatch.setattr(psutil._psplatform, "boot_time", lambda: booted() + jump)  # as the kernel does
+    assert jobs.alive(run.status) and jobs.reconcile(tmp_path) == []
 
 
 def test_another_host_is_judged_by_its_heartbeat_alone(cfg, tmp_path):
@@ -314,7 +338,10 @@ def test_a_trainer_that_starts_meanwhile_waits_too(tmp_path):
 
 def test_a_wish_of_a_dead_process_holds_nobody_up(tmp_path):
     with jobs.training_gate(tmp_path) as gate:
-        (gate.folder / f"want-{dead_pid()}-1-abc").touch()
+        (gate.folder / f"want-{dead_pid()}-1.00-abc").touch()
+        (
+            gate.folder / f"want-{os.getpid()}-{started(os.getpid()) - 100:.2f}-abc"
+        ).touch()  # its pid is ours now
         gate()
         assert gate.lock.is_locked and not list(gate.folder.glob("want-*"))
 
@@ -354,6 +381,21 @@ def test_the_worker_leaves_a_final_state(tmp_path, monkeypatch, concept, state, 
     assert (words is None and run.status.error is None) or run.status.error.startswith(words)
     until(lambda: "next" in waits.log_tail())  # the queue goes on without an app
     assert ("Traceback" in run.log_tail(50)) == (state == "failed")  # written after the state, before that
+
+
+@pytest.mark.skipif(not hasattr(os, "nice"), reason="this system knows no niceness")
+def test_workers_that_start_each_other_do_not_grow_ever_nicer():
+    code = """
+import os
+from kpop import worker
+os.nice(3)
+for _ in range(3):
+    worker.be_nice()
+    print(os.nice(0))
+"""
+    before = os.nice(0)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(max(before + 3, 5))] * 3
 
 
 @pytest.mark.parametrize("concept, begun", [("long", "running"), ("loading", "starting")])

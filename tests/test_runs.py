@@ -99,6 +99,7 @@ def test_list_is_newest_first_with_the_example_last(cfg, tmp_path, monkeypatch):
         ("status.json", '{"state": "dancing"}', "status.json cannot be read"),
         ("status.json", '{"state": "done", "step": "many"}', "status.json cannot be read"),
         ("status.json", '{"state": "done", "steps": null}', "status.json cannot be read"),
+        ("status.json", '{"state": "done", "steps": 1%s}' % ("0" * 400), "status.json cannot be read"),
         ("status.json", None, "status.json is missing"),
         ("config.json", "\x00\x01", "config.json cannot be read"),
         ("config.json", '{"concepts": ["church"], "colour": 3}', "Unknown setting 'colour'"),

@@ -244,7 +244,7 @@ def test_an_app_without_a_login_answers_to_names_of_this_machine_only(open_app):
 def test_passwords_are_on_no_process_list_and_only_the_app_listens(tmp_path, shared_model, trained):
     passwords = ("ROOM-passw0rd", "BOSS-passw0rd")
     env = {"KPOP_AUTH": f"room:{passwords[0]}", "KPOP_FACILITATOR": f"boss:{passwords[1]}"}
-    with running_app(tmp_path, "--model", shared_model, env=env) as address:
+    with running_app(tmp_path, "--model", shared_model, **env) as address:
         person = Person(address.rstrip("/"), Login("room", passwords[0]))
         worked, told = person.call("start_run", concepts=["church"], retain=["castle"], steps=2000)
         assert worked, told

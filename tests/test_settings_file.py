@@ -53,6 +53,7 @@ LAUGHS = "steps:\n- &a [1, 1]\n" + "".join(
         ("a.yaml", "!!python/object/apply:os.system ['true']", "cannot be read"),
         ("a.yaml", "a: \x00", "cannot be read"),
         ("a.yaml", LAUGHS, "aliases"),
+        ("a.yaml", "concepts: [church]\nsteps: !!timestamp 99", "cannot be read"),
         ("gone.yaml", None, "No such file"),
     ],
 )

@@ -12,9 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kpop import InputError, ModelError, RunError, checkpoint, disk, generate, train
+from kpop import InputError, ModelError, RunError, checkpoint, disk, generate, jobs, train
 from kpop.descent import rate_left
 from kpop.hidden_prompt import HiddenPrompt
+from kpop.runs import create_run
 
 
 class Halt(Exception):
@@ -172,6 +173,36 @@ def test_a_damaged_checkpoint_is_said_so(tiny_config, tiny_pipe, tmp_path):
     checkpoint._theta_path(run, 4).write_bytes(b"x")
     with pytest.raises(RunError, match="damaged"):
         train(run.config, run=run, pipe=tiny_pipe)
+
+
+@pytest.mark.parametrize("name", ["checkpoint/theta-000004.safetensors", "secret/prompt-000004.safetensors"])
+def test_a_bit_turned_over_sends_the_run_back_to_the_checkpoint_before(
+    tiny_config, tiny_pipe, tmp_path, name
+):
+    cfg = tiny_config(steps=6)
+    whole = train(cfg, tmp_path / "whole", pipe=tiny_pipe)
+    assert not (whole.checkpoint_dir / "before.json").exists() and len(list(whole.secret_dir.iterdir())) == 2
+    run = create_run(cfg.resolved(), tmp_path)
+    train(cfg, run=run, pipe=tiny_pipe, on_step=lambda event: event.step == 4 and run.request_stop())
+    assert run.checkpoint_step() == 4
+    data = bytearray((run.path / name).read_bytes())
+    data[-9] ^= 1
+    (run.path / name).write_bytes(data)
+    steps = []
+    train(cfg, run=run, pipe=tiny_pipe, on_step=lambda event: steps.append(event.step))
+    assert steps == [3, 4, 5, 6] and same(result(whole), result(run))
+    assert [row["step"] for row in run.metrics()] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_checkpoint_nobody_can_name_the_step_of_is_no_reason_to_begin_anew(
+    tiny_config, tiny_pipe, tmp_path
+):
+    run = create_run(tiny_config().resolved(), tmp_path)
+    train(run.config, run=run, pipe=tiny_pipe, on_step=lambda event: event.step == 2 and run.request_stop())
+    (run.checkpoint_dir / "state.json").write_text('{"step": ')
+    with pytest.raises(RunError, match=r"damaged \(state.json\)"):
+        jobs.prepare_resume(run)
+    assert [row["step"] for row in run.metrics()] == [1, 2]
 
 
 def test_a_run_resumes_with_its_own_settings_and_model_only(tiny_config, tiny_pipe, tmp_path):

@@ -1,0 +1,7 @@
+"""The fault suite: real servers and workers, harmed at random moments, then judged by what is on disk."""
+
+import sys
+from pathlib import Path
+
+# It starts the app and makes its model with the tests' own helpers, which are in no package.
+sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))

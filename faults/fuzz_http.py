@@ -1,0 +1,155 @@
+"""Malformed requests to a running server: each is answered in words or with a status, and it lives on."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+
+import httpx
+import hypothesis
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+
+from faults.figures import Figures
+from faults.fuzz import FIELDS, values
+from faults.world import World, uninterrupted
+from kpop import jobs
+from kpop.run_status import ENDED
+
+LIMIT = 60  # seconds until a request counts as hanging; a drawing waits for a training step
+ENDPOINTS = {
+    "start_run": FIELDS,
+    "run_status": ["run"],
+    "stop_run": ["run"],
+    "resume_run": ["run"],
+    "list_runs": [],
+    "compare": ["run", "prompt", "seeds", "key"],
+    "attribute": ["run", "prompt", "seed", "word", "layer", "timestep_band", "key"],
+}
+POSTED = (
+    "queue/join", "call/compare", "call/v2/attribute", "run/predict", "api", "cancel", "reset",
+    "component_server", "upload", "run/start_run", "call/nothing", "heartbeat/x",
+)  # fmt: skip
+JOINED = ("data", "fn_index", "session_hash", "event_data", "trigger_id")
+READ = (
+    "", "config", "gradio_api/info", "gradio_api/queue/data", "gradio_api/call/compare/x",
+    "gradio_api/file=/etc/passwd", "gradio_api/upload_progress",
+)  # fmt: skip
+PART = b'--x\r\nContent-Disposition: form-data; name="files"; filename="../a"\r\n'
+jsons = values.filter(lambda value: _is_json(value))
+texts = st.text(max_size=30) | st.sampled_from(["..%2f..", "/etc/passwd", "%00", "a" * 3000, "<script>"])
+
+
+def _is_json(value: object) -> bool:
+    try:
+        json.dumps(value, allow_nan=False).encode()
+        return True
+    except ValueError:
+        return False
+
+
+def fuzz_http(world: World, count: int) -> list[Figures]:
+    """`count` requests to a server over one finished run."""
+    figures = Figures("malformed HTTP request")
+    statuses = Counter()
+    with world:
+        world.start()
+        run = uninterrupted(world)
+        address = world.apps[0].address
+
+        @hypothesis.seed(world.draw.getrandbits(32))
+        @settings(
+            max_examples=count, database=None, deadline=None, phases=[hypothesis.Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )  # fmt: skip
+        @hypothesis.given(_requests(run.id))
+        def each(case):
+            if time.monotonic() > world.over_at:
+                return
+            figures.times += 1
+            try:
+                statuses[_send(address, case, figures)] += 1
+            except httpx.TimeoutException:
+                figures.stuck += 1
+                figures.notes.append(f"no answer in {LIMIT} s: {case!r:.200}")
+            except httpx.HTTPError as error:  # the connection was dropped: does the server still answer?
+                statuses[type(error).__name__] += 1
+                world.check(figures)
+            _end_what_was_started(world, run.id)
+
+        each()
+        world.check(figures)
+        good = world.ask("compare", run=run.id, prompt="a church", seeds="3", key="own")
+        if "event: complete" not in good:  # what is well asked is served as ever
+            figures.stuck += 1
+            figures.notes.append(f"stuck: {figures.shown(good)[:300]}")
+    told = ", ".join(f"{count} {status}" for status, count in statuses.most_common())
+    figures.notes.append(f"answers: {told}.")
+    return [figures]
+
+
+def _requests(run: str):
+    """("call", endpoint, values) | ("raw", method, path, keyword arguments of httpx)."""
+    ids = st.sampled_from([run, run.upper(), "", "..", f"{run}/..", "example-run"]) | texts
+
+    @st.composite
+    def calls(draw):
+        name = draw(st.sampled_from(sorted(ENDPOINTS)))
+        given = {"run": draw(ids | jsons)} if "run" in ENDPOINTS[name] else {}
+        if ENDPOINTS[name]:
+            for field in draw(st.lists(st.sampled_from(ENDPOINTS[name]), max_size=4, unique=True)):
+                given[field] = draw(jsons)
+        if draw(st.integers(0, 9)) == 0:
+            given[draw(st.text(max_size=8))] = draw(jsons)
+        if "steps" in given and given.get("concepts"):
+            given["steps"] = draw(st.sampled_from([0, -1, 10**9, "ten", None, [3]]))
+        return ("call", name, given)
+
+    bodies = st.binary(max_size=200) | jsons.map(lambda value: json.dumps(value).encode())
+    plain = bodies.map(lambda body: {"content": body, "headers": {"content-type": "application/json"}})
+    joins = st.fixed_dictionaries({}, optional=dict.fromkeys(JOINED, jsons)).map(lambda join: {"json": join})
+    kinds = st.sampled_from(["", "; boundary=x", "; boundary=" + "y" * 300])
+    parts = st.tuples(bodies, kinds).map(
+        lambda both: {
+            "content": PART + both[0],
+            "headers": {"content-type": f"multipart/form-data{both[1]}"},
+        }
+    )
+    asked = st.fixed_dictionaries(
+        {},
+        optional={"run": texts, "step": texts | st.integers(), "session_hash": texts, "upload_id": texts},
+    ).map(lambda asked: {"params": asked})
+    raw, api = st.just("raw"), st.sampled_from(POSTED).map(lambda path: f"gradio_api/{path}")
+    posts = st.tuples(raw, st.just("POST"), api, plain | joins | parts)
+    gets = st.tuples(raw, st.just("GET"), st.sampled_from(READ), asked)
+    uploads = st.tuples(raw, st.just("POST"), st.just("gradio_api/upload"), parts)
+    return st.one_of(calls(), calls(), posts, gets, uploads)
+
+
+def _send(address: str, case: tuple, figures: Figures) -> object:
+    """What came back: a status, or how a call ended."""
+    with httpx.Client(base_url=address, timeout=LIMIT) as client:
+        if case[0] == "call":
+            _, name, given = case
+            sent = client.post(f"gradio_api/call/v2/{name}", json=given)
+            figures.shown(sent.text)
+            if sent.status_code != 200:
+                return sent.status_code if sent.status_code != 500 else f"500 of {name}"
+            told = client.get(f"gradio_api/call/v2/{name}/{sent.json()['event_id']}").text
+            figures.shown(told)
+            return "results" if "event: complete" in told else "refused in words"
+        _, method, path, given = case
+        with client.stream(method, path, **given) as answer:
+            # An event stream without an end of its own is an answer; only its beginning is read.
+            if "event-stream" not in answer.headers.get("content-type", ""):
+                answer.read()
+                figures.shown(answer.text)
+            return answer.status_code if answer.status_code != 500 else f"500 of {path}"
+
+
+def _end_what_was_started(world: World, finished: str) -> None:
+    """Values drawn at random may be good ones: such a run is a valid answer, and need not be trained."""
+    for run in world.every_run():
+        if run.id != finished and run.status.state not in ENDED:
+            jobs.stop(run)

@@ -1,0 +1,45 @@
+"""A device that runs out of memory or is lost, simulated where a worker gets its tensors."""
+
+from __future__ import annotations
+
+import httpx
+
+from faults.clock import SITE
+from faults.figures import Figures
+from faults.world import Stuck, World, learned, uninterrupted
+
+TENSORS = (200, 60_000)  # of a worker's life, in which one is refused
+WORDS = {"memory": "out of memory", "device": "was lost"}
+
+
+def memory(world: World, count: int) -> list[Figures]:
+    """`count` times each: the allocator refuses at a random tensor; told in words, then resumed."""
+    rows = {
+        "memory": Figures("out of memory (simulated at the allocator)"),
+        "device": Figures("device lost (simulated at the allocator)"),
+    }
+    world.folder.mkdir(parents=True, exist_ok=True)
+    order = world.folder / "memory.txt"
+    world.variables |= {"FAULTS_MEMORY": str(order), "PYTHONPATH": str(SITE)}
+    with world:
+        world.start()
+        reference = learned(uninterrupted(world))
+        for _ in world.turns(count):
+            for kind, figures in rows.items():
+                figures.times += 1
+                low, high = TENSORS
+                order.write_text(f"{kind} {int(low * (high / low) ** world.draw.random())}")
+                try:
+                    run = world.submit()
+                    state = world.end_of(run)
+                    world.check(figures)
+                    told = figures.shown(str(run.status.error))
+                    if state == "failed" and WORDS[kind] not in told:
+                        figures.notes.append(f"told so: {told}")
+                    figures.notes += ["ended before a tensor was refused"] * (state == "done")
+                except (Stuck, httpx.HTTPError) as error:
+                    figures.stuck += 1
+                    figures.notes.append(f"stuck: {error}")
+                    continue
+                world.finish(run, figures, reference)
+    return list(rows.values())

@@ -1,0 +1,79 @@
+"""The fault suite in short: the code of `python -m faults` on a few occasions, and harm that it must see."""
+
+import json
+import random
+import shutil
+
+import pytest
+
+from faults import damage as damages
+from faults import disk as disks
+from faults.damage import damage
+from faults.disk import disk
+from faults.figures import Figures, page, table
+from faults.fuzz import fuzz
+from faults.fuzz_http import fuzz_http
+from faults.kills import kills
+from faults.world import SETTINGS, WORDS, World
+from kpop import checkpoint
+
+
+@pytest.fixture
+def world(tiny_folder, tmp_path):
+    model = shutil.copytree(tiny_folder, tmp_path / "model")
+    (model / "words.json").write_text(json.dumps({word: 1 for word in WORDS}))
+    return World(tmp_path, model, random.Random(7), SETTINGS | {"steps": 12})
+
+
+def test_a_damaged_checkpoint_is_told_or_made_good(world):
+    cut, turned = damage(world, 4)
+    assert (cut.times, turned.times) == (4, 4)
+    assert cut.holds and turned.holds, table([cut, turned])
+    assert cut.resumed + turned.resumed >= 4
+
+
+def test_the_suite_sees_a_checkpoint_that_is_not_checked(world, monkeypatch):
+    monkeypatch.setattr(checkpoint, "_is_whole", lambda run, state: True)
+    monkeypatch.setattr(damages, "_files", lambda run: [checkpoint._theta_path(run, damages.HALT)])
+    _, turned = damage(world, 3)
+    assert turned.lost >= 1 and not turned.holds  # some bits make the file unreadable, and that is seen
+
+
+def test_malformed_settings_lists_and_pictures(world):
+    rows = fuzz(world, 60)
+    assert [row.times for row in rows] == [60, 60, 60]
+    assert all(row.holds for row in rows), table(rows)
+
+
+def test_malformed_requests(world):
+    (figures,) = fuzz_http(world, 25)
+    assert figures.times == 25 and figures.holds, table([figures])
+
+
+def test_a_killed_worker(world):
+    worker, server, both = kills(world, 1, queue=1)
+    assert (worker.times, server.times, both.times) == (1, 0, 0)
+    assert worker.holds and worker.resumed == 1, table([worker])
+
+
+def test_a_disk_that_cannot_be_made_is_not_run(world, monkeypatch):
+    def refuse(*_):
+        raise OSError("no right to mount")
+
+    monkeypatch.setattr(disks, "_mount", refuse)
+    assert [row.not_run for row in disk(world, 3)] == ["a tmpfs cannot be mounted here"] * 2
+
+
+def test_what_was_not_run_is_said_so():
+    rows = [Figures("a", times=3, resumed=2, equal=2), Figures("b", not_run="no such device")]
+    assert "| b | not run: no such device |" in table(rows)
+    assert all(row.holds for row in rows) and not Figures("c", resumed=1).holds
+    told = page(rows, "python -m faults", 5, 1.0)
+    assert "| a | 3 | 0 | 0 | 0 | 0 | 2 of 2 |" in told and "seed 5" in told
+
+
+def test_a_traceback_in_an_answer_is_counted():
+    figures = Figures("a")
+    figures.shown('Traceback (most recent call last):\n  File "/app/x.py", line 3')
+    figures.shown("There is no run 'traceback'.")
+    assert figures.tracebacks == 1 and not figures.holds
