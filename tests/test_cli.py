@@ -46,6 +46,7 @@ def models(monkeypatch):
     )
     fake.check_text = check_text
     fake.model_name = lambda pipe: pipe.model
+    fake.public_name = lambda model: model
     fake.model_hash = lambda pipe: "abc"
     fake.generation_defaults = lambda model: {"steps": 5, "guidance_scale": 4.0, "scheduler": "ddim",
                                               "batch_size": 4, "prompt_branch": "cond"}  # fmt: skip
