@@ -3,5 +3,5 @@
 import sys
 from pathlib import Path
 
-# It starts the app and makes its model with the tests' own helpers, which are in no package.
+# Its small model is made by a helper of the tests, which are in no package.
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))

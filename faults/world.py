@@ -17,8 +17,8 @@ from pathlib import Path
 
 import httpx
 import psutil
-from app_process import App, end_trainings, start_app
 
+from benchmarks.app_process import App, end_trainings, start_app
 from faults.figures import Figures
 from kpop import jobs
 from kpop.run_status import ENDED
