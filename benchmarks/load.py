@@ -2,7 +2,7 @@
 
     python -m benchmarks.load --users 30 --minutes 15 --out docs/benchmarks.md
 
-Every user is a gradio_client of its own. As an open page does, it asks the two timers of the page every two
+Every user is a gradio_client of its own. As an open page does, it asks the timers of the page every two
 seconds (raw, for they are private), asks /run_status now and then, and once draws a picture by /compare.
 An answer is late where it tells an older step than stood in the run folder before it was asked.
 """
@@ -61,9 +61,11 @@ class User(threading.Thread):
         self.number, self.run_, self.seen, self.end, self.compare_at = number, run, seen, end, compare_at
         self.address = address
         self.client = Client(address, verbose=False, download_files=False)
+        config = self.client.config
+        states = {each["id"] for each in config["components"] if each["type"] == "state"}
         self.timers = [
-            each["id"]
-            for each in self.client.config["dependencies"]
+            (each["id"], [None if one in states else run.id for one in each["inputs"]])
+            for each in config["dependencies"]
             if any(event == "tick" for _, event in each["targets"])
         ]
 
@@ -78,8 +80,8 @@ class User(threading.Thread):
         drawing, step, number = None, 0, 0
         while time.monotonic() < self.end:
             began = time.monotonic()
-            for timer in self.timers:
-                self._tick(http, timer)
+            for timer, data in self.timers:
+                self._tick(http, timer, data)
             if number % ASK_EVERY == 0:
                 step = self._ask(step)
             if drawing is None and time.monotonic() >= self.compare_at:
@@ -90,8 +92,8 @@ class User(threading.Thread):
         if drawing is not None:
             drawing.join(timeout=600)
 
-    def _tick(self, http: httpx.Client, timer: int) -> None:
-        body = {"data": [self.run_.id, None], "fn_index": timer, "session_hash": self.client.session_hash}
+    def _tick(self, http: httpx.Client, timer: int, data: list) -> None:
+        body = {"data": data, "fn_index": timer, "session_hash": self.client.session_hash}
         began = time.perf_counter()
         answer = http.post(f"{self.address}gradio_api/run/predict", json=body)
         with self.seen.guard:
@@ -183,7 +185,7 @@ def table(asked: argparse.Namespace, seen: Seen, memory: list[tuple[float, int]]
     last = [rss / 2**20 for at, rss in memory if at >= late] or [memory[-1][1] / 2**20]
     in_order = seen.served == seen.asked
     rows = [
-        ("looks of the page (two timers every 2 s)", times(seen.looks)),
+        ("looks of the page (each timer, every 2 s)", times(seen.looks)),
         ("/run_status", times(seen.asks)),
         ("pictures by /compare", times(seen.waits)),
     ]

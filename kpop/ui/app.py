@@ -92,14 +92,10 @@ def build_ui(
             )
 
         @plainly
-        def names_again(run_id, known):
+        def names_again(known):
             found = choices(studio.all_runs())
-            return (
-                (gr.skip(), gr.skip())
-                if found == known
-                # A slow page may ask before `first` has chosen: no value then, or it would undo the choice.
-                else (gr.Dropdown(choices=found, **({"value": run_id} if run_id else {})), found)
-            )
+            # Names only: a late answer that also sent the run chosen before would take a new choice back.
+            return (gr.skip(), gr.skip()) if found == known else (gr.Dropdown(choices=found), found)
 
         @plainly
         def asked_for(request: gr.Request):
@@ -119,7 +115,7 @@ def build_ui(
         demo.load(asked_for, None, None, **SOFT)  # in the queue: an error beside it is not shown
         if studio.exposure.shared:
             demo.load(invite, None, invitation, **QUIET)
-        timer.tick(names_again, [picker, known], [picker, known], **QUIET)
+        timer.tick(names_again, known, [picker, known], **QUIET)
         picker.change(None, picker, None, js="(id) => { window.kpopAt('run', id); }")
         for tab in tabs.children:
             tab.select(None, js=f"() => {{ window.kpopAt('step', '{tab.id}'); }}")

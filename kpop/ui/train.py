@@ -157,11 +157,6 @@ def wire_train(page: Page, step: TrainStep, words: ConceptsStep, tab: gr.Tab, lo
         return run_view.look(studio, run_id, {})
 
     @plainly
-    def picker_now(run_id):
-        found = choices(studio.all_runs())
-        return gr.Dropdown(choices=found, value=run_id)
-
-    @plainly
     def scrubbed(run_id, shown, seen):
         return run_view.samples_at(studio, studio.run(run_id), shown), {**(seen or {}), "shown": shown}
 
