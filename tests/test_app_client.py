@@ -74,6 +74,21 @@ def wait_for(client, run, *states):
     raise AssertionError(f"still {status['state']} at step {status['step']} after {RUN_LIMIT} s")
 
 
+def test_a_look_at_the_names_of_runs_chooses_none(client, address, finished):
+    """A late answer with a run in it would take back what was chosen since."""
+    config = client.config
+    picker = next(one["id"] for one in config["components"] if one["props"].get("elem_id") == "run-picker")
+    look = next(
+        each["id"]
+        for each in config["dependencies"]
+        if picker in each["outputs"] and "tick" in [event for _, event in each["targets"]]
+    )
+    asked = {"data": [None], "fn_index": look, "session_hash": "names"}
+    update = httpx.post(f"{address}gradio_api/run/predict", json=asked).json()["data"][0]
+    assert finished in [value for _, value in update["choices"]]
+    assert "value" not in update
+
+
 def test_a_run_is_trained_in_the_background_and_listed(client, finished):
     status = client.predict(run=finished, api_name="/run_status")
     assert (status["step"], status["steps"], status["concepts"]) == (20, 20, ["church"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from .markdown import markdown_html
@@ -11,9 +12,15 @@ RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 
 
 def paper_tables(folder: Path = RESULTS) -> list[tuple[str, str]]:
-    """(title, name) of every table or figure there is, for a choice."""
-    found = [path.with_suffix(".md") for path in sorted(folder.glob("*.json"))]
+    """(title, name) of every table or figure there is, for a choice; tables first."""
+    found = [path.with_suffix(".md") for path in sorted(folder.glob("*.json"), key=_place)]
     return [(_title(path), path.stem) for path in found if path.is_file()]
+
+
+def _place(path: Path) -> tuple:
+    """Tables first, figures last, table 2 before table 10."""
+    kind, number = re.fullmatch(r"(\D*)(\d*).*", path.stem).groups()
+    return kind != "table", kind == "fig", kind, int(number or 0)
 
 
 def _title(path: Path) -> str:
