@@ -39,14 +39,11 @@ class Walk:
     stops: list[tuple[str, float]] = field(default_factory=list)
 
     def stop(self, name: str) -> None:
-        """Photograph the part of the page that is seen."""
+        """Photograph the whole page."""
         self.stops.append((name, time.monotonic() - self.start))
         self.page.wait_for_timeout(800)  # what fades in is there
-        picture = Image.open(io.BytesIO(self.page.screenshot())).convert("RGB")
+        picture = Image.open(io.BytesIO(self.page.screenshot(full_page=True))).convert("RGB")
         picture.quantize(COLOURS).save(self.out / f"{name}.png", optimize=True)
-
-    def to_top(self) -> None:
-        self.page.evaluate("window.scrollTo(0, 0)")
 
 
 def walk(page: Page, address: str, out: Path) -> Walk:
@@ -62,15 +59,12 @@ def walk(page: Page, address: str, out: Path) -> Walk:
     expect(page.locator("#sample-now .now")).to_have_count(4)
     found.stop("2-forgetting")
     expect(page.locator("#run-card").get_by_text("Forgot")).to_be_visible()
-    found.to_top()
     found.stop("3-forgot")
     page.get_by_role("tab", name="3 Compare").click()
     expect(page.locator("#compare-grid .sheet-row img")).to_have_count(12)
-    found.to_top()
     found.stop("4-compare")
     page.get_by_role("tab", name="4 Attribution").click()
     expect(page.locator("#maps .maps img")).to_be_visible()
-    found.to_top()
     found.stop("5-heads")
     return found
 
