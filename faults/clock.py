@@ -12,16 +12,13 @@ from faults.world import Stuck, World, learned, uninterrupted, until
 from kpop.jobs import HELD
 from kpop.run_status import ENDED
 
-SITE = Path(__file__).resolve().parent / "site"
 JUMPS = (-86_400.0, -3600.0, -90.0, 90.0, 3600.0, 86_400.0)  # seconds
 
 
 def clock(world: World, count: int) -> list[Figures]:
     """`count` jumps; a run that trains through one must neither end nor get a second worker."""
     figures = Figures("clock jump (patched in the processes)")
-    world.folder.mkdir(parents=True, exist_ok=True)
-    turned = world.folder / "clock.txt"
-    world.variables |= {"FAULTS_CLOCK": str(turned), "PYTHONPATH": str(SITE)}
+    turned = world.patch("FAULTS_CLOCK")
     with world:
         world.start()
         reference = learned(uninterrupted(world))

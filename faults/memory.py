@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import httpx
 
-from faults.clock import SITE
 from faults.figures import Figures
 from faults.world import Stuck, World, learned, uninterrupted
 
@@ -18,9 +17,7 @@ def memory(world: World, count: int) -> list[Figures]:
         "memory": Figures("out of memory (simulated at the allocator)"),
         "device": Figures("device lost (simulated at the allocator)"),
     }
-    world.folder.mkdir(parents=True, exist_ok=True)
-    order = world.folder / "memory.txt"
-    world.variables |= {"FAULTS_MEMORY": str(order), "PYTHONPATH": str(SITE)}
+    order = world.patch("FAULTS_MEMORY")
     with world:
         world.start()
         reference = learned(uninterrupted(world))

@@ -26,6 +26,7 @@ from kpop.runs import Run, list_runs, open_run
 from kpop.tensor_files import read_tensors
 
 LIMIT = 600.0  # seconds; a run left "starting" without a process is judged after 60
+SITE = Path(__file__).resolve().parent / "site"
 WORDS = ("a", "church", "castle", "house", "dog", "photo", "of", "red")
 SETTINGS = {
     "concepts": ["church"],
@@ -93,6 +94,13 @@ class World:
     @property
     def runs(self) -> Path:
         return self.folder / "runs"
+
+    def patch(self, variable: str) -> Path:
+        """The file that orders faults of what is started from now on: see site/sitecustomize.py."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        order = self.folder / f"{variable.lower()}.txt"
+        self.variables |= {variable: str(order), "PYTHONPATH": str(SITE)}
+        return order
 
     def turns(self, count: int) -> Iterator[int]:
         """0 .. count - 1, while there is time."""

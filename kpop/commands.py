@@ -222,7 +222,7 @@ def evaluate(args: argparse.Namespace) -> None:
     config = config.resolved(args.model or run.config.model)
     settings = {
         "run": run.id, "model": models.public_name(models.model_name(pipe)),
-        "model_hash": models.model_hash(pipe), "weights": weights_stamp(run), "key": args.key,
+        "model_hash": models.model_hash(pipe), "weights": run.weights_stamp(), "key": args.key,
         "judge": judge.name,
         **({} if run.method.has_weights else {"safety": args.safety}),
         **{name: value for name, value in config.to_dict().items() if name != "batch_size"},
@@ -269,20 +269,6 @@ def evaluate_on_node(args: argparse.Namespace, device: str) -> str:
     with redirect_stdout(io.StringIO()) as told:
         evaluate(args)
     return told.getvalue()
-
-
-def weights_stamp(run: Run) -> str:
-    """Tells apart the weights of a run before and after it was trained further."""
-    import hashlib
-
-    if not run.method.has_weights:
-        return run.method.title
-    try:
-        return hashlib.sha256(run.weights_path.read_bytes()).hexdigest()[:16]
-    except OSError:
-        raise InputError(
-            f"Run {run.id} has no weights yet. Wait until it is done, or stop and keep it."
-        ) from None
 
 
 def example(args: argparse.Namespace) -> None:

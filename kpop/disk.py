@@ -68,18 +68,29 @@ def disk_error(error: OSError, folder: Path) -> RunError:
 
 
 @contextmanager
+def hidden_folder(parent: Path) -> Iterator[Path]:
+    """A new folder in `parent` that no list shows, to fill and rename; removed otherwise. Raises RunError."""
+    made = None
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=".new-", dir=parent))
+        made.chmod(0o755)
+        yield made
+    except OSError as error:
+        raise disk_error(error, parent) from error
+    finally:
+        if made is not None:
+            shutil.rmtree(made, ignore_errors=True)
+
+
+@contextmanager
 def replacing(out: Path) -> Iterator[Path]:
     """A path to make a folder at; it takes the place of `out` when the body ends well, else nothing changes.
 
-    Its parent is a folder of its own beside `out`, cleared afterwards. Raises RunError.
+    Its parent is a folder of its own beside `out`, removed afterwards. Raises RunError.
     """
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        place = Path(tempfile.mkdtemp(prefix=".new-", dir=out.parent))
-    except OSError as error:
-        raise disk_error(error, out.parent) from error
-    made, old = place / out.name, place / f"{out.name}-old"
-    try:
+    with hidden_folder(out.parent) as place:
+        made, old = place / out.name, place / f"{out.name}-old"
         yield made
         if out.exists():
             os.rename(out, old)
@@ -89,10 +100,6 @@ def replacing(out: Path) -> Iterator[Path]:
             if old.exists():
                 os.rename(old, out)
             raise
-    except OSError as error:
-        raise disk_error(error, out.parent) from error
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
 
 
 @contextmanager

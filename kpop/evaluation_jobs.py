@@ -15,7 +15,6 @@ import secrets
 import shutil
 import signal
 import sys
-import tempfile
 import time
 import zipfile
 from dataclasses import asdict, dataclass, replace
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from .detached import alive, signal_session, start_detached
-from .disk import disk_error, write_json
+from .disk import disk_error, hidden_folder, write_json
 from .errors import InputError, RunError
 from .evaluation.lines import Line
 from .evaluation_plan import Ask, command_line, plan_of
@@ -115,11 +114,7 @@ def start(
     check_idle(run)
     folder, now = run.path / "evaluations", time.time()
     request = {**asdict(ask), "words": list(ask.words), "device": device, "prompts": None}
-    made = None
-    try:
-        folder.mkdir(exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=".new-", dir=folder))
-        made.chmod(0o755)
+    with hidden_folder(folder) as made:
         if prompts is not None:
             request["prompts"] = Path(prompts).name[-80:]
             shutil.copyfile(prompts, made / "prompts.csv")
@@ -133,12 +128,6 @@ def start(
         stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(now))
         place = folder / f"{ask.protocol}-{stamp}-{secrets.token_hex(2)}"
         os.rename(made, place)
-    except BaseException as error:
-        if made:
-            shutil.rmtree(made, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise disk_error(error, folder) from error
-        raise
     job = EvaluationJob(place)
     _start(job)
     return job
@@ -159,15 +148,12 @@ def end_all(run: Run) -> None:
 
 def check_run(run: Run) -> None:
     """Raise KpopError, in a sentence, where nothing of the run can be evaluated now."""
-    from .commands import weights_stamp
-
     if run.damage:
         raise RunError(run.damage)
     if run.status.state in ACTIVE:
         raise RunError(f"Run {run.id} is {run.status.state}. Wait until it is done, or stop and keep it.")
     if not run.has_result:
         raise RunError(f"Run {run.id} has learned nothing yet. Resume it, or choose another run.")
-    weights_stamp(run)
     if run.method.has_key:
         check_open(run)
 
@@ -221,24 +207,12 @@ def resume(job: EvaluationJob, pipe=None) -> None:
 
 
 def _check_weights(job: EvaluationJob) -> None:
-    from .commands import weights_stamp
-
     try:
         before = json.loads((job.path / "settings.json").read_text("utf-8")).get("weights")
     except (OSError, ValueError, AttributeError):
         return
-    if before is not None and before != weights_stamp(job.run):
+    if before is not None and before != job.run.weights_stamp():
         raise RunError("The run was trained further since then. Start a new evaluation.")
-
-
-def delete(job: EvaluationJob) -> None:
-    """Remove an ended evaluation. Raises RunError while it goes on."""
-    if job.status.state in ACTIVE:
-        raise RunError("This evaluation is going on. Stop it first, then delete it.")
-    try:
-        shutil.rmtree(job.path)
-    except OSError as error:
-        raise disk_error(error, job.path) from error
 
 
 def list_evaluations(run: Run) -> list[EvaluationJob]:

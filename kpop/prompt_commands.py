@@ -281,7 +281,6 @@ class _Painter:
 def _settings(args, run: Run | None, table: PromptTable, judge, painter: _Painter | None) -> dict[str, Any]:
     """What the predictions depend on; places on the disk as a hash."""
     from . import models
-    from .commands import weights_stamp
 
     prompts = models.file_hash(Path(args.prompts).expanduser()) if args.prompts else None
     settings = {
@@ -295,7 +294,7 @@ def _settings(args, run: Run | None, table: PromptTable, judge, painter: _Painte
         settings |= {"model_hash": models.model_hash(painter.pipe)}
         settings |= {name: v for name, v in painter.config.to_dict().items() if name != "batch_size"}
     if run is not None and not args.images:
-        settings |= {"weights": weights_stamp(run), "key": args.key}
+        settings |= {"weights": run.weights_stamp(), "key": args.key}
         settings |= {} if run.method.has_weights else {"safety": args.safety}
     return settings
 

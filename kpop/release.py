@@ -212,7 +212,7 @@ def _table(run: Run, folder: str | Path | None) -> str | None:
     try:
         found = json.loads((place / "metrics.json").read_text("utf-8"))
         told = found["settings"]
-        if told["run"] != run.id or told["weights"] != models.file_hash(run.weights_path)[:16]:
+        if told["run"] != run.id or told["weights"] != run.weights_stamp():
             raise InputError(f"The evaluation in {place.name} is of another run or of older weights of it.")
         return table(found)
     except (OSError, ValueError, LookupError, TypeError) as error:

@@ -2,17 +2,16 @@
 
 <runs>/<id>/config.json  status.json  metrics.jsonl  log.txt  samples/  checkpoint/  weights.safetensors
             secret/      prompt tensors and their optimizer state, readable by the owner only
-            evaluations/ a folder an evaluation in the background: see evaluation/background.py
+            evaluations/ a folder an evaluation in the background: see evaluation_jobs.py
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import secrets
-import shutil
-import tempfile
 import time
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import run_records
-from .disk import brief, disk_error, write_json
+from .disk import brief, disk_error, hidden_folder, write_json
 from .errors import InputError, KpopError, RunError
 from .method_table import METHODS, MethodFacts
 from .run_status import RunStatus, change_status, host_name, process_fields, read_status
@@ -124,6 +123,18 @@ class Run:
     def has_result(self) -> bool:
         """Whether sanitized pictures can be drawn: there are weights, or the method trains none."""
         return self.weights_path.exists() if self.method.has_weights else self.status.state == "done"
+
+    def weights_stamp(self) -> str:
+        """Tells apart what it has learned before and after it was trained further. Raises InputError."""
+        if not self.method.has_weights:
+            return self.method.title
+        try:
+            with open(self.weights_path, "rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        except OSError:
+            raise InputError(
+                f"Run {self.id} has no weights yet. Wait until it is done, or stop and keep it."
+            ) from None
 
     @property
     def checkpoint_dir(self) -> Path:
@@ -240,9 +251,7 @@ def create_run(
 ) -> Run:
     """Make a run folder, whole or not at all. A status other than "queued" claims it for this process.
 
-    runner: which queue it waits in, "local" or "ray".
-
-    Raises RunError when the runs folder cannot be written.
+    runner: which queue it waits in, "local" or "ray". Raises RunError when the runs folder cannot be written.
     """
     folder = Path(runs_dir) if runs_dir is not None else default_runs_dir()
     cfg = cfg.resolved() if hasattr(cfg, "resolved") else cfg
@@ -251,11 +260,7 @@ def create_run(
     state = RunStatus(state=status, owner=owner, steps=int(cfg.steps or 0), made=now, device=device)
     who = {"host": host_name(), "queued_at": now} if status == "queued" else process_fields()
     state = replace(state, **who, runner=runner if status == "queued" else "inline")
-    made = None
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=".new-", dir=folder))  # seen by nobody until it is renamed
-        made.chmod(0o755)
+    with hidden_folder(folder) as made:
         (made / "secret").mkdir(mode=0o700)
         (made / "samples").mkdir()
         write_json(made / "config.json", cfg.to_dict())
@@ -266,12 +271,6 @@ def create_run(
             if not (folder / name).exists():
                 os.rename(made, folder / name)
                 return Run((folder / name).resolve())
-    except BaseException as error:
-        if made:
-            shutil.rmtree(made, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise disk_error(error, folder) from error
-        raise
 
 
 def open_run(run: Run | str | Path, runs_dir: str | Path | None = None) -> Run:

@@ -23,17 +23,13 @@ from .evaluation_view import (
     stamp,
     status_card,
 )
-from .page import QUIET, SOFT, Page, heading
+from .page import QUIET, SOFT, Page, heading, row_click
 from .paper_tables import paper_table_html, paper_tables
 from .pictures import notice
 from .studio import Studio, visitor
 from .train import owned
 
 FIRST_RETAINED, FIRST_UNTOUCHED = 4, 3  # words chosen until the visitor does
-OPEN_EVALUATION = """element.addEventListener('click', (event) => {
-  const row = event.target.closest('[data-evaluation]');
-  if (row) trigger('click', {evaluation: row.dataset.evaluation});
-});"""
 
 
 @dataclass(frozen=True)
@@ -126,7 +122,7 @@ def build_evaluate(studio: Studio) -> EvaluateStep:
     ) as fold:
         report = gr.HTML(elem_id="evaluation-report")
     gr.HTML('<h3 class="section">Evaluations of this run</h3>')
-    others = gr.HTML(elem_id="evaluations", js_on_load=OPEN_EVALUATION)
+    others = gr.HTML(elem_id="evaluations", js_on_load=row_click("evaluation"))
     known = paper_tables()
     first = known[0][1] if known else None
     with gr.Accordion(

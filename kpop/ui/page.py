@@ -27,3 +27,11 @@ class Page:
 def heading(number: int | str, title: str, text: str) -> gr.HTML:
     """Title of a step with one sentence on what is done here."""
     return gr.HTML(f'<div class="step-title"><h2>{title}</h2><p>{text}</p></div>')
+
+
+def row_click(name: str) -> str:
+    """JavaScript for an HTML table: a click on a row with data-NAME fires `click` with {NAME: its value}."""
+    return f"""element.addEventListener('click', (event) => {{
+      const row = event.target.closest('[data-{name}]');
+      if (row) trigger('click', {{{name}: row.dataset.{name}}});
+    }});"""

@@ -13,16 +13,11 @@ from ..run_texts import all_texts
 from . import run_view
 from .boundary import plainly
 from .concepts import ConceptsStep, names_of
-from .page import QUIET, SOFT, Page, heading
+from .page import QUIET, SOFT, Page, heading, row_click
 from .recipes import fields_like, memories, recipe_texts
 from .run_picker import choices, first_choice, subject
 from .settings import build_settings, config_from
 from .studio import Studio, visitor
-
-OPEN_RUN = """element.addEventListener('click', (event) => {
-  const row = event.target.closest('[data-run]');
-  if (row) trigger('click', {run: row.dataset.run});
-});"""
 
 
 @dataclass(frozen=True)
@@ -118,7 +113,7 @@ def build_train(studio: Studio) -> TrainStep:
     charts = gr.HTML(elem_id="charts")
     strip = gr.HTML(elem_id="strip")
     gr.HTML('<h3 class="section">Runs</h3>')
-    table = gr.HTML(elem_id="runs", js_on_load=OPEN_RUN)
+    table = gr.HTML(elem_id="runs", js_on_load=row_click("run"))
     return TrainStep(
         recipe,
         start,
