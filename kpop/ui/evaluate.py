@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import gradio as gr
 
 from .. import evaluation_jobs, evaluation_plan, models, runs
-from ..errors import InputError, KpopError
+from ..errors import InputError, KpopError, RunError
 from ..evaluation_plan import MOST_PICTURES, Ask
 from ..run_status import ACTIVE
 from .boundary import plainly
@@ -225,7 +226,9 @@ def look(studio: Studio, run_id: str | None, seen: dict | None, request: gr.Requ
     Its buttons are for the run's owner.
     """
     seen = dict(seen or {})
-    run = next((one for one in studio.all_runs() if one.id == run_id), None)
+    run = None
+    with suppress(RunError):
+        run = studio.run(run_id)
     jobs = evaluation_jobs.list_evaluations(run) if run else []
     job = chosen(jobs, seen.get("name") if seen.get("run") == run_id else None)
     now, every = stamp(job), [stamp(each) for each in jobs]

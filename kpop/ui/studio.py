@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -161,9 +161,12 @@ class Studio:
         """The run of that id, if whoever asks may see it. Raises RunError in words when there is none."""
         if not run_id or not isinstance(run_id, str):
             raise RunError("No run is chosen. Train one in step 2, or choose one at the top of the page.")
-        for run in self.all_runs():
-            if run.id == run_id:
-                return run
+        found = None
+        if runs.ID.fullmatch(run_id):  # an id, never a path
+            with suppress(RunError):
+                found = runs.open_run(run_id, self.runs_dir)
+        if found is not None and self.may_see(found, self.asking()):
+            return found
         whose = " of yours" if self.exposure.shared else ""
         raise RunError(
             f"There is no run {run_id[:60]!r}{whose}. Choose one from the list at the top of the page."
