@@ -113,7 +113,7 @@ def _table_2(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
     for name in list(rows)[1:]:
         figures = object_figures(rows[name], store)
         found.append(Row(name, figures, paper_numbers.TABLE_2.get(name, {})))
-    notes = (paper_numbers.TABLE_2_SOURCE, "* with the list of words to retain. " + ROWS_NOTE)
+    notes = (paper_numbers.TABLE_2_SOURCE, "A star: with the list of words to retain. " + ROWS_NOTE)
     return finished(
         "table2", "Table 2: erasing five of ten objects", OBJECT_COLUMNS, found, notes, rows, store
     )
