@@ -8,12 +8,13 @@ Every way runs in a process of its own with the model loaded before the clock st
 weights and key are on disk. --measure-steps N: the ways of --measure do one step to warm up and N more, and
 the rest of their time follows from a line through (depth of the rollout, seconds) and the whole run's depths.
 Every step of every way moves p and theta' (key_share 0). --quality draws pictures with what the whole runs
-left and asks the judge.
+left and asks the judge; its command writes that table alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shlex
@@ -24,6 +25,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.marked_part import put
+from kpop.disk import write_json
 
 WAYS = {
     "reference": "plain loop, z shared by both steps",
@@ -38,14 +40,17 @@ PAPER_ROLLOUT = 50  # sampling steps of the slow ways' rollouts
 
 def main() -> None:
     asked = arguments()
-    with tempfile.TemporaryDirectory() as folder:
+    if asked.work:
+        asked.work.mkdir(parents=True, exist_ok=True)
+    with contextlib.nullcontext(asked.work) if asked.work else tempfile.TemporaryDirectory() as folder:
         found = measure_all(asked, Path(folder))
-        put(cost_table(asked, found), "train", asked.out)
-        if asked.quality:
+        if not asked.quality:
+            put(cost_table(asked, found), "train", asked.out)
+        else:
             from benchmarks.quality import quality_table
 
             last = {way: found[way, asked.steps[0]][-1] for way in WAYS if way in asked.ways}
-            put(quality_table(asked, last), "quality", asked.out)
+            put(quality_table(asked, last, Path(folder)), "quality", asked.out)
 
 
 def arguments() -> argparse.Namespace:
@@ -64,8 +69,13 @@ def arguments() -> argparse.Namespace:
     add("--set", action="append", default=[], metavar="FIELD=JSON", help="any other setting of all ways")
     add("--reference-precision", choices=("same", "fp32", "bf16"), default="same", help="same: as ours")
     add("--device", default="auto")
-    add("--quality", action="store_true", help="judge the weights of the first of --steps")
-    add("--seeds", default="500-519", help="pictures a word, for --quality")
+    add("--quality", action="store_true", help="judge the weights of the first of --steps, not their cost")
+    add("--seeds", default="500-999", help="for --quality: of each erased word, and shared by the retained")
+    add(
+        "--work",
+        type=Path,
+        help="folder for runs and what was judged; with it, a broken-off benchmark goes on",
+    )
     add("--judge", default="emoji")
     add("--out", type=Path, help="markdown file whose marked part is replaced (default: print)")
     asked = parser.parse_args()
@@ -91,11 +101,15 @@ def measure_all(asked: argparse.Namespace, folder: Path) -> dict[tuple[str, int]
                 ways += ["bank-warm"] if "bank-warm" in asked.ways else []
             for way in ways:
                 cache = folder / f"cache-{number}-{steps}"
-                found.setdefault((way, steps), []).append(measure_one(asked, way, steps, folder, cache))
+                found.setdefault((way, steps), []).append(
+                    measure_one(asked, way, steps, number, folder, cache)
+                )
     return found
 
 
-def measure_one(asked: argparse.Namespace, way: str, steps: int, folder: Path, cache: Path) -> dict:
+def measure_one(
+    asked: argparse.Namespace, way: str, steps: int, number: int, folder: Path, cache: Path
+) -> dict:
     settings = dict(asked.settings, latents="fresh" if way in SLOW else "bank")
     if way in SLOW:
         settings.setdefault("rollout_steps", PAPER_ROLLOUT)
@@ -105,6 +119,9 @@ def measure_one(asked: argparse.Namespace, way: str, steps: int, folder: Path, c
         "precision": asked.reference_precision, "measure": asked.measure_steps + 1 if partly else None,
         "runs": str(folder / "runs"),
     }  # fmt: skip
+    kept = asked.work / f"{way}-{steps}-{number}.json" if asked.work else None
+    if kept and kept.is_file() and (told := json.loads(kept.read_text()))["order"] == order:
+        return told
     print(f"{WAYS[way]}, {steps} steps ...", file=sys.stderr, flush=True)
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.measure", json.dumps(order)], stdout=subprocess.PIPE, text=True,
@@ -113,7 +130,10 @@ def measure_one(asked: argparse.Namespace, way: str, steps: int, folder: Path, c
     if done.returncode:
         sys.exit(f"{WAYS[way]}: ended with status {done.returncode}")
     told = json.loads(done.stdout.splitlines()[-1])
-    return {**told, **whole_run(told)}
+    told |= whole_run(told)
+    if kept:
+        write_json(kept, {**told, "order": order})
+    return told
 
 
 def whole_run(told: dict) -> dict:
@@ -149,7 +169,7 @@ def cost_table(asked: argparse.Namespace, found: dict[tuple[str, int], list[dict
     first = next(iter(found.values()))[0]
     rounds = f"median of {asked.rounds} rounds" if asked.rounds > 1 else "one round"
     lines = [
-        f"    python -m benchmarks.train {shlex.join(sys.argv[1:])}", "",
+        command(), "",
         f"{asked.model}, {asked.concept}, batch {first['batch_size']}, {first['precision']} "
         f"(plain loop: {asked.reference_precision}), {rounds}; {first['machine']}.", "",
         "| way | steps | seconds | of them before step 1 | U-Net rows a step | with backward | bank rows | "
@@ -177,6 +197,15 @@ def cost_table(asked: argparse.Namespace, found: dict[tuple[str, int], list[dict
         lines += [f"~: timed over {asked.measure_steps} steps after one to warm up, the rest extrapolated by "
                   "the depth of each step's rollout."]  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def command() -> str:
+    """What was typed, as Markdown, without the place of the work."""
+    words = list(sys.argv[1:])
+    if "--work" in words:
+        at = words.index("--work")
+        del words[at : at + 2]
+    return f"    python -m benchmarks.train {shlex.join(words)}"
 
 
 def middle(many: list[dict] | None, name: str) -> float:

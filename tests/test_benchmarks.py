@@ -6,7 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import kpop
 from benchmarks.measure import Rows, measure
+from benchmarks.quality import difference, judged
 from benchmarks.reference_loop import rollout_depth, train_plainly
 from benchmarks.train import predicted, put, whole_run
 from kpop import train
@@ -96,3 +98,35 @@ def test_a_table_replaces_the_one_before_and_nothing_else(tmp_path):
     assert page.read_text() == "# Head\n<!-- train: begin -->\n\nnewer\n\n<!-- train: end -->\ntail\n"
     put("other\n", "quality", page)
     assert page.read_text().endswith("<!-- quality: begin -->\n\nother\n\n<!-- quality: end -->\n")
+
+
+def test_the_difference_of_two_ways_is_taken_picture_by_picture():
+    ours, theirs = [True, True, True, False], [True, False, False, False]
+    told = difference(ours, theirs)
+    assert (told.value, told.n) == (50.0, 4)
+    same = difference(ours, ours)
+    assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)  # no spread, where two rates would have one
+
+
+def test_retained_words_share_the_seeds_and_what_was_judged_is_kept(tiny_config, tiny_pipe, tmp_path):
+    cfg = tiny_config(concepts=("church",), retain=("castle", "house"), steps=1).resolved()
+    run = kpop.train(cfg, tmp_path / "runs", pipe=tiny_pipe)
+    judge = SeesAlways("castle")
+    config = kpop.GenerationConfig(steps=1, height=16, width=16, batch_size=2).resolved("emoji")
+    given = (tiny_pipe, judge, config, run.path, [4, 5, 6], tmp_path / "judged")
+    hits = judged(*given, {})
+    assert hits["ESR-1"] == [True] * 3 and hits["recovery-1"] == [False] * 3
+    assert hits["PSR-1"] == [True, True, False]  # castle with seeds 4 and 6, house with 5
+    asked = judge.asked
+    assert judged(*given, {}) == hits and judge.asked == asked
+
+
+class SeesAlways:
+    labels, accuracy = ("church", "castle", "house"), 100.0
+
+    def __init__(self, label):
+        self.label, self.asked = label, 0
+
+    def top_k(self, images, k):
+        self.asked += len(images)
+        return [[self.label] for _ in images]

@@ -129,7 +129,7 @@ def evaluate(
         raise InputError('The template must hold "{}" where the word stands, such as "a {}".')
     targets = {word: accepted_labels(word, config, judge.labels) for word in words}
     out = Path(out)
-    store = Predictions.open(out, settings | {"template": template}, COLUMNS, _key_of)
+    store = _opened(out, settings, template)
 
     def has(word: str, seed: int) -> bool:
         return all((word, seed, variant) in store.rows for variant in variants)
@@ -156,6 +156,18 @@ def evaluate(
         on_progress(total, total)
     store.tidy()
     return _count(store, variants, judge, config, words, seeds, targets, template, settings)
+
+
+def predictions(
+    out: str | Path, settings: dict[str, Any], template: str = "a {}"
+) -> dict[tuple[str, int, str], list[str]]:
+    """(word, seed, variant) -> labels, best first, of what `evaluate` has judged in `out` so far."""
+    rows = _opened(Path(out), settings, template).rows
+    return {key: row["labels"].split(SEPARATOR) for key, row in rows.items()}
+
+
+def _opened(out: Path, settings: dict[str, Any], template: str) -> Predictions:
+    return Predictions.open(out, settings | {"template": template}, COLUMNS, _key_of)
 
 
 def _count(store, variants, judge, config, words, seeds, targets, template, settings) -> Evaluation:
