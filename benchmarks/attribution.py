@@ -1,6 +1,6 @@
 """What watching the heads costs, ours beside the daam package's tracer, in one run.
 
-    python -m benchmarks.attribution [--models emoji sd-random] [--rounds 5]
+    python -m benchmarks.attribution [--models emoji sd-random] [--rounds 5] [--out docs/benchmarks.md]
 
 Every way draws the same number of steps from one seed and ends with one word's map. Each is compared with
 drawing alone in the loop it is part of: ours with kpop.generate, daam's with diffusers' own pipeline. The
@@ -16,6 +16,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -23,6 +24,7 @@ import kpop
 
 from . import sd_random
 from .machine import processor
+from .marked_part import put
 
 FEW_STEPS = 2  # of sd-random: seconds each on a CPU
 
@@ -37,21 +39,30 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="after one to warm up")
     parser.add_argument("--steps", type=int, help=f"default: the model's, {FEW_STEPS} for {sd_random.NAME}")
     parser.add_argument("--device", default="auto")
+    parser.add_argument(
+        "--out", type=Path, help="markdown file whose marked parts, one a model, are replaced"
+    )
     asked = parser.parse_args()
-    for number, model in enumerate(asked.models):
+    for model in asked.models:
         pipe = load(model, asked.device)
         steps = asked.steps or (FEW_STEPS if model == sd_random.NAME else None)
         config = kpop.GenerationConfig(steps=steps, batch_size=1).resolved(model)
-        if not number:
-            print(f"{machine(pipe)}\n{asked.prompt!r}, word {asked.word!r}, seed {asked.seed}, median of "
-                  f"{asked.rounds} rounds\n\n{HEAD}")  # fmt: skip
         layers: dict[str, int] = {}
         times = compare(ways_of(pipe, asked, config, layers), asked.rounds, pipe.device.type == "cuda")
         about = f"{model}, {config.steps} steps, {pipe.device.type} {str(pipe.unet.dtype)[6:]}"
-        for row in rows(times, layers, total_layers(pipe)):
-            print(f"| {about} | {row} |", flush=True)
+        lines = [command(model, asked), "", f"{machine(pipe)}; {asked.prompt!r}, word {asked.word!r}, seed "
+                 f"{asked.seed}, median of {asked.rounds} rounds, spread in brackets.", "", HEAD]  # fmt: skip
+        lines += [f"| {about} | {row} |" for row in rows(times, layers, total_layers(pipe))]
+        put("\n".join(lines), f"attribution {model}", asked.out)
         del pipe
         gc.collect()
+
+
+def command(model: str, asked: argparse.Namespace) -> str:
+    """Markdown: what makes this model's table."""
+    steps = f" --steps {asked.steps}" if asked.steps else ""
+    out = f" --out {asked.out}" if asked.out else ""
+    return f"    python -m benchmarks.attribution --models {model}{steps} --rounds {asked.rounds}{out}"
 
 
 HEAD = "| model | way | layers recorded | seconds | times drawing alone |\n|---|---|---|---|---|"
