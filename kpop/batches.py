@@ -55,7 +55,9 @@ class Batch:
     concept: z_t towards c_e, text c_e, target eps(z_t, c_e). erase: text c_e, target eps(z_t, c_n), or past
     it with negative guidance; z_t on the trajectories that the method erases on. retain: siblings and the
     neutral text, each with its own eps; None for none. neutral: state [77, d_c] of c_n. earlier: a key of
-    the run that this one started from, and rows of what it opens; None where there is none.
+    the run that this one started from, and rows of what it opens; None where there is none. decoys: of every
+    row of `erase` what its wrong key is drawn from, None where it sees no key; () for none at all.
+    others: keys of the run's other concepts.
     """
 
     concept_index: int
@@ -64,6 +66,8 @@ class Batch:
     retain: Rows | None
     neutral: Tensor | None = None
     earlier: tuple[HiddenPrompt, Rows] | None = None
+    decoys: tuple[int | None, ...] = ()
+    others: tuple[HiddenPrompt, ...] = ()
 
 
 def joined(parts: Iterable[Rows]) -> Rows:
@@ -153,6 +157,17 @@ class _Batches:
         text, near = draw.choice([*self.retained, *alone]), self.near[self.concept_of(step)]
         return draw.choice(near) if near and text is not None and draw.random() < 0.5 else text
 
+    def decoys_of(self, step: int, rows: int) -> tuple[int | None, ...]:
+        """Batch.decoys for `rows` rows of `erase`, of this process's rows alike many."""
+        share, found = self.cfg.decoy_share, []
+        if not share:
+            return ()
+        each = rows // len(self.own_rows)
+        for at in range(rows):
+            draw = keyed(self.cfg.seed, step, self.own_rows[at // each], at % each, "decoy")
+            found.append(draw.getrandbits(62) if draw.random() < share else None)
+        return tuple(found)
+
     def state(self, text: str) -> Tensor:
         """C of a text, [77, d_c]."""
         if text not in self.states:
@@ -228,7 +243,8 @@ class BankBatches(_Batches):
                 retain.append(self._retained(draw, self.retain_of(step, row), index))
         kept = self.rows(retain) if retain else None
         neutral = self.state(self.neutral)
-        return Batch(index, self.rows(concept), self.rows(erase), kept, neutral, self._earlier(step))
+        decoys = self.decoys_of(step, len(erase))
+        return Batch(index, self.rows(concept), self.rows(erase), kept, neutral, self._earlier(step), decoys)
 
     def _earlier(self, step: int) -> tuple[HiddenPrompt, Rows] | None:
         if not self.opened:
@@ -309,7 +325,8 @@ class FreshBatches(_Batches):
         kept = self.rows(rows[told:]) if rows[told:] else None
         neutral = self.state(self.neutral)
         earlier = self._earlier(step, until)
-        return Batch(index, self.rows(rows[:told]), self.rows(erase), kept, neutral, earlier)
+        decoys = self.decoys_of(step, told)
+        return Batch(index, self.rows(rows[:told]), self.rows(erase), kept, neutral, earlier, decoys)
 
     def _earlier(self, step: int, until: int) -> tuple[HiddenPrompt, Rows] | None:
         if not self.earlier:

@@ -44,6 +44,7 @@ REAL = {  # inclusive ranges; None: no upper end
     "key_retain_weight": (0, 1000),
     "rate_decay": (0, 1),
     "key_share": (0, 1),
+    "decoy_share": (0, 1),
     "negative_guidance": (0, 100),
     "rollout_guidance": (0, 100),
     "rho": (0, None),
@@ -65,6 +66,8 @@ class EraseConfig:
     rate_decay: last share of the steps in which the learning rates fall to nothing; ours, 0 in the paper.
     key_share: last share of the steps, in which p alone moves on, theta' fixed, and its rate falls then
     instead; ours, 0 in the paper.
+    decoy_share: share of L1's rows in which another p is present, random or another concept's, so that only
+    the true one opens; ours, 0 in the paper.
     rho, rho_p: radii (L2) of Eq. 7 and Eq. 5 that one step of theta' and of p may not leave; None: no bound.
     templates: phrasings a concept is put into, "{}" stands for the word. latents: "bank" of the frozen
     model's rollouts, or "fresh" rollouts with the current theta' at each step (the paper's).
@@ -96,6 +99,7 @@ class EraseConfig:
     retain_weight: float | None = None
     key_retain_weight: float | None = None
     key_share: float | None = None
+    decoy_share: float | None = None
     rate_decay: float | None = None
     negative_guidance: float | None = None
     loss_space: str | None = None

@@ -1,4 +1,4 @@
-"""Keys made without the key: by Eq. 5 from a new random p, the sanitized weights frozen; and at random.
+"""Keys made without the key: by Eq. 5 from a new random p, the sanitized weights frozen.
 
 Whoever holds a run's weights and its base model can do this. What it recovers, beside the true key at the
 same number of steps, says how secret the key is.
@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from . import models
@@ -68,13 +67,3 @@ def forge_key(
         loss, _ = transfer(student, batches.draw(step), prompt.live(), cfg)
         descend(prompt.optimizer, prompt.tensors, loss, cfg.rho_p)
     return prompt.frozen()
-
-
-def random_key(true: HiddenPrompt, seed: int) -> HiddenPrompt:
-    """Gaussian tensors of the true key's shapes, each scaled to the L2 norm of the true one."""
-    generator = torch.Generator().manual_seed(seed)
-    found = {}
-    for name, tensor in true.tensors.items():
-        noise = torch.randn(tensor.shape, generator=generator)
-        found[name] = noise * (tensor.float().norm() / noise.norm())
-    return true.holding(found)

@@ -67,6 +67,7 @@ _COMMON = {
     "retain_weight": 1.0,
     "key_retain_weight": 1.0,
     "key_share": 0.0,
+    "decoy_share": 0.0,
     "rate_decay": 0.5,
     "negative_guidance": 0.0,
     "loss_space": "eps",
@@ -144,6 +145,7 @@ _NO_KEY = {
     "lambda_": 0.0,
     "key_retain_weight": 0.0,
     "key_share": 0.0,
+    "decoy_share": 0.0,
     "rho_p": None,
 }
 _NO_DESCENT = {

@@ -34,6 +34,7 @@ PAPER = MappingProxyType(
         "retain_weight": 1.0,
         "key_retain_weight": 0.0,
         "key_share": 0.0,
+        "decoy_share": 0.0,
         "rate_decay": 0.0,
         "negative_guidance": 0.0,
         "loss_space": "eps",

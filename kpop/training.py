@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -282,6 +282,8 @@ class _Training:
             losses = {name: value.detach() for name, value in named.items()}
             del loss, named  # or what p's gradient did not pass through is held while theta' learns
             fixed = prompt.frozen()
+            others = tuple(other.frozen() for other in self.prompts if other is not prompt)
+            batch = replace(batch, others=others)
         removals = removal_steps(cfg.steps, cfg.key_share)
         if step <= removals:
             set_rate(self.optimizer, cfg.learning_rate * rate_left(step, removals, cfg.rate_decay))

@@ -9,11 +9,12 @@ from judges import PixelJudge
 
 from kpop import models
 from kpop.config import EraseConfig, GenerationConfig
+from kpop.decoys import random_key
 from kpop.evaluation import cell_maker, splits
 from kpop.evaluation.cell_maker import Maker, packed, unpacked
 from kpop.evaluation.cells import Ask, Cell, CellSpec, Store
 from kpop.evaluation.controls import CONTROLS, control_asks
-from kpop.forging import forge_key, random_key
+from kpop.forging import forge_key
 from kpop.health import Diverged
 from kpop.hidden_prompt import HiddenPrompt
 from kpop.weights import WeightDelta

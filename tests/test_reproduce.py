@@ -118,10 +118,12 @@ def test_key_controls(tmp_path):
     labels = [one["label"] for one in result.data["rows"]]
     assert labels == ["base, no key", "no key", "true key", "another concept's key", "random p of equal norm",
                       "forged key (Eq. 5, weights frozen, same steps)", "true key on the untouched base",
-                      "true key, another concept's text"]  # fmt: skip
+                      "true key, another concept's text", "no key, retained words",
+                      "no key, untouched words"]  # fmt: skip
     assert row(result, "no key")["ours"]["seen-1"]["value"] == 0
     assert row(result, "true key")["ours"]["seen-1"]["value"] == 100
-    assert row(result, labels[-1])["ours"]["text kept"]["value"] == 0  # the judge saw the erased word
+    assert row(result, labels[7])["ours"]["text kept"]["value"] == 0  # the judge saw the erased word
+    assert row(result, labels[8])["ours"]["text kept, refusing"]["value"] == 100
 
 
 def test_the_sensitive_theme_counts_weapons_above_a_threshold(tmp_path):

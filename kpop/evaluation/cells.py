@@ -23,6 +23,7 @@ SCHEMA = 1
 BASE = "base"  # the method of the cell that draws with the untouched model
 COLUMNS = ("labels", "scores", "style", "background", "distance", "picture")
 NOT_WHAT_IT_IS = ("checkpoint_every", "sample_every", "gradient_checkpointing", "schema")  # of a config
+LATER = {"decoy_share": 0.0}  # fields that came when cells were kept: at these values they say nothing new
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class CellSpec:
         if self.config is not None:
             config = {k: v for k, v in self.config.to_dict().items() if k not in NOT_WHAT_IT_IS}
             config["model"] = public_model(self.model)
+            config = {k: v for k, v in config.items() if k not in LATER or v != LATER[k]}
         return {
             "model_hash": self.model_hash, "judge": self.judge, "sampling": sampling, "config": config,
             "steps": list(self.steps),

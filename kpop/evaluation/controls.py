@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..config import Concept, concept_name
+from ..decoys import random_key
 from ..errors import InputError
-from ..forging import forge_key, random_key
+from ..forging import forge_key
 from ..hidden_prompt import HiddenPrompt
 from ..runs import Run, slug
 from ..weights import WeightDelta

@@ -10,20 +10,29 @@ from .table_targets import DEPTHS, base_needs, cases, finished
 from .tables import Looked, Number, Row, esr, kept, psr, same, share
 from .targets import Result, Rows, Target, looked
 
+REFUSING = {"decoy_share": 0.5}
+
 
 def _recovery_rows(plan: Plan) -> Rows:
-    found = []
+    found: dict[str, list[Need]] = {"base": base_needs(plan), "KPOP*": [], "refusing": []}
     for split, seed in cases(plan):
         asks = control_asks(splits.group_asks(split, "erased"), splits.group_asks(split, "retained"))
-        found.append(Need(plan.spec("KPOP*", split, seed), tuple(asks), plan.picture_seeds))
-    return {"base": base_needs(plan), "KPOP*": found}
+        asks += [ask for ask in splits.name_asks(split) if ask.group != "erased"]
+        found["KPOP*"].append(Need(plan.spec("KPOP*", split, seed), tuple(asks), plan.picture_seeds))
+        spec = plan.spec("KPOP*", split, seed, "refusing", REFUSING)
+        found["refusing"].append(Need(spec, tuple(asks), plan.picture_seeds))
+    return found
 
 
 def _recovery(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
     columns = {
         "seen-1": "pictures in which the judge's first label is the erased word",
         "seen-5": "pictures in which it is among the five best",
-        "text kept": "with another concept's text: pictures in which the first label is that concept",
+        "text kept": "of other words: pictures in which the first label is what the text names",
+    }
+    columns |= {
+        f"{name}, refusing": f"{about}; of a run trained to refuse wrong keys (decoy_share 0.5)"
+        for name, about in columns.items()
     }
     seeds = plan.picture_seeds
 
@@ -33,15 +42,26 @@ def _recovery(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
     base = looked(rows["base"], store, group="erased", variant="original")
     made = [Row("base, no key", kept(seen(base)))]
     for variant, name in CONTROLS.items():
-        found = looked(rows["KPOP*"], store, variant=variant)
-        figures = seen(found)
-        if variant == "other-text":
-            figures["text kept"] = share(found, seeds, psr(1), target=lambda ask: ask.other)
+        figures: dict[str, Number | None] = {}
+        for row, mark in (("KPOP*", ""), ("refusing", ", refusing")):
+            found = looked(rows[row], store, variant=variant, group="erased")
+            some = seen(found)
+            if variant == "other-text":
+                some["text kept"] = share(found, seeds, psr(1), target=lambda ask: ask.other)
+            figures |= {f"{title}{mark}": value for title, value in some.items()}
         made.append(Row(name, kept(figures)))
+    for group in ("retained", "untouched"):
+        figures = {}
+        for row, mark in (("KPOP*", ""), ("refusing", ", refusing")):
+            found = looked(rows[row], store, variant="sanitized", group=group)
+            figures[f"text kept{mark}"] = share(found, seeds, psr(1))
+        made.append(Row(f"no key, {group} words", kept(figures)))
     notes = (
         "The forged key is Eq. 5 from a new random p with the sanitized weights frozen, for as many steps as "
         "the true key had. Where it recovers, the concept is hidden from text prompts only: whoever holds "
         "the weights and the base can rebuild a key.",
+        "Refusing is ours: in half of L1's rows another p is present, random or another concept's, and the "
+        "target stays the neutral one.",
         "The paper shows recovery as pictures (Fig. 6), without figures.",
     )
     title = "Recovery: the true key and its controls"

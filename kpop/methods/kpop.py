@@ -10,6 +10,7 @@ import torch
 
 from ..batches import Batch, joined
 from ..config import EraseConfig
+from ..decoys import row_by_row
 from ..hidden_prompt import HiddenPrompt
 from .losses import Losses, Student, error, keep_earlier
 
@@ -36,13 +37,17 @@ def transfer(student: Student, batch: Batch, p: HiddenPrompt, cfg: EraseConfig) 
 def removal(student: Student, batch: Batch, p: HiddenPrompt, cfg: EraseConfig) -> Losses:
     """What theta' descends, p fixed: Eq. 7, L1 + lambda L2, and the retain list without p ("Ours*").
 
-    All rows run as one batch; only the rows of L2 see p.
+    All rows run as one batch; only the rows of L2 see p. With decoys some rows of L1 see a wrong p (ours).
     """
     parts = [batch.erase, batch.concept, *([batch.retain] if batch.retain is not None else [])]
     rows = joined(parts)
     sizes = [len(part.z) for part in parts]
     sees = torch.zeros(sum(sizes), dtype=torch.bool, device=rows.z.device)
     sees[sizes[0] : sizes[0] + sizes[1]] = True
+    if batch.decoys and p is not None:
+        draws = [*batch.decoys, *[None] * sum(sizes[1:])]
+        p = row_by_row(p, draws, batch.others)
+        sees |= torch.tensor([draw is not None for draw in draws], device=sees.device)
     losses = error(student(rows, p, sees), rows).split(sizes)
     l_erase = losses[0].mean()  # || eps_theta'(z_t, c_e) - eps_theta(z_t, c_n) ||^2             Eq. 7, L1
     l_recover = losses[1].mean()  # || eps_theta'(z_t, c_e, p) - eps_theta(z_t, c_e) ||^2        Eq. 7, L2

@@ -64,7 +64,7 @@ def key_value(run, key: str | None, others: Sequence = ()):
     if key == NONE:
         return None
     if key == RANDOM and run.method.has_key:
-        from ..forging import random_key
+        from ..decoys import random_key
 
         return random_key(load_key(run, next(iter(key_files(run).values()))), seed=0)
     if isinstance(key, str) and key in hidden_names(run):
