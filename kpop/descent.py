@@ -50,22 +50,30 @@ def new_prompts(pipe: StableDiffusionPipeline, cfg: EraseConfig, model_hash: str
 def _new_prompt(
     pipe: StableDiffusionPipeline, cfg: EraseConfig, concept: str, index: int, model_hash: str
 ) -> TrainedPrompt:
+    generator = torch.Generator().manual_seed(keyed(cfg.seed, "prompt", index).getrandbits(63))
+    start = start_of_prompt(pipe, cfg, concept, generator, model_hash)
+    tensors = {name: nn.Parameter(tensor.to(pipe.unet.device)) for name, tensor in start.tensors.items()}
+    kind = torch.optim.Adam if cfg.prompt_optimizer == "adam" else torch.optim.SGD
+    return TrainedPrompt(start, tensors, kind(list(tensors.values()), cfg.prompt_learning_rate, fused=True))
+
+
+def start_of_prompt(
+    pipe: StableDiffusionPipeline, cfg: EraseConfig, concept: str, generator: torch.Generator, model_hash: str
+) -> HiddenPrompt:
+    """p before the first step, of the shape that cfg and the model give it; float32 on the CPU."""
     reads = pipe.text_encoder.get_input_embeddings().weight.shape[-1]
-    start = HiddenPrompt.create(
+    return HiddenPrompt.create(
         concept,
         pipe.tokenizer.model_max_length,
         reads if cfg.mechanism == "token" else pipe.unet.config.cross_attention_dim,
         cfg.prompt_tokens_factor,
         cfg.prompt_init_std,
-        torch.Generator().manual_seed(keyed(cfg.seed, "prompt", index).getrandbits(63)),
+        generator,
         cfg.mechanism,
         cfg.sites,
         cfg.separate_kv,
         model_hash,
     )
-    tensors = {name: nn.Parameter(tensor.to(pipe.unet.device)) for name, tensor in start.tensors.items()}
-    kind = torch.optim.Adam if cfg.prompt_optimizer == "adam" else torch.optim.SGD
-    return TrainedPrompt(start, tensors, kind(list(tensors.values()), cfg.prompt_learning_rate, fused=True))
 
 
 def rate_left(step: int, steps: int, decay: float) -> float:

@@ -7,9 +7,10 @@ and no contents (torch's fake tensors), and every storage is counted while it li
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,8 +21,10 @@ from torch.utils._pytree import tree_leaves
 
 from .batches import Batch, Rows, bank_wants
 from .config import EraseConfig
-from .descent import removal_steps
+from .descent import removal_steps, start_of_prompt
 from .errors import InputError
+from .hidden_prompt import HiddenPrompt
+from .mechanisms import read_once, reading
 from .method_table import METHODS
 from .methods import load_method
 from .precision import precision_context
@@ -71,28 +74,29 @@ class Estimate:
         return {**asdict(self), "prompt_shape": list(self.prompt_shape)}
 
 
-def estimate(cfg: EraseConfig, unet: nn.Module, beside: Sequence[nn.Module] = ()) -> Estimate:
-    """What a run of cfg takes on this U-Net's device, without running it; nothing of the U-Net changes.
+def estimate(cfg: EraseConfig, pipe: StableDiffusionPipeline) -> Estimate:
+    """What a run of cfg takes on the pipeline's device, without running it; nothing of the pipeline changes.
 
-    cfg: resolved, precision "fp32" or "bf16" (what is computed in); "auto" counts as the U-Net's own.
-    beside: modules that share the device, such as text encoder and autoencoder. Raises InputError (a
-    method without steps, or a p that is more than one tensor), ModelError.
+    cfg: resolved, precision "fp32" or "bf16" (what is computed in); "auto" counts as the U-Net's own. Of
+    pipe the U-Net, tokenizer, text encoder and autoencoder are looked at. Raises InputError (a method without
+    steps), ModelError.
     """
     facts = METHODS[cfg.method]
-    if cfg.mechanism not in ("concat", "additive") or not facts.stepwise:
-        raise InputError(f"There is no estimate for method {cfg.method} with mechanism {cfg.mechanism}.")
+    if not facts.stepwise:
+        raise InputError(f"The method {facts.title} has no training steps, so there is no estimate.")
+    unet = pipe.unet
     precision = cfg.precision
     if precision == "auto":
         precision = "bf16" if unet.dtype == torch.bfloat16 else "fp32"
     sizes = dict(unet.named_parameters())
     moved = sum(sizes[name].numel() for name in trainable_names(unet, cfg.trainable))
-    width = unet.config.cross_attention_dim
-    shape = (1, TOKENS * (cfg.prompt_tokens_factor if cfg.mechanism == "concat" else 1), width)
     prompts = 0 if not facts.has_key else 1 if cfg.prompt_sharing == "shared" else len(cfg.concepts)
-    told = prompts * (2 if cfg.separate_kv else 1) * shape[1] * shape[2]
+    with FakeTensorMode():
+        p = _prompt(cfg, pipe)
+        shape, told = tuple(p.key.shape), prompts * sum(tensor.numel() for tensor in p.tensors.values())
     moments = 2 if cfg.prompt_optimizer == "adam" else 0
-    weights = sum(_bytes(module) for module in (unet, *beside))
-    peak = _traced_peak(cfg, unet, precision)
+    weights = sum(_bytes(module) for module in (unet, pipe.text_encoder, pipe.vae))
+    peak = _traced_peak(cfg, pipe, precision)
     spare = 4 * moved * (cfg.rho is not None)  # a radius keeps where theta' was
     fixed = weights + 4 * moved + 8 * moved + 4 * told * (1 + moments)
     peak = max(peak, 4 * moved + spare)  # gradients are made while activations go
@@ -112,7 +116,7 @@ def estimate_run(cfg: EraseConfig, pipe: StableDiffusionPipeline) -> Estimate:
     from .precision import pick_precision
 
     cfg = replace(cfg, precision=pick_precision(cfg.precision, pipe))
-    return estimate(cfg, pipe.unet, [pipe.text_encoder, pipe.vae])
+    return estimate(cfg, pipe)
 
 
 def bank_rows(cfg: EraseConfig) -> int:
@@ -181,46 +185,64 @@ def gigabytes(count: float) -> str:
 # The steps on tensors without contents
 
 
-def _traced_peak(cfg: EraseConfig, unet: nn.Module, precision: str) -> int:
+def _prompt(cfg: EraseConfig, pipe: StableDiffusionPipeline) -> HiddenPrompt:
+    """p of one concept, its tensors those that descend."""
+    start = start_of_prompt(pipe, cfg, "", torch.Generator(), "")
+    return start.holding({name: nn.Parameter(tensor) for name, tensor in start.tensors.items()})
+
+
+def _empty(module: nn.Module, twin: nn.Module) -> nn.Module:
+    """The twin with parameters of the module's type and no gradient; for tensors without contents."""
+    for part in twin.modules():  # not `.to`, which cannot move them
+        for name, weight in part.named_parameters(recurse=False):
+            empty = torch.empty(weight.shape, dtype=module.dtype)
+            part.register_parameter(name, nn.Parameter(empty, requires_grad=False))
+    return twin.eval()
+
+
+def _traced_peak(cfg: EraseConfig, pipe: StableDiffusionPipeline, precision: str) -> int:
     """Most bytes of a step above theta, theta' and p."""
-    method = load_method(cfg.method)
+    method, unet, encoder = load_method(cfg.method), pipe.unet, pipe.text_encoder
     with FakeTensorMode(), torch.device(unet.device):
-        twin = type(unet).from_config(unet.config).eval()
-        for part in twin.modules():  # not `.to`, which cannot move tensors without contents
-            for name, weight in part.named_parameters(recurse=False):
-                empty = torch.empty(weight.shape, dtype=unet.dtype)
-                part.register_parameter(name, nn.Parameter(empty, requires_grad=False))
+        twin = _empty(unet, type(unet).from_config(unet.config))
+        read = SimpleNamespace(unet=twin, tokenizer=pipe.tokenizer, text_encoder=encoder)
+        if cfg.mechanism == "token":  # the others are given the text's states
+            read.text_encoder = _empty(encoder, type(encoder)(encoder.config))
         delta = WeightDelta.create(twin, cfg.trainable)
         batch = _batch(cfg, twin)
-        tokens = TOKENS * (cfg.prompt_tokens_factor if cfg.mechanism == "concat" else 1)
-        p = [
-            nn.Parameter(torch.empty(1, tokens, unet.config.cross_attention_dim))
-            for _ in range(2 if cfg.separate_kv else 1)
-        ]
+        p = _prompt(cfg, pipe)
 
         def student(some: Rows, prompt, sees):
             # Which rows see p is a question of contents, of which one value alone is remembered: it stands
             # for all rows, and the mask takes the same room.
             sees = None if sees is None else torch.tensor([True])
 
+            text = some.text
+            if cfg.gradient_checkpointing:
+                with precision_context(unet.device, precision):
+                    prompt, text = read_once(read, prompt, some.prompts, text, sees)
+
             @contextmanager
-            def told() -> Iterator[None]:
-                with delta.applied(twin), attention_prompt(twin, prompt, cfg.sites, cfg.mechanism, sees):
-                    yield
+            def told() -> Iterator[Tensor]:
+                with delta.applied(twin), reading(read, prompt, some.prompts, text, sees) as states:
+                    yield states
 
             again = recomputed(twin, told) if cfg.gradient_checkpointing else nullcontext()
-            with precision_context(unet.device, precision), told(), again:
+            with precision_context(unet.device, precision), told() as states, again:
                 z = some.z.to(twin.dtype)
-                return twin(z, some.t, encoder_hidden_states=some.text, return_dict=False)[0]
+                return twin(z, some.t, encoder_hidden_states=states, return_dict=False)[0]
 
         def stepped(losses, tensors):
-            loss, _ = losses(student, batch, tuple(p) if len(p) > 1 else p[0], cfg)
+            loss, _ = losses(student, batch, p, cfg)
             return torch.autograd.grad(loss, tensors, allow_unused=True)
 
-        with Live([*twin.parameters(), *twin.buffers(), *delta.tensors.values(), *p]) as live:
+        known = [*twin.parameters(), *twin.buffers(), *delta.tensors.values(), *p.tensors.values()]
+        if cfg.mechanism == "token":
+            known += [*read.text_encoder.parameters(), *read.text_encoder.buffers()]
+        with Live(known) as live:
             if METHODS[cfg.method].has_key:
-                stepped(method.transfer, p)
-            for one in p:
+                stepped(method.transfer, list(p.tensors.values()))
+            for one in p.tensors.values():
                 one.requires_grad_(False)
             stepped(method.removal, list(delta.tensors.values()))
             if cfg.latents == "bank":
@@ -232,7 +254,8 @@ def _batch(cfg: EraseConfig, unet: nn.Module) -> Batch:
     def rows(count: int) -> Rows:
         z = torch.empty(count, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
         text = torch.empty(count, TOKENS, unet.config.cross_attention_dim, dtype=unet.dtype)
-        return Rows(z, torch.zeros(count, dtype=torch.long), text, torch.empty_like(z), torch.empty(count))
+        times, texts = torch.zeros(count, dtype=torch.long), ("a photo",) * count
+        return Rows(z, times, text, torch.empty_like(z), torch.empty(count), texts)
 
     size = cfg.batch_size
     kinds = len(METHODS[cfg.method].erase_on)  # L1 on concept trajectories, on neutral ones, or on both

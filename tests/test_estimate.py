@@ -19,6 +19,10 @@ CHOICES = [
     {"trainable": "full", "batch_size": 3},
     {"trainable": "kv", "prompt_tokens_factor": 4, "sites": "mid"},
     {"mechanism": "additive", "precision": "bf16"},
+    {"mechanism": "token"},
+    {"mechanism": "token", "gradient_checkpointing": True},
+    {"mechanism": "amortized", "batch_size": 4},
+    {"decoy_share": 0.5, "prompt_tokens_factor": 2},
     {"separate_kv": True, "negative_guidance": 1.0, "neutral": "castle", "retain": ()},
     {"retain": (), "retain_neutral": False, "concepts": ("church", "background")},
     {"latents": "fresh", "rollout_steps": 2},
@@ -65,22 +69,21 @@ def test_rows_and_bytes_are_those_of_a_real_run(tiny_config, tiny_pipe, tmp_path
 
 def test_the_parts_are_exact(tiny_config, tiny_pipe):
     cfg = tiny_config(concepts=("church", "background"), separate_kv=True, prompt_tokens_factor=2).resolved()
-    found = estimate(cfg, tiny_pipe.unet)
+    found = estimate(cfg, tiny_pipe)
     sizes = dict(tiny_pipe.unet.named_parameters())
     moved = sum(sizes[name].numel() for name in trainable_names(tiny_pipe.unet, "xattn"))
     assert found.trainable_parameters == moved
     assert (found.trained, found.gradients, found.adam) == (4 * moved, 4 * moved, 8 * moved)
-    assert found.weights == 4 * sum(weight.numel() for weight in sizes.values())
+    beside = [tiny_pipe.unet, tiny_pipe.vae, tiny_pipe.text_encoder]
+    every = [one for part in beside for one in (*part.parameters(), *part.buffers())]
+    assert found.weights == sum(one.numel() * one.element_size() for one in every)
     assert found.prompt_shape == (1, 154, 32) and found.prompt_parameters == 2 * 2 * 154 * 32
     assert found.prompts == 16 * found.prompt_parameters
-    more = estimate(cfg, tiny_pipe.unet, [tiny_pipe.vae])
-    vae = [*tiny_pipe.vae.parameters(), *tiny_pipe.vae.buffers()]
-    assert more.memory - found.memory == sum(one.numel() * one.element_size() for one in vae)
 
 
 def test_the_more_is_trained_at_once_the_more_it_takes(tiny_config, tiny_pipe):
     def memory(**changes):
-        return estimate(tiny_config(**changes).resolved(), tiny_pipe.unet).memory
+        return estimate(tiny_config(**changes).resolved(), tiny_pipe).memory
 
     assert memory(batch_size=1) < memory(batch_size=2) < memory(batch_size=8)
     assert memory(trainable="kv") < memory(trainable="xattn") < memory(trainable="full")
@@ -89,7 +92,7 @@ def test_the_more_is_trained_at_once_the_more_it_takes(tiny_config, tiny_pipe):
 def test_an_estimate_leaves_the_model_alone(tiny_config, tiny_pipe):
     before = {name: (weight, weight.clone()) for name, weight in tiny_pipe.unet.named_parameters()}
     processors = {name: id(one) for name, one in tiny_pipe.unet.attn_processors.items()}
-    estimate(tiny_config().resolved(), tiny_pipe.unet)
+    estimate(tiny_config().resolved(), tiny_pipe)
     for name, weight in tiny_pipe.unet.named_parameters():
         assert weight is before[name][0] and torch.equal(weight, before[name][1])
     assert processors == {name: id(one) for name, one in tiny_pipe.unet.attn_processors.items()}
