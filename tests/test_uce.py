@@ -17,8 +17,8 @@ def config(folder, **changes):
 def objective(w, w0, erased, neutral, kept, weight):
     """The published sum, term by term."""
     total = 0.5 * (w - w0).square().sum()
-    for c in erased:
-        total = total + (w @ c - w0 @ neutral).square().sum()
+    for c, c_n in zip(erased, neutral, strict=True):
+        total = total + (w @ c - w0 @ c_n).square().sum()
     for c in kept:
         total = total + weight * (w @ c - w0 @ c).square().sum()
     return total
@@ -28,9 +28,9 @@ def test_the_edit_is_the_minimum():
     generator = torch.Generator().manual_seed(0)
     w0, erased, neutral, kept = (
         torch.randn(shape, generator=generator, dtype=torch.float64)
-        for shape in ((5, 8), (2, 8), (8,), (3, 8))
+        for shape in ((5, 8), (2, 8), (2, 8), (3, 8))
     )
-    w = uce.edited(w0, erased, neutral.expand(2, -1), kept, 2.0).requires_grad_()
+    w = uce.edited(w0, erased, neutral, kept, 2.0).requires_grad_()
     least = objective(w, w0, erased, neutral, kept, 2.0)
     (gradient,) = torch.autograd.grad(least, [w])
     assert gradient.abs().max() < 1e-10
@@ -43,16 +43,24 @@ def test_the_edit_is_the_minimum():
     ("text", "end", "last"),
     [("", None, 0), ("church", None, 1), ("a church", None, 2), ("a church on a castle", 8, 2)],
 )
-def test_the_state_is_that_of_the_last_token_of_the_subject(tiny_pipe, text, end, last):
-    found = uce.last_state(tiny_pipe, text, end)
-    assert torch.equal(found, models.encode(tiny_pipe, [text])[0, last].double())
+def test_states_from_the_last_token_of_the_subject_on(tiny_pipe, text, end, last):
+    found = uce.states_from(tiny_pipe, text, end)
+    assert torch.equal(found, models.encode(tiny_pipe, [text])[0, last:].double())
 
 
-def test_every_word_stands_in_every_template(tiny_pipe):
-    found = uce.subject_states(tiny_pipe, (("church", "castle"),), ("{}", "a {} on"))
+def test_every_word_stands_in_every_template_beside_the_neutral_text(tiny_pipe):
+    found, neutral = uce.aligned(tiny_pipe, (("church", "castle"),), ("{}", "a {} on"), "")
     wanted = [("church", 1), ("a church on", 2), ("castle", 1), ("a castle on", 2)]
-    states = [models.encode(tiny_pipe, [text])[0, at].double() for text, at in wanted]
-    assert torch.equal(found, torch.stack(states))
+    states = [models.encode(tiny_pipe, [text])[0, at:].double() for text, at in wanted]
+    assert torch.equal(found, torch.cat(states)) and [len(some) for some in states] == [76, 75, 76, 75]
+    empty = models.encode(tiny_pipe, [""])[0].double()  # start token beside the word, and so on
+    assert torch.equal(neutral, torch.cat([empty[:76], empty[:75], empty[:76], empty[:75]]))
+
+
+def test_a_neutral_text_of_its_own_is_read_from_its_last_token(tiny_pipe):
+    found, neutral = uce.aligned(tiny_pipe, ("church",), ("{}",), "a castle on")
+    assert len(found) == len(neutral) == 74
+    assert torch.equal(neutral, models.encode(tiny_pipe, ["a castle on"])[0, 3:].double())
 
 
 def test_a_run_edits_keys_and_values_and_spares_what_is_retained(tiny_folder, tiny_pipe, tmp_path):
@@ -67,8 +75,8 @@ def test_a_run_edits_keys_and_values_and_spares_what_is_retained(tiny_folder, ti
     before, after = dict(tiny_pipe.unet.named_parameters()), load_file(run.weights_path)
     wanted = {name for name in before if ".attn2." in name and (".to_k." in name or ".to_v." in name)}
     assert set(after) == wanted
-    c, r = (uce.last_state(tiny_pipe, text).float() for text in ("a church", "a castle"))
-    c_n = uce.last_state(tiny_pipe, "").float()
+    c, r = (uce.states_from(tiny_pipe, text).float().T for text in ("a church", "a castle"))
+    c_n = uce.states_from(tiny_pipe, "").float()[: c.shape[1]].T
     gone = kept = near = far = 0.0
     for name, weight in after.items():
         moved = weight - before[name]
@@ -90,7 +98,7 @@ def test_the_weight_of_the_siblings_holds_them(tiny_folder, tiny_pipe):
         cfg = config(tiny_folder, retain_weight=weight).resolved()
         delta, losses = uce.solve(tiny_pipe, cfg, "")
         assert ("l_retain" in losses) == (weight > 0)
-        state = uce.last_state(tiny_pipe, "castle").float()
+        state = uce.states_from(tiny_pipe, "castle").float().T
         weights = dict(tiny_pipe.unet.named_parameters())
         changes = [(t - weights[name]) @ state for name, t in delta.tensors.items()]
         moved.append(sum(float(change.square().sum()) for change in changes))

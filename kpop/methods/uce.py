@@ -5,8 +5,10 @@ For W of every cross-attention W_k and W_v, W0 before:
     minimise s_e sum |W c - v*|^2 + s_p sum |W c_r - v_r|^2 + lamb |W - W0|^2,  v* = W0 c_n, v_r = W0 c_r
     W = (lamb W0 + s_e sum v* c^T + s_p sum v_r c_r^T) (lamb I + s_e sum c c^T + s_p sum c_r c_r^T)^-1
 
-c is the text encoder's state at the last token of the concept, in every template; c_n that of the neutral
-text, for '' its start token. s_p is `retain_weight`; `retain_neutral` keeps c_n too, which UCE does not.
+c are the text encoder's states from the last token of the concept to the end of the text, in every template,
+as in the code that the paper's tables were made with: what comes behind a word has read it too. c_n is the
+neutral text's state as far behind its own last token, for '' its start token. s_p is `retain_weight`;
+`retain_neutral` keeps c_n too, which UCE does not.
 """
 
 from __future__ import annotations
@@ -35,11 +37,10 @@ def solve(
 
     l_erase: of W c - v*; l_erase_before: of W0 c - v*; l_retain: of W c_r - v_r, where something is retained.
     """
-    erased = subject_states(pipe, cfg.concepts, cfg.templates)
-    neutral = last_state(pipe, cfg.neutral or "")[None]
-    kept = subject_states(pipe, cfg.retain or (), cfg.templates)
+    erased, neutral = aligned(pipe, cfg.concepts, cfg.templates, cfg.neutral or "")
+    kept, _ = aligned(pipe, cfg.retain or (), cfg.templates)
     if cfg.retain_neutral:
-        kept = torch.cat([kept, neutral])
+        kept = torch.cat([kept, neutral.unique(dim=0)])
     if cfg.retain_weight == 0:
         kept = kept[:0]
     delta = WeightDelta.create(pipe.unet, "kv", model_hash)
@@ -49,7 +50,7 @@ def solve(
         if not name.endswith(".weight"):
             found[name] = before.float().to(weight.device)  # a bias is the same on both sides of v*
             continue
-        after = edited(before, erased, neutral.expand_as(erased), kept, cfg.retain_weight)
+        after = edited(before, erased, neutral, kept, cfg.retain_weight)
         found[name] = after.float().to(weight.device)
         goal = neutral @ before.T
         told.append(
@@ -76,24 +77,33 @@ def edited(before: Tensor, erased: Tensor, neutral: Tensor, kept: Tensor, retain
     return torch.linalg.solve(left, right.T).T  # W left = right, and left is symmetric
 
 
-def subject_states(
-    pipe: StableDiffusionPipeline, concepts: tuple[Concept, ...], templates: tuple[str, ...]
-) -> Tensor:
-    """States of every word of the concepts in every template, at the word's last token; float64 [n, d_c]."""
-    found = []
-    for word in (word for concept in concepts for word in names(concept)):
+def aligned(
+    pipe: StableDiffusionPipeline,
+    concepts: tuple[Concept, ...],
+    templates: tuple[str, ...],
+    neutral: str = "",
+) -> tuple[Tensor, Tensor]:
+    """States of every word of the concepts in every template, from the word's last token to the text's end,
+    and those as far into the neutral text behind its last token; float64 [n, d_c] both.
+    """
+    words = [word for concept in concepts for word in names(concept)]
+    found, others, aim = [], [], states_from(pipe, neutral)
+    for word in words:
         for template in templates:
             text = phrase(template, word)
             tail = template[template.index("{}") + 2 :]
-            found.append(last_state(pipe, text, len(text) - len(tail)))
-    width = pipe.unet.config.cross_attention_dim
-    return torch.stack(found) if found else torch.zeros(0, width, dtype=torch.float64)
+            states = states_from(pipe, text, len(text) - len(tail))
+            both = min(len(states), len(aim))
+            found.append(states[:both])
+            others.append(aim[:both])
+    nothing = torch.zeros(0, pipe.unet.config.cross_attention_dim, dtype=torch.float64)
+    return torch.cat([nothing, *found]), torch.cat([nothing, *others])
 
 
-def last_state(pipe: StableDiffusionPipeline, text: str, end: int | None = None) -> Tensor:
-    """The state [d_c] at the last token before character `end` (None: of the whole text), float64, CPU.
+def states_from(pipe: StableDiffusionPipeline, text: str, end: int | None = None) -> Tensor:
+    """States [m, d_c] from the last token before character `end` (None: of the whole text) on; float64, CPU.
 
-    A text without tokens has only its start token.
+    A text without tokens has only its start token, and those behind it.
     """
     tokenizer = pipe.tokenizer
     spans = tokenizer(
@@ -101,4 +111,4 @@ def last_state(pipe: StableDiffusionPipeline, text: str, end: int | None = None)
     )["offset_mapping"]
     end = len(text) if end is None else end
     inside = [i for i, (a, b) in enumerate(spans) if a < b and a < end]
-    return models.encode(pipe, [text])[0, max(inside, default=0)].cpu().double()
+    return models.encode(pipe, [text])[0, max(inside, default=0) :].cpu().double()
