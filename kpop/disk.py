@@ -38,6 +38,12 @@ def write_bytes(path: Path, data: bytes, mode: int = 0o666) -> None:
         raise disk_error(error, path.parent) from error
 
 
+def file_stamp(path: Path) -> tuple[int, ...]:
+    """Differs when a file was written or replaced. Raises OSError where there is none."""
+    found = os.stat(path)
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
 def write_json(path: Path, data: object) -> None:
     """write_text of readable JSON; NaN and infinity become null."""
     write_text(path, json.dumps(finite(data), indent=2, ensure_ascii=False) + "\n")

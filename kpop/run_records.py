@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
 from .disk import disk_error, finite, write_text
+
+END = 256  # bytes that tell whether a file only grew
 
 
 def append_metrics(folder: Path, row: dict) -> None:
@@ -21,8 +26,11 @@ def append_metrics(folder: Path, row: dict) -> None:
 
 
 def read_metrics(folder: Path, max_points: int | None) -> list[dict]:
-    """Rows of metrics.jsonl, thinned evenly to max_points; torn or foreign lines are left out."""
-    rows = [row for _, row in _metric_lines(folder)]
+    """Rows of metrics.jsonl, thinned evenly to max_points; torn or foreign lines are left out.
+
+    The rows are shared with later answers: leave them as they are.
+    """
+    rows = _reader(folder / "metrics.jsonl").all_rows()
     if max_points is None or len(rows) <= max_points:
         return rows
     if max_points < 2:
@@ -43,6 +51,10 @@ def _metric_lines(folder: Path) -> Iterator[tuple[str, dict]]:
         text = (folder / "metrics.jsonl").read_text("utf-8", errors="replace")
     except OSError:
         return
+    yield from _parse(text)
+
+
+def _parse(text: str) -> Iterator[tuple[str, dict]]:
     for line in text.split("\n"):
         try:
             row = json.loads(line)
@@ -50,6 +62,40 @@ def _metric_lines(folder: Path) -> Iterator[tuple[str, dict]]:
             continue
         if isinstance(row, dict) and isinstance(row.get("step"), int | float):
             yield line, row
+
+
+class _Reader:
+    """Rows of one metrics.jsonl; a second look reads only what was added, for pages look often."""
+
+    def __init__(self, path: Path):
+        self.path, self.guard = path, threading.Lock()
+        self.inode, self.offset, self.end, self.rows = 0, 0, b"", []
+
+    def all_rows(self) -> list[dict]:
+        with self.guard:
+            try:
+                with open(self.path, "rb") as file:
+                    added = self._added(file)
+            except OSError:
+                return []
+            whole, newline, rest = added.rpartition(b"\n")
+            self.offset += len(whole) + len(newline)
+            self.end = (self.end + whole + newline)[-END:]
+            self.rows += [row for _, row in _parse(whole.decode("utf-8", "replace"))]
+            return [*self.rows, *(row for _, row in _parse(rest.decode("utf-8", "replace")))]
+
+    def _added(self, file: BinaryIO) -> bytes:
+        inode = os.fstat(file.fileno()).st_ino
+        file.seek(self.offset - len(self.end))
+        if inode != self.inode or file.read(len(self.end)) != self.end:  # another file, or written anew
+            self.inode, self.offset, self.end, self.rows = inode, 0, b"", []
+            file.seek(0)
+        return file.read()
+
+
+@lru_cache(maxsize=32)
+def _reader(path: Path) -> _Reader:
+    return _Reader(path)
 
 
 def read_states(folder: Path) -> list[dict]:

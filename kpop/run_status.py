@@ -8,9 +8,10 @@ import socket
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache
 from pathlib import Path
 
-from .disk import brief, locked, write_json
+from .disk import brief, file_stamp, locked, write_json
 from .errors import RunError
 
 SCHEMA = 1
@@ -71,10 +72,14 @@ class RunStatus:
         return cls(**known)
 
 
-def read_status(folder: Path) -> tuple[RunStatus, str | None]:
-    """The status in a folder, and what is wrong with it; a damaged one reads as failed."""
+def read_status(folder: Path, fresh: bool = False) -> tuple[RunStatus, str | None]:
+    """The status in a folder, and what is wrong with it; a damaged one reads as failed.
+
+    fresh: parse the file even where it looks the same as at the last time.
+    """
+    parsed = _parsed.__wrapped__ if fresh else _parsed
     try:
-        return RunStatus.from_dict(json.loads((folder / "status.json").read_text("utf-8"))), None
+        return parsed(folder / "status.json", file_stamp(folder / "status.json")), None
     except FileNotFoundError:
         problem = "Its status.json is missing from the run folder"
     except (OSError, ValueError, TypeError, RecursionError) as error:
@@ -84,6 +89,11 @@ def read_status(folder: Path) -> tuple[RunStatus, str | None]:
     except OSError:
         made = 0.0
     return RunStatus(state="failed", made=made), problem
+
+
+@lru_cache(maxsize=1024)  # thirty open pages look at every run every two seconds
+def _parsed(path: Path, stamp: tuple) -> RunStatus:
+    return RunStatus.from_dict(json.loads(path.read_text("utf-8")))
 
 
 def change_status(folder: Path, states: Sequence[str] | None, changes: dict) -> RunStatus | None:
@@ -96,7 +106,7 @@ def change_status(folder: Path, states: Sequence[str] | None, changes: dict) -> 
     if not folder.is_dir():
         raise RunError(f"{folder} is gone: the run was deleted or moved.")
     with locked(folder / "status.lock"):
-        status = read_status(folder)[0]
+        status = read_status(folder, fresh=True)[0]
         if states is not None and status.state not in states:
             return None
         # A stop asked for meanwhile must not be overwritten by the trainer's "running".

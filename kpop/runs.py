@@ -17,12 +17,12 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import run_records
-from .disk import brief, disk_error, hidden_folder, write_json
+from .disk import brief, disk_error, file_stamp, hidden_folder, write_json
 from .errors import InputError, KpopError, RunError
 from .method_table import METHODS, MethodFacts
 from .run_status import RunStatus, change_status, host_name, process_fields, read_status
@@ -59,7 +59,7 @@ class Run:
         from .config import EraseConfig
 
         try:
-            return EraseConfig.from_dict(json.loads((self.path / "config.json").read_text("utf-8"))), None
+            return _read_config(self.path / "config.json", file_stamp(self.path / "config.json")), None
         except FileNotFoundError:
             problem = "Its config.json is missing from the run folder: restore it or delete this run."
         except (OSError, ValueError, TypeError, RecursionError, KpopError) as error:
@@ -231,6 +231,13 @@ class Run:
 
     def clear_stop(self) -> None:
         (self.path / "stop").unlink(missing_ok=True)
+
+
+@lru_cache(maxsize=1024)
+def _read_config(path: Path, stamp: tuple) -> EraseConfig:
+    from .config import EraseConfig
+
+    return EraseConfig.from_dict(json.loads(path.read_text("utf-8")))
 
 
 def default_runs_dir() -> Path:

@@ -165,6 +165,34 @@ def test_metrics_survive_a_torn_line_and_are_cut_to_the_checkpoint(cfg, tmp_path
     assert [row["step"] for row in run.metrics()] == [1, 2, 3, 4, 5, 6]
 
 
+def test_metrics_are_read_on_and_a_file_written_anew_is_read_anew(cfg, tmp_path):
+    run = create_run(cfg, tmp_path)
+    path = run.path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"st')
+    assert run.metrics() == [{"step": 1}, {"step": 2}]
+    with open(path, "a") as file:
+        file.write('ep": 3}\n{"step": 4}')
+    assert [row["step"] for row in run.metrics()] == [1, 2, 3, 4]
+    with open(path, "a") as file:
+        file.write('\n{"step": 5}\n')
+    assert [row["step"] for row in run.metrics()] == [1, 2, 3, 4, 5]
+    path.write_text('{"step": 7}\n' * 9)
+    assert [row["step"] for row in run.metrics()] == [7] * 9
+    path.write_text('{"step": 8}\n')
+    assert [row["step"] for row in run.metrics()] == [8]
+    path.unlink()
+    assert run.metrics() == []
+
+
+def test_a_status_is_read_again_after_it_was_written(cfg, tmp_path):
+    run = create_run(cfg, tmp_path)
+    for step in range(20):
+        run.update_status(step=step)
+        assert run.status.step == step
+    (run.path / "status.json").write_text("{")
+    assert run.status.state == "failed"
+
+
 def test_samples_and_log(cfg, tmp_path):
     run = create_run(cfg, tmp_path)
     for step in (10, 0):
