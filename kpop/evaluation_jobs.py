@@ -1,6 +1,8 @@
 """Evaluations in the background: the command `evaluate` as a detached process, a folder each.
 
-<run>/evaluations/<name>/  request.json  status.json  log.txt, and what `evaluate --out` writes
+<run>/evaluations/<name>/  request.json  status.json  pace.json  log.txt, and what `evaluate --out` writes
+
+Those of the example, which ships with the app, are in <runs>/.example-run/evaluations.
 
 The folder is the truth, so a page or a server may come and go. One evaluation of a runs folder works at a
 time; the others wait for it. What was broken off goes on from its predictions.
@@ -30,8 +32,9 @@ from .evaluation_plan import Ask, command_line, plan_of
 from .key_sealing import check_open
 from .run_records import log_tail
 from .run_status import ACTIVE, ENDED, RunStatus, change_status, host_name, process_fields, read_status
-from .runs import Run
+from .runs import EXAMPLE, Run, default_runs_dir
 
+BESIDE = f".{EXAMPLE.name}"  # in a runs folder; the dot keeps it out of the list of runs
 NAME = re.compile(r"(objects|sensitive|style|csv)-\d{8}-\d{6}-[0-9a-f]{4}")
 PATIENCE = 10.0  # seconds after which a second wish to stop ends the process at once
 REPORTS = ("report.md", "metrics.json", "predictions.csv", "settings.json", "detection.png", "figures.png")
@@ -49,14 +52,20 @@ class EvaluationJob:
 
     @property
     def run(self) -> Run:
-        return Run(self.path.parent.parent)
+        folder = self.path.parent.parent
+        return Run(EXAMPLE) if folder.name == BESIDE else Run(folder)
+
+    @property
+    def runs_dir(self) -> Path:
+        """The runs folder it belongs to, also where the run itself ships with the app."""
+        return self.path.parent.parent.parent
 
     @cached_property
     def request(self) -> dict[str, Any]:
         """What was asked for; {} where request.json is damaged."""
         try:
             data = json.loads((self.path / "request.json").read_text("utf-8"))
-            Ask(data["protocol"], tuple(data["words"]), data["pictures"])
+            Ask(data["protocol"], tuple(data["words"]), data["pictures"], data.get("seeds", ""))
             [Line.from_dict(line) for line in data["lines"]]
             return data
         except (OSError, ValueError, TypeError, KeyError, RecursionError, InputError):
@@ -104,15 +113,17 @@ def start(
     device: str = "auto",
     owner: str = "local",
     pipe=None,
+    runs_dir: str | Path | None = None,
 ) -> EvaluationJob:
     """Check everything, make the folder and start the process.
 
     prompts: a CSV for `csv` (and `sensitive`, where the model has no own prompts), copied. pipe: the run's
-    model, to check the words with. Raises KpopError with one sentence, and then nothing was started.
+    model, to check the words with. runs_dir: as in `list_evaluations`. Raises KpopError with one sentence,
+    and then nothing was started.
     """
     check_run(run)
-    check_idle(run)
-    folder, now = run.path / "evaluations", time.time()
+    check_idle(run, runs_dir)
+    folder, now = evaluations_folder(run, runs_dir), time.time()
     request = {**asdict(ask), "words": list(ask.words), "device": device, "prompts": None}
     with hidden_folder(folder) as made:
         if prompts is not None:
@@ -133,9 +144,16 @@ def start(
     return job
 
 
-def check_idle(run: Run) -> None:
+def evaluations_folder(run: Run, runs_dir: str | Path | None = None) -> Path:
+    """Where the evaluations of a run are. runs_dir: as in `list_evaluations`."""
+    if run.is_example:
+        return Path(runs_dir or default_runs_dir()).resolve() / BESIDE / "evaluations"
+    return run.path / "evaluations"
+
+
+def check_idle(run: Run, runs_dir: str | Path | None = None) -> None:
     """Raise RunError where an evaluation of the run is going on."""
-    if any(job.status.state in ACTIVE for job in list_evaluations(run)):
+    if any(job.status.state in ACTIVE for job in list_evaluations(run, runs_dir)):
         raise RunError(f"An evaluation of run {run.id} is going on. Wait for it, or stop it.")
 
 
@@ -215,19 +233,51 @@ def _check_weights(job: EvaluationJob) -> None:
         raise RunError("The run was trained further since then. Start a new evaluation.")
 
 
-def list_evaluations(run: Run) -> list[EvaluationJob]:
-    """Every evaluation of a run, newest first. Never raises."""
+def delete(job: EvaluationJob) -> None:
+    """Remove an ended evaluation with its report. Raises RunError while it works."""
+    state = job.status.state
+    if state not in ENDED:
+        raise RunError(f"This evaluation is {state}. Stop it first, then delete it.")
+    # Out of the list before it falls apart.
+    aside = job.path.with_name(f".deleted-{job.name}-{time.time_ns()}")
     try:
-        found = [path for path in (run.path / "evaluations").iterdir() if NAME.fullmatch(path.name)]
+        os.rename(job.path, aside)
+        shutil.rmtree(aside)
+    except OSError as error:
+        raise disk_error(error, job.path) from error
+
+
+def measured_pace(runs_dir: str | Path, model: str) -> float | None:
+    """Seconds a picture that the newest evaluation of that model took here; None where there was none."""
+    newest = None
+    for path in Path(runs_dir).glob("*/evaluations/*/pace.json"):
+        try:
+            told, at = json.loads(path.read_text("utf-8")), path.stat().st_mtime
+            seconds, host = float(told["seconds"]), told["host"]
+            if told["model"] == model and host == host_name() and (newest is None or at > newest[0]):
+                newest = at, seconds
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            continue
+    return newest[1] if newest else None
+
+
+def list_evaluations(run: Run, runs_dir: str | Path | None = None) -> list[EvaluationJob]:
+    """Every evaluation of a run, newest first. Never raises.
+
+    runs_dir: the runs folder whose evaluations of the example are meant (None: the default one).
+    """
+    try:
+        folder = evaluations_folder(run, runs_dir)
+        found = [path for path in folder.iterdir() if NAME.fullmatch(path.name)]
     except OSError:
         return []
     jobs = [EvaluationJob(path) for path in found if path.is_dir()]
     return sorted(jobs, key=lambda job: (read_status(job.path)[0].made, job.name), reverse=True)
 
 
-def find_evaluation(run: Run, name: str | None) -> EvaluationJob:
+def find_evaluation(run: Run, name: str | None, runs_dir: str | Path | None = None) -> EvaluationJob:
     """The evaluation of that name. Raises RunError."""
-    for job in list_evaluations(run):
+    for job in list_evaluations(run, runs_dir):
         if job.name == name:
             return job
     raise RunError("There is no such evaluation. Choose one from the list.")

@@ -17,18 +17,25 @@ from .runs import Run
 
 PROTOCOLS = ("objects", "sensitive", "style", "csv")
 FIRST_SEED = 500  # as the command's default: no training draws from these
-MOST_PICTURES = 50  # a prompt
+MOST_PICTURES = 50  # a prompt; the command takes more
 
 
 @dataclass(frozen=True)
 class Ask:
-    """What to evaluate. words: of `objects`; pictures: a prompt, but of `csv` the file says which seeds."""
+    """What to evaluate. words: of `objects`; pictures: a prompt, but of `csv` the file says which seeds.
+
+    seeds: one a picture, as "500-509" or "1,5,9-11"; they say how many pictures. "": those from FIRST_SEED.
+    """
 
     protocol: str = "objects"
     words: tuple[str, ...] = ()
     pictures: int = 10
+    seeds: str = ""
 
     def __post_init__(self):
+        if self.seeds:
+            found = seeds_asked(self.seeds)
+            object.__setattr__(self, "pictures", len(found))
         if self.protocol not in PROTOCOLS:
             raise InputError(f"The protocol is one of {', '.join(PROTOCOLS)}.")
         if isinstance(self.pictures, bool) or not isinstance(self.pictures, int | float):
@@ -41,11 +48,31 @@ class Ask:
             raise InputError("A word to look for holds no comma.")
 
 
+def seeds_asked(text: object) -> list[int]:
+    """Seeds of a page's field, each once. Raises InputError."""
+    from .cli_values import seed_list
+
+    if not isinstance(text, str) or not text.strip():
+        raise InputError("Write the seeds as 500-509 or 1,5,9: one picture each.")
+    found = seed_list(text.replace(" ", ""))
+    if len(found) > MOST_PICTURES:
+        raise InputError(
+            f"These are {len(found)} seeds. Here at most {MOST_PICTURES} at a time; "
+            "python -m kpop evaluate takes more."
+        )
+    return found
+
+
+def usual_seeds(pictures: int) -> str:
+    """The seeds of so many pictures where nobody chose others: "500-509"."""
+    return f"{FIRST_SEED}-{FIRST_SEED + pictures - 1}" if pictures > 1 else str(FIRST_SEED)
+
+
 def command_line(run: Run, request: dict[str, Any], out: Path) -> list[str]:
-    """`evaluate` as a request asks for it. A prompt list lies beside as prompts.csv."""
+    """`evaluate` as a request asks for it. out: its folder; a prompt list lies there as prompts.csv."""
     protocol, pictures = request["protocol"], int(request["pictures"])
-    line = ["evaluate", str(run.path), "--runs", str(run.path.parent), "--out", str(out)]
-    line += ["--device", request["device"], "--seeds", f"{FIRST_SEED}-{FIRST_SEED + pictures - 1}"]
+    line = ["evaluate", str(run.path), "--runs", str(out.parent.parent.parent), "--out", str(out)]
+    line += ["--device", request["device"], "--seeds", request.get("seeds") or usual_seeds(pictures)]
     line += ["--protocol", "words" if protocol == "objects" else protocol]
     if protocol == "objects":
         line += ["--words", ",".join(request["words"])]

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from .cli import build_parser
 from .detached import heartbeat
+from .disk import write_json
 from .errors import KpopError
 from .evaluation.standing import count_predicted
 from .evaluation_jobs import EvaluationJob
-from .run_status import change_status, process_fields
+from .run_status import change_status, host_name, process_fields
 from .turns import evaluation_turn
 from .worker import be_nice, in_words
 
@@ -39,6 +40,13 @@ class Beat:
             pace = (end[1] - start[1]) / (end[0] - start[0])
             left = max(0.0, pace * (self.total - done) - (now - end[1]))
         change_status(self.folder, None, {"step": min(done, self.total), "eta_s": left})
+
+    def pace(self) -> float | None:
+        """Seconds a picture, loading left out; None where too few were counted one after another."""
+        if len(self.seen) < 3:
+            return None
+        start, end = self.seen[1], self.seen[-1]
+        return (end[1] - start[1]) / (end[0] - start[0])
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -69,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _evaluate(job: EvaluationJob) -> None:
     change_status(job.path, ("starting",), {"state": "queued"})
-    turn = evaluation_turn(job.run.path.parent)
+    turn = evaluation_turn(job.runs_dir)
     with heartbeat(lambda: change_status(job.path, None, {"heartbeat": time.time()})):
         turn.acquire(poll_interval=WAITING)
     try:
@@ -80,6 +88,9 @@ def _evaluate(job: EvaluationJob) -> None:
         with heartbeat(beat, BEAT):
             args.run_command(args)
         beat()
+        if pace := beat.pace():
+            told = {"seconds": pace, "model": job.run.config.model, "host": host_name()}
+            write_json(job.path / "pace.json", told)  # for the estimate of the next one
     finally:
         turn.release()
 

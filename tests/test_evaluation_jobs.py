@@ -1,5 +1,7 @@
 """Evaluations in the background: start, watch, stop, go on, die, and what is refused before one starts."""
 
+import dataclasses
+import json
 import os
 import shutil
 import signal
@@ -12,7 +14,7 @@ import pytest
 from PIL import Image
 
 import kpop
-from kpop import evaluation_jobs, evaluation_plan, key_sealing
+from kpop import evaluation_jobs, evaluation_plan, evaluation_worker, key_sealing
 from kpop.errors import InputError, KpopError, RunError
 from kpop.evaluation import detectors
 from kpop.evaluation.lines import Line
@@ -21,8 +23,8 @@ from kpop.evaluation.styles import StyleJudge
 from kpop.evaluation_jobs import EvaluationJob, list_evaluations
 from kpop.evaluation_plan import Ask
 from kpop.key_scan import find_key, fingerprints, secret_tensors
-from kpop.run_status import ACTIVE, ENDED
-from kpop.runs import create_run
+from kpop.run_status import ACTIVE, ENDED, host_name
+from kpop.runs import EXAMPLE, Run, create_run, list_runs
 from kpop.turns import evaluation_turn, shared_turn, training_gate
 
 ONE = Ask("objects", ("church",), 1)
@@ -128,6 +130,66 @@ def test_stopped_it_goes_on_and_killed_it_says_so(run, monkeypatch):
         evaluation_jobs.resume(job)
 
 
+def test_seeds_are_as_asked(run, monkeypatch):
+    fake(monkeypatch)
+    chosen = Ask("objects", ("church",), seeds="3, 5-6,3")
+    assert chosen.pictures == 3
+    job = evaluation_jobs.start(run, chosen, device="cpu")
+    assert job.status.steps == 9 and seeds_in(job.command_line()) == "3, 5-6,3"
+    usual = dataclasses.asdict(Ask("objects", ("church",), 10)) | {"device": "cpu"}
+    assert seeds_in(evaluation_plan.command_line(run, usual, job.path)) == "500-509"
+
+
+def seeds_in(line):
+    return line[line.index("--seeds") + 1]
+
+
+def test_an_ended_one_is_deleted_and_the_run_stays(run, monkeypatch):
+    fake(monkeypatch)
+    job = evaluation_jobs.start(run, ONE, device="cpu")
+    with pytest.raises(RunError, match="Stop it first, then delete it"):
+        evaluation_jobs.delete(job)
+    until(lambda: job.status.step > 2)
+    evaluation_jobs.stop(job)
+    until(lambda: job.status.state == "stopped")
+    evaluation_jobs.delete(job)
+    assert list_evaluations(run) == [] and list((run.path / "evaluations").iterdir()) == []
+    assert run.status.state == "done" and run.has_result
+
+
+def test_the_example_is_evaluated_beside_the_visitor_s_runs(tmp_path, monkeypatch):
+    fake(monkeypatch)
+    before = sorted(EXAMPLE.rglob("*"))
+    job = evaluation_jobs.start(Run(EXAMPLE), ONE, device="cpu", runs_dir=tmp_path)
+    try:
+        assert job.run.is_example and job.path.is_relative_to(tmp_path.resolve())
+        line = job.command_line()
+        assert line[line.index("--runs") + 1] == str(tmp_path.resolve())
+        assert list_evaluations(Run(EXAMPLE), tmp_path) == [job]
+        assert list_evaluations(Run(EXAMPLE), tmp_path / "other") == []
+        assert [one.id for one in list_runs(tmp_path)] == ["example-run"]
+    finally:
+        os.killpg(job.status.pid, signal.SIGKILL)
+    assert sorted(EXAMPLE.rglob("*")) == before
+
+
+def test_the_pace_of_the_newest_evaluation_is_remembered(run, tmp_path):
+    beat = evaluation_worker.Beat(tmp_path, 100)
+    beat.seen = [(0, 0.0), (10, 90.0), (60, 100.0)]
+    assert beat.pace() == 0.2
+    beat.seen = [(0, 0.0), (10, 90.0)]
+    assert beat.pace() is None
+    assert evaluation_jobs.measured_pace(run.path.parent, "emoji") is None
+    for name, seconds, age in (("old", 9.0, 100), ("new", 0.5, 0), ("torn", None, -100)):
+        path = run.path / "evaluations" / name / "pace.json"
+        path.parent.mkdir(parents=True)
+        told = {"seconds": seconds, "model": "emoji", "host": host_name()}
+        path.write_text(json.dumps(told) if seconds else "{")
+        os.utime(path, (time.time() - age,) * 2)
+    assert evaluation_jobs.measured_pace(run.path.parent, "emoji") == 0.5
+    assert evaluation_jobs.measured_pace(run.path.parent, "other") is None
+
+
 def test_a_deaf_one_is_ended_by_the_second_wish(run, monkeypatch):
     monkeypatch.setattr(evaluation_jobs, "PATIENCE", -1.0)
     fake(monkeypatch, "deaf")
@@ -144,6 +206,10 @@ def test_a_deaf_one_is_ended_by_the_second_wish(run, monkeypatch):
     [
         (lambda: Ask("objects", (), 5), "at least one word"),
         (lambda: Ask("objects", ("church",), 0), "from 1 to 50"),
+        (lambda: Ask("objects", ("church",), seeds="church"), "written as 0-3 or 1,5,9, not 'church'"),
+        (lambda: Ask("objects", ("church",), seeds="9-5"), "write the smaller first"),
+        (lambda: Ask("objects", ("church",), seeds="500-599"), "These are 100 seeds. Here at most 50"),
+        (lambda: Ask("objects", ("church",), seeds=" "), "Write the seeds as 500-509 or 1,5,9"),
         (lambda: Ask("paintings"), "protocol is one of"),
         (lambda: Ask("objects", ("church", "zzgl"), 1), "cannot see 'zzgl'"),
         (lambda: Ask("style", (), 1), "erases a drawing style"),
