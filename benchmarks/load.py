@@ -2,8 +2,9 @@
 
     python -m benchmarks.load --users 30 --minutes 15 --out docs/benchmarks.md
 
-Every user is a gradio_client of its own. As an open page does, it asks the timers of the page every two
-seconds (raw, for they are private), asks /run_status now and then, and once draws a picture by /compare.
+Every user is a gradio_client of its own. As an open page does, it asks every two seconds what has changed,
+and for the parts that have (raw, for these are private); it asks /run_status now and then, and once draws a
+picture by /compare.
 An answer is late where it tells an older step than stood in the run folder before it was asked.
 """
 
@@ -62,12 +63,10 @@ class User(threading.Thread):
         self.address = address
         self.client = Client(address, verbose=False, download_files=False)
         config = self.client.config
-        states = {each["id"] for each in config["components"] if each["type"] == "state"}
-        self.timers = [
-            (each["id"], [None if one in states else run.id for one in each["inputs"]])
-            for each in config["dependencies"]
-            if any(event == "tick" for _, event in each["targets"])
-        ]
+        self.states = {each["id"] for each in config["components"] if each["type"] == "state"}
+        self.events = [(each, target) for each in config["dependencies"] for target in each["targets"]]
+        self.timers = [each for each, (_, event) in self.events if event == "tick"]
+        self.marks: dict[int, str] = {}  # of the page's parts, by component
 
     def run(self) -> None:
         try:
@@ -80,8 +79,9 @@ class User(threading.Thread):
         drawing, step, number = None, 0, 0
         while time.monotonic() < self.end:
             began = time.monotonic()
-            for timer, data in self.timers:
-                self._tick(http, timer, data)
+            for timer in self.timers:
+                for part in self._changed(timer, self._look(http, timer)):
+                    self._look(http, part)
             if number % ASK_EVERY == 0:
                 step = self._ask(step)
             if drawing is None and time.monotonic() >= self.compare_at:
@@ -92,13 +92,22 @@ class User(threading.Thread):
         if drawing is not None:
             drawing.join(timeout=600)
 
-    def _tick(self, http: httpx.Client, timer: int, data: list) -> None:
-        body = {"data": data, "fn_index": timer, "session_hash": self.client.session_hash}
+    def _look(self, http: httpx.Client, event: dict) -> list:
+        data = [None if one in self.states else self.run_.id for one in event["inputs"]]
+        body = {"data": data, "fn_index": event["id"], "session_hash": self.client.session_hash}
         began = time.perf_counter()
         answer = http.post(f"{self.address}gradio_api/run/predict", json=body)
         with self.seen.guard:
             self.seen.looks.append(time.perf_counter() - began)
         answer.raise_for_status()
+        return answer.json()["data"]
+
+    def _changed(self, timer: dict, marks: list) -> list[dict]:
+        """The events of the parts whose mark is a new one."""
+        told = dict(zip(timer["outputs"], marks, strict=True))
+        new = {one for one, mark in told.items() if self.marks.get(one) != mark}
+        self.marks |= told
+        return [each for each, (one, event) in self.events if event == "change" and one in new]
 
     def _ask(self, before: int) -> int:
         written = self.run_.status.step
@@ -185,7 +194,7 @@ def table(asked: argparse.Namespace, seen: Seen, memory: list[tuple[float, int]]
     last = [rss / 2**20 for at, rss in memory if at >= late] or [memory[-1][1] / 2**20]
     in_order = seen.served == seen.asked
     rows = [
-        ("looks of the page (each timer, every 2 s)", times(seen.looks)),
+        ("looks of the page (every 2 s, and what has changed)", times(seen.looks)),
         ("/run_status", times(seen.asks)),
         ("pictures by /compare", times(seen.waits)),
     ]

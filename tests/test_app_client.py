@@ -81,9 +81,9 @@ def test_a_look_at_the_names_of_runs_chooses_none(client, address, finished):
     look = next(
         each["id"]
         for each in config["dependencies"]
-        if picker in each["outputs"] and "tick" in [event for _, event in each["targets"]]
+        if each["outputs"] == [picker] and "change" in [event for _, event in each["targets"]]
     )
-    asked = {"data": [None], "fn_index": look, "session_hash": "names"}
+    asked = {"data": [], "fn_index": look, "session_hash": "names"}
     update = httpx.post(f"{address}gradio_api/run/predict", json=asked).json()["data"][0]
     assert finished in [value for _, value in update["choices"]]
     assert "value" not in update

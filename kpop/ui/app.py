@@ -21,6 +21,7 @@ from .evaluate import build_evaluate, wire_evaluate
 from .gate import gate
 from .http_api import build_api
 from .page import QUIET, SOFT, Page
+from .pulse import build_pulse, wire_pulse
 from .release import build_release, wire_release
 from .run_picker import RunPicker, choices, first_choice
 from .studio import Studio
@@ -92,10 +93,9 @@ def build_ui(
             )
 
         @plainly
-        def names_again(known):
-            found = choices(studio.all_runs())
+        def names_again():
             # Names only: a late answer that also sent the run chosen before would take a new choice back.
-            return (gr.skip(), gr.skip()) if found == known else (gr.Dropdown(choices=found), found)
+            return gr.Dropdown(choices=choices(studio.all_runs()))
 
         @plainly
         def asked_for(request: gr.Request):
@@ -110,28 +110,31 @@ def build_ui(
             )
             return _invitation(found) if found else ""
 
-        known = gr.State([])
+        pulse = build_pulse()
         load = demo.load(first, None, [picker, tabs], **QUIET)
         demo.load(asked_for, None, None, **SOFT)  # in the queue: an error beside it is not shown
         if studio.exposure.shared:
             demo.load(invite, None, invitation, **QUIET)
-        timer.tick(names_again, known, [picker, known], **QUIET)
+        pulse.names.change(names_again, None, picker, **QUIET)
         picker.change(None, picker, None, js="(id) => { window.kpopAt('run', id); }")
         for tab in tabs.children:
             tab.select(None, js=f"() => {{ window.kpopAt('step', '{tab.id}'); }}")
         begin.click(lambda: gr.Tabs(selected=1), None, tabs, **QUIET)
         look.click(lambda: gr.Tabs(selected=3), None, tabs, **QUIET)
         wire_concepts(page, concepts, load)
-        wire_train(page, train, concepts, train_tab, load)
+        wire_pulse(page, pulse, load)
+        wire_train(page, train, concepts, train_tab, pulse, load)
         wire_compare(page, compare, compare_tab)
         wire_xy(page, xy, compare)
         wire_attribution(page, attribution, compare, attribution_tab)
-        wire_evaluate(page, evaluate, evaluate_tab, load)
+        wire_evaluate(page, evaluate, evaluate_tab, pulse, load)
         if release is not None:
             wire_release(page, release, release_tab, load)
         build_api(studio)
     # The queue is for what takes time; looking at runs goes past it. REST calls may not go round it.
-    demo.queue(max_size=32, api_open=False, default_concurrency_limit=4)
+    # A room of thirty who all draw at once waits in it, and no look is refused because of them.
+    demo.queue(max_size=200, api_open=False, default_concurrency_limit=4)
+    demo._queue.sleep_when_free = 0.01  # s; by itself it wakes a thousand times a second, waiting or idle
     return demo
 
 

@@ -27,6 +27,7 @@ from .evaluation_view import (
 from .page import QUIET, SOFT, Page, heading, row_click
 from .paper_tables import paper_table_html, paper_tables
 from .pictures import notice
+from .pulse import Pulse
 from .studio import Studio, visitor
 from .train import owned
 
@@ -137,17 +138,13 @@ def build_evaluate(studio: Studio) -> EvaluateStep:
     )  # fmt: skip
 
 
-def wire_evaluate(page: Page, step: EvaluateStep, tab: gr.Tab, load) -> None:
-    """Connect the fields, the two-second look at the folder, and the choice of another run."""
+def wire_evaluate(page: Page, step: EvaluateStep, tab: gr.Tab, pulse: Pulse, load) -> None:
+    """Connect the fields, the look when the pulse calls for it, and the choice of another run."""
     studio = page.studio
 
     @plainly
     def look_now(run_id, seen, request: gr.Request):
         return look(studio, run_id, seen, request)
-
-    @plainly
-    def look_again(run_id, request: gr.Request):
-        return look(studio, run_id, {}, request)
 
     def at(run_id, name, request):
         return look(studio, run_id, {"run": run_id, "name": name}, request)
@@ -157,9 +154,7 @@ def wire_evaluate(page: Page, step: EvaluateStep, tab: gr.Tab, load) -> None:
         job = evaluation_jobs.find_evaluation(studio.run(run_id), event._data.get("evaluation"))
         return at(run_id, job.name, request)
 
-    page.timer.tick(look_now, [page.picker, step.seen], step.view, **QUIET)
-    page.picker.change(look_again, page.picker, step.view, **QUIET)
-    load.then(look_again, page.picker, step.view, **QUIET)
+    pulse.evaluations.change(look_now, [page.picker, step.seen], step.view, **QUIET)
     step.others.click(opened, page.picker, step.view, **SOFT)
     step.table.input(paper_table_html, step.table, step.paper, **QUIET)
     if studio.read_only:

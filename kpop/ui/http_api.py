@@ -80,13 +80,14 @@ def build_api(studio: Studio) -> None:
     def list_runs() -> list:
         return [told(run) for run in studio.all_runs()]
 
+    looking = {"queue": False, "concurrency_limit": None}  # gradio_client goes through the queue all the same
     gr.api(
         run_status,
         api_name="run_status",
         api_description="State, step and last losses of a run.",
-        queue=False,
+        **looking,
     )
-    gr.api(list_runs, api_name="list_runs", api_description="All runs, newest first.", queue=False)
+    gr.api(list_runs, api_name="list_runs", api_description="All runs, newest first.", **looking)
     if not studio.read_only:
         gr.api(stop_run, api_name="stop_run", api_description="Stop a run and keep what it learned.")
         gr.api(resume_run, api_name="resume_run", api_description="Go on with a stopped or failed run.")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from html import escape
+from pathlib import Path
 from statistics import mean
 
 import gradio as gr
 
 from .. import jobs
+from ..disk import file_stamp
 from ..kept import opened, phrase
 from ..run_status import ACTIVE, ENDED
 from .charts import Line, line_chart, smoothed
 from .pictures import NOTES, TITLES, blank, data_uri, framed, frames, notice
-from .run_picker import STATES, ago, by_method, concept_names, has_result, made_at, span
+from .run_picker import STATES, ago, by_method, concept_names, has_result, made_at, share, span
 from .studio import Studio
 from .words import sensitive
 
@@ -32,60 +35,56 @@ DRIFT = 0.1  # share from which on the page warns
 DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 3", "12 4")
 
 
-def look(studio: Studio, run_id: str | None, seen: dict | None) -> list:
-    """Values for TrainStep.view; gr.skip() for all that did not change since `seen`.
+def progress(studio: Studio, run) -> list[str]:
+    """Card and curves. run: None where none is chosen."""
+    return [run_card(studio, run), curves(run) if run else ""]
 
-    Samples follow the newest until the visitor drags the slider back (seen["shown"]).
-    """
-    seen = dict(seen or {})
-    every = studio.all_runs()
-    run = next((one for one in every if one.id == run_id), None)
-    status = run.status if run else None
-    samples = run.samples() if run else []
-    state = (run_id, status and (status.state, status.step, status.error, status.eta_s))
-    table = [
-        (one.id, one.status.state, one.status.step, len(one.samples()), ago(made_at(one))) for one in every
+
+def controls(studio: Studio, run) -> list:
+    """The way to Compare, and where runs may be changed, the buttons for what the run's state allows."""
+    state = run.status.state if run else None
+    onward = gr.Button(visible=run is not None and state in ENDED and has_result(run))
+    if studio.read_only:
+        return [onward]
+    own = run is not None and studio.may_change(run, studio.asking())
+    resumable = own and state in ("stopped", "failed", "interrupted") and not run.damage
+    return [
+        onward,
+        gr.Button(visible=own and state in ("starting", "running", "queued"), interactive=True),
+        gr.Button(visible=resumable),
+        gr.Button(visible=run is not None and not run.damage),
+        gr.Button(visible=own and state in ENDED),
+        gr.Row(visible=False),
     ]
-    pictures = (run_id, [step for step, _ in samples])
-    buttons = 0 if studio.read_only else 5
 
-    card = onward = charts = scrub = now = strip = rows = gr.skip()
-    keys: list = [gr.skip()] * buttons
-    if seen.get("state") != state:
-        card = run_card(studio, run)
-        charts = curves(run) if run else ""
-        onward = gr.Button(visible=run is not None and status.state in ENDED and has_result(run))
-        if buttons:
-            own = run is not None and studio.may_change(run, studio.asking())
-            keys = [
-                gr.Button(
-                    visible=own and status.state in ("starting", "running", "queued"), interactive=True
-                ),
-                gr.Button(
-                    visible=own and status.state in ("stopped", "failed", "interrupted") and not run.damage
-                ),
-                gr.Button(visible=run is not None and not run.damage),
-                gr.Button(visible=own and status.state in ENDED),
-                gr.Row(visible=False),
-            ]
-    if seen.get("pictures") != pictures:
-        steps = [step for step, _ in samples]
-        shown = seen.get("shown", 0)
-        follow = seen.get("pictures", (None,))[0] != run_id or shown >= seen.get("last", 0)
-        at = steps[-1] if steps and follow else shown
-        seen["shown"] = at
-        scrub = scrubber(steps, at)
-        now = samples_at(studio, run, at) if run else ""
-        strip = sample_strip(studio, run, samples)
-        seen["last"] = steps[-1] if steps else 0
-    if seen.get("table") != table:
-        rows = runs_table(every)
-    if all(
-        seen.get(key) == value for key, value in (("state", state), ("pictures", pictures), ("table", table))
-    ):
-        return [gr.skip()] * (8 + buttons)
-    seen |= {"state": state, "pictures": pictures, "table": table}
-    return [card, *keys, onward, charts, scrub, now, strip, rows, seen]
+
+def samples_view(studio: Studio, run, seen: dict | None) -> list:
+    """Scrubber, the samples it stands at, the strip, and what is shown now.
+
+    The samples follow the newest until the visitor drags the slider back (seen["shown"]).
+    """
+    seen, samples = seen or {}, run.samples() if run else []
+    steps = [step for step, _ in samples]
+    shown, last = seen.get("shown", 0), steps[-1] if steps else 0
+    follow = seen.get("run") != (run and run.id) or shown >= seen.get("last", 0)
+    at = last if follow else shown
+    drawn = (run and run.path, samples_mark(samples))
+    now = studio.once(("samples", *drawn, at), lambda: samples_at(studio, run, at)) if run else ""
+    strip = studio.once(("strip", *drawn), lambda: sample_strip(studio, run, samples))
+    return [scrubber(steps, at), now, strip, {"run": run and run.id, "shown": at, "last": last}]
+
+
+def samples_mark(samples: list) -> tuple:
+    """Differs when a sample picture was added or drawn again. samples: of Run.samples."""
+    return tuple((step, written(next(iter(paths.values())).parent)) for step, paths in samples)
+
+
+def written(path: Path) -> tuple | None:
+    """file_stamp, or None where the file went meanwhile."""
+    try:
+        return file_stamp(path)
+    except OSError:
+        return None
 
 
 def run_card(studio: Studio, run) -> str:
@@ -106,7 +105,7 @@ def run_card(studio: Studio, run) -> str:
         "failed": "Failed to forget",
         "interrupted": "Interrupted while forgetting",
     }
-    share = 100 * status.step / max(status.steps or 1, 1)
+    done = 100 * status.step / max(status.steps or 1, 1)
     facts = [f"step <b>{status.step}</b> / {status.steps}" if status.steps else ""]
     if state == "running" and status.eta_s is not None:
         facts.append(f"about {span(status.eta_s)} left")
@@ -124,8 +123,8 @@ def run_card(studio: Studio, run) -> str:
         facts.append(f"started {ago(made_at(run))}")
     bar = (
         f'<div class="bar" role="progressbar" aria-valuemin="0" aria-valuemax="100" '
-        f'aria-valuenow="{share:.0f}" '
-        f'aria-label="Progress"><i style="width:{share:.1f}%"></i></div>'
+        f'aria-valuenow="{done:.0f}" '
+        f'aria-label="Progress"><i style="width:{done:.1f}%"></i></div>'
     )
     parts = [
         f'<div class="run {escape(state)}"><div class="run-line"><h3>{titles.get(state, escape(state))} '
@@ -153,11 +152,18 @@ def run_card(studio: Studio, run) -> str:
 
 def curves(run) -> str:
     """HTML of the two charts: losses, and how near the key is to each text."""
+    if not run.method.stepwise:
+        return ""
+    return _charts(run, written(run.path / "metrics.jsonl"), run.status.steps)
+
+
+@lru_cache(maxsize=32)  # thirty visitors may watch one run
+def _charts(run, stamp: tuple | None, steps: int) -> str:
     # The cosines stand in some lines only, so thinning comes after reading.
     every = run.metrics(max_points=MOST_LINES)
-    if not every or not run.method.stepwise:
+    if not every:
         return ""
-    last = max(run.status.steps or 0, every[-1]["step"])
+    last = max(steps, every[-1]["step"])
     points = every[:: max(1, len(every) // 300)]
     xs = [point["step"] for point in points]
     losses = [
@@ -262,20 +268,15 @@ def runs_table(every: list) -> str:
     rows = []
     for run in every[:TABLE_ROWS]:
         samples = run.samples()
-        image = None
-        if samples:
-            paths = samples[-1][1]
-            image = opened(paths["sanitized"]) if "sanitized" in paths else None
-        thumb = (
-            f'<img src="{data_uri(frames(image)[0], 96)}" alt="">' if image else '<i class="pic-hole"></i>'
-        )
+        path = samples[-1][1].get("sanitized") if samples else None
+        thumb = thumbnail(path, written(path)) if path else '<i class="pic-hole"></i>'
         state = run.status.state
         told = "example" if run.is_example else STATES.get(state, state)
         rows.append(
             f'<tr><td>{thumb}</td><td><button type="button" data-run="{escape(run.id, quote=True)}">'
             f"{escape(by_method(run))}</button></td>"
             f'<td><span class="state {escape(state)}">{escape(told)}</span></td>'
-            f"<td>{run.status.step} / {run.status.steps}</td>"
+            f"<td>{steps_of(run.status)}</td>"
             f"<td>{escape('' if run.is_example else ago(made_at(run)))}</td></tr>"
         )
     return (
@@ -285,14 +286,28 @@ def runs_table(every: list) -> str:
     )
 
 
+@lru_cache(maxsize=256)
+def thumbnail(path: Path, stamp: tuple | None) -> str:
+    """HTML of a small picture. stamp: of its file."""
+    image = opened(path)
+    return f'<img src="{data_uri(frames(image)[0], 96)}" alt="">' if image else '<i class="pic-hole"></i>'
+
+
+def steps_of(status) -> str:
+    """ "200 / 200", and while it trains "35 % of 200"."""
+    if status.state in ACTIVE:
+        return f"{share(status)} % of {status.steps}"
+    return f"{status.step} / {status.steps}"
+
+
 def drifted(run) -> str:
     """HTML: a warning when what shall be kept moved far; "" while it did not, or nobody can tell."""
-    share = drift(run.metrics(max_points=MOST_LINES)) if run.method.stepwise else None
-    if share is None or share < DRIFT:
+    moved = drift(run.metrics(max_points=MOST_LINES)) if run.method.stepwise else None
+    if moved is None or moved < DRIFT:
         return ""
     return (
         '<div class="notice error"><b>The kept words drift</b>'
-        f"<p>What the model predicts for them is off by {100 * share:.0f} % of what forgetting had to change "
+        f"<p>What the model predicts for them is off by {100 * moved:.0f} % of what forgetting had to change "
         "at the start (squared error). Look at the row “Kept”. A new run with fewer steps, or a stronger "
         "hold on the siblings (all settings), keeps them better.</p></div>"
     )

@@ -8,7 +8,8 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from ..pace import Pace
 
 LONGEST_WAIT = 600.0  # seconds
+MOST_SHOWN = 64  # pieces of the page kept for the next who looks
 QUICK_LATENT = 32  # a U-Net of at most this many latent pixels a side draws in a second or two on a CPU
 
 
@@ -45,6 +47,7 @@ class Studio:
     exposure: Exposure = field(default_factory=Exposure)
     address: str | None = None  # where others reach the app, once it is known
     runner: str = "local"
+    started: float = field(default_factory=time.time)  # an open page asks for all again after a restart
     _clicks: int = 0
     _first: threading.Condition = field(default_factory=threading.Condition, repr=False)
     _guard: threading.RLock = field(default_factory=threading.RLock, repr=False)
@@ -52,6 +55,7 @@ class Studio:
     _judges: dict = field(default_factory=dict, repr=False)
     _pace: Pace | None = field(default=None, repr=False)
     _memory: dict = field(default_factory=dict, repr=False)
+    _shown: OrderedDict = field(default_factory=OrderedDict, repr=False)
     _scratch: tempfile.TemporaryDirectory | None = field(default=None, repr=False)
 
     @property
@@ -122,6 +126,19 @@ class Studio:
             except InputError:
                 self._memory[kind] = None
         return self._memory.get(kind)
+
+    def once(self, key: tuple, make: Callable[[], str]) -> str:
+        """What `make` answers, made once for all who look at the same; key: everything that it depends on."""
+        with self._guard:
+            if key in self._shown:
+                self._shown.move_to_end(key)
+                return self._shown[key]
+        made = make()
+        with self._guard:
+            self._shown[key] = made
+            while len(self._shown) > MOST_SHOWN:
+                self._shown.popitem(last=False)
+        return made
 
     def quick(self, model: str | None = None) -> bool:
         """Whether pictures may be drawn without being asked for."""

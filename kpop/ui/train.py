@@ -14,6 +14,7 @@ from . import run_view
 from .boundary import plainly
 from .concepts import ConceptsStep, names_of
 from .page import QUIET, SOFT, Page, heading, row_click
+from .pulse import Pulse
 from .recipes import fields_like, memories, recipe_texts
 from .run_picker import choices, first_choice, subject
 from .settings import build_settings, config_from
@@ -47,20 +48,17 @@ class TrainStep:
     seen: gr.State
 
     @property
-    def view(self) -> list:
-        """What one look at the run folder fills, in the order of `look`."""
-        buttons = [self.stop, self.resume, self.clone, self.delete, self.really] if self.stop else []
+    def controls(self) -> list:
+        """Outputs of run_view.controls."""
         return [
-            self.card,
-            *buttons,
             self.onward,
-            self.charts,
-            self.scrub,
-            self.now,
-            self.strip,
-            self.table,
-            self.seen,
+            *([self.stop, self.resume, self.clone, self.delete, self.really] if self.stop else []),
         ]
+
+    @property
+    def state(self) -> list:
+        """What an action on the run changes at once."""
+        return [self.card, self.charts, *self.controls]
 
 
 def build_train(studio: Studio) -> TrainStep:
@@ -139,17 +137,36 @@ def build_train(studio: Studio) -> TrainStep:
     )
 
 
-def wire_train(page: Page, step: TrainStep, words: ConceptsStep, tab: gr.Tab, load) -> None:
-    """Connect buttons, the two-second look at the run folder, and the choice of another run."""
+def wire_train(page: Page, step: TrainStep, words: ConceptsStep, tab: gr.Tab, pulse: Pulse, load) -> None:
+    """Connect buttons, the parts that the pulse calls for, and the choice of another run."""
     studio = page.studio
 
-    @plainly
-    def look(run_id, seen):
-        return run_view.look(studio, run_id, seen)
+    def chosen_run(run_id):
+        try:
+            return studio.run(run_id)
+        except RunError:
+            return None
 
     @plainly
-    def look_again(run_id):
-        return run_view.look(studio, run_id, {})
+    def progress(run_id):
+        return run_view.progress(studio, chosen_run(run_id))
+
+    @plainly
+    def controls(run_id):
+        found = run_view.controls(studio, chosen_run(run_id))
+        return found if len(found) > 1 else found[0]
+
+    @plainly
+    def samples(run_id, seen):
+        return run_view.samples_view(studio, chosen_run(run_id), seen)
+
+    @plainly
+    def table():
+        return run_view.runs_table(studio.all_runs())
+
+    def state_now(run_id):
+        run = chosen_run(run_id)
+        return [*run_view.progress(studio, run), *run_view.controls(studio, run)]
 
     @plainly
     def scrubbed(run_id, shown, seen):
@@ -159,8 +176,12 @@ def wire_train(page: Page, step: TrainStep, words: ConceptsStep, tab: gr.Tab, lo
     def opened(event: gr.EventData):
         return studio.run(str(event._data.get("run", ""))).id
 
-    page.timer.tick(look, [page.picker, step.seen], step.view, **QUIET)
-    page.picker.change(look_again, page.picker, step.view, **QUIET)
+    pulse.progress.change(progress, page.picker, [step.card, step.charts], **QUIET)
+    pulse.controls.change(controls, page.picker, step.controls, **QUIET)
+    pulse.samples.change(
+        samples, [page.picker, step.seen], [step.scrub, step.now, step.strip, step.seen], **QUIET
+    )
+    pulse.table.change(table, None, step.table, **QUIET)
     step.scrub.input(
         scrubbed,
         [page.picker, step.scrub, step.seen],
@@ -170,7 +191,6 @@ def wire_train(page: Page, step: TrainStep, words: ConceptsStep, tab: gr.Tab, lo
     )
     step.table.click(opened, None, page.picker, **SOFT)
     step.onward.click(lambda: gr.Tabs(selected=3), None, page.tabs, **QUIET)
-    load.then(look_again, page.picker, step.view, **QUIET)
     if studio.read_only:
         return
 
@@ -194,13 +214,13 @@ def wire_train(page: Page, step: TrainStep, words: ConceptsStep, tab: gr.Tab, lo
     def stop(run_id, request: gr.Request):
         owned(studio, run_id, request)
         jobs.stop(studio.run(run_id))
-        return look_again(run_id)
+        return state_now(run_id)
 
     @plainly
     def resume(run_id, request: gr.Request):
         owned(studio, run_id, request)
         gr.Info(studio.resume(studio.run(run_id)), title="Resumed")
-        return look_again(run_id)
+        return state_now(run_id)
 
     @plainly
     def remove(run_id, request: gr.Request):
@@ -223,8 +243,8 @@ def wire_train(page: Page, step: TrainStep, words: ConceptsStep, tab: gr.Tab, lo
     step.delete.click(lambda: gr.Row(visible=True), None, step.really, **QUIET)
     step.delete_no.click(lambda: gr.Row(visible=False), None, step.really, **QUIET)
     step.delete_yes.click(remove, page.picker, [page.picker, step.really], api_visibility="private")
-    step.stop.click(stop, page.picker, step.view, api_visibility="private")
-    step.resume.click(resume, page.picker, step.view, api_visibility="private")
+    step.stop.click(stop, page.picker, step.state, api_visibility="private")
+    step.resume.click(resume, page.picker, step.state, api_visibility="private")
 
     @plainly
     def recipes(forget, keep, neutral, preset, *values):
