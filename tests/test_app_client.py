@@ -235,10 +235,10 @@ def press(client, address, button, data):
 
 def test_the_page_evaluates_in_the_background_and_serves_no_file_of_it(client, address, folder, finished):
     run = open_run(folder / "runs" / finished)
-    told = press(client, address, "evaluate-start", [finished, "objects", ["zzgl"], None, 1])
+    told = press(client, address, "evaluate-start", [finished, "objects", ["zzgl"], None, "500"])
     assert not told["success"] and "cannot see 'zzgl'" in told["output"]["error"]
     assert list_evaluations(run) == []
-    told = press(client, address, "evaluate-start", [finished, "objects", ["church", "castle"], None, 1])
+    told = press(client, address, "evaluate-start", [finished, "objects", ["church", "castle"], None, "500"])
     assert told["success"], told
     (job,) = list_evaluations(run)
     assert (job.request["words"], job.status.owner) == (["church", "castle"], "local")

@@ -9,14 +9,22 @@ from pathlib import Path
 
 import gradio as gr
 
-from .. import evaluation_jobs, evaluation_plan, models, runs
-from ..errors import InputError, KpopError, RunError
-from ..evaluation_plan import MOST_PICTURES, Ask
-from ..run_status import ACTIVE
+from .. import evaluation_jobs, runs
+from ..errors import InputError, RunError
+from ..evaluation_plan import MOST_PICTURES, Ask, seeds_asked, usual_seeds
+from ..run_status import ACTIVE, ENDED
 from .boundary import plainly
+from .evaluation_form import (
+    FIRST_PICTURES,
+    about,
+    evaluable,
+    fields_of,
+    may_evaluate,
+    shown_fields,
+    uses_file,
+)
 from .evaluation_view import (
     PROTOCOLS,
-    about_html,
     chosen,
     figures_html,
     list_html,
@@ -29,9 +37,6 @@ from .paper_tables import paper_table_html, paper_tables
 from .pictures import notice
 from .pulse import Pulse
 from .studio import Studio, visitor
-from .train import owned
-
-FIRST_RETAINED, FIRST_UNTOUCHED = 4, 3  # words chosen until the visitor does
 
 
 @dataclass(frozen=True)
@@ -49,10 +54,15 @@ class EvaluateStep:
     words: gr.Dropdown | None
     prompts: gr.File | None
     pictures: gr.Slider | None
+    seeds: gr.Textbox | None
     start: gr.Button | None
     card: gr.HTML
     stop: gr.Button | None
     resume: gr.Button | None
+    delete: gr.Button | None
+    really: gr.Row | None
+    delete_yes: gr.Button | None
+    delete_no: gr.Button | None
     save: gr.DownloadButton
     figures: gr.HTML
     fold: gr.Accordion
@@ -65,18 +75,23 @@ class EvaluateStep:
 
     @property
     def asked(self) -> list:
-        """What an evaluation is started with."""
-        return [self.protocol, self.words, self.prompts, self.pictures]
+        """What an evaluation is started with; the number of pictures only fills the seeds."""
+        return [self.protocol, self.words, self.prompts, self.seeds]
 
     @property
     def fields(self) -> list:
         """Outputs of `fields_of`."""
-        return [self.note, self.form, *self.asked, self.about, self.filled]
+        return [self.note, self.form, *self.kinds, self.about, self.filled]
+
+    @property
+    def kinds(self) -> list:
+        """The protocol, and the fields that a protocol has or has not."""
+        return [self.protocol, self.words, self.prompts, self.pictures, self.seeds]
 
     @property
     def view(self) -> list:
         """Outputs of `look`."""
-        buttons = [self.stop, self.resume] if self.stop else []
+        buttons = [self.stop, self.resume, self.delete, self.really] if self.stop else []
         return [self.card, *buttons, self.save, self.figures, self.fold, self.report, self.others, self.seen]
 
 
@@ -88,7 +103,8 @@ def build_evaluate(studio: Studio) -> EvaluateStep:
         "A judge looks at many pictures: what was forgotten, what was kept, what comes back with the key. "
         "It goes on in the background.",
     )
-    form = protocol = about = words = prompts = pictures = start = stop = resume = None
+    form = protocol = about = words = prompts = pictures = seeds = start = stop = resume = None
+    delete = really = delete_yes = delete_no = None
     note = gr.HTML(elem_id="evaluate-note")
     if not studio.read_only:
         with gr.Column(elem_classes="card recipe lead", elem_id="evaluate-form", visible=False) as form:
@@ -106,8 +122,12 @@ def build_evaluate(studio: Studio) -> EvaluateStep:
                     elem_id="evaluate-prompts", scale=3, min_width=240,
                 )  # fmt: skip
                 pictures = gr.Slider(
-                    1, MOST_PICTURES, value=10, step=1, label="Pictures each", elem_id="evaluate-pictures",
-                    buttons=[], scale=2, min_width=200,
+                    1, MOST_PICTURES, value=FIRST_PICTURES, step=1, label="Pictures each",
+                    elem_id="evaluate-pictures", buttons=[], scale=2, min_width=200,
+                )  # fmt: skip
+                seeds = gr.Textbox(
+                    usual_seeds(FIRST_PICTURES), label="Their seeds", max_length=200,
+                    elem_id="evaluate-seeds", scale=1, min_width=140,
                 )  # fmt: skip
             start = gr.Button("Evaluate", variant="primary", elem_id="evaluate-start")
     card = gr.HTML(elem_id="evaluation-card")
@@ -118,6 +138,15 @@ def build_evaluate(studio: Studio) -> EvaluateStep:
         save = gr.DownloadButton(
             "Save the report (zip)", visible=False, elem_id="evaluation-save", scale=0, min_width=200
         )
+        if not studio.read_only:
+            delete = gr.Button("Delete", visible=False, elem_id="evaluation-delete", scale=0, min_width=120)
+    if not studio.read_only:
+        with gr.Row(visible=False, elem_classes="tight", elem_id="evaluation-really") as really:
+            gr.HTML("<p>Its table, report and pictures go for good. The run stays.</p>")
+            delete_yes = gr.Button(
+                "Delete this evaluation", variant="stop", elem_id="evaluation-delete-yes", scale=0
+            )
+            delete_no = gr.Button("Keep it", elem_id="evaluation-delete-no", scale=0)
     figures = gr.HTML(elem_id="evaluation-figures")
     with gr.Accordion(
         "The whole report", open=False, visible=False, elem_classes="fold", elem_id="evaluation-fold"
@@ -133,14 +162,18 @@ def build_evaluate(studio: Studio) -> EvaluateStep:
         table = gr.Dropdown(known, value=first, label="Table", elem_id="paper-table", visible=len(known) > 1)
         paper = gr.HTML(paper_table_html(first), elem_id="paper-shown")
     return EvaluateStep(
-        note, form, protocol, about, words, prompts, pictures, start, card, stop, resume, save, figures, fold,
-        report, others, table, paper, gr.State({}), gr.State(None),
+        note, form, protocol, about, words, prompts, pictures, seeds, start, card, stop, resume, delete,
+        really, delete_yes, delete_no, save, figures, fold, report, others, table, paper, gr.State({}),
+        gr.State(None),
     )  # fmt: skip
 
 
 def wire_evaluate(page: Page, step: EvaluateStep, tab: gr.Tab, pulse: Pulse, load) -> None:
     """Connect the fields, the look when the pulse calls for it, and the choice of another run."""
     studio = page.studio
+
+    def find(run_id, name):
+        return evaluation_jobs.find_evaluation(studio.run(run_id), name, studio.runs_dir)
 
     @plainly
     def look_now(run_id, seen, request: gr.Request):
@@ -151,8 +184,7 @@ def wire_evaluate(page: Page, step: EvaluateStep, tab: gr.Tab, pulse: Pulse, loa
 
     @plainly
     def opened(run_id, request: gr.Request, event: gr.EventData):
-        job = evaluation_jobs.find_evaluation(studio.run(run_id), event._data.get("evaluation"))
-        return at(run_id, job.name, request)
+        return at(run_id, find(run_id, event._data.get("evaluation")).name, request)
 
     pulse.evaluations.change(look_now, [page.picker, step.seen], step.view, **QUIET)
     step.others.click(opened, page.picker, step.view, **SOFT)
@@ -165,51 +197,72 @@ def wire_evaluate(page: Page, step: EvaluateStep, tab: gr.Tab, pulse: Pulse, loa
         return fields_of(studio, run_id, filled, request)
 
     @plainly
-    def kind(run_id, protocol, words, prompts, pictures):
-        return [*shown_fields(studio.run(run_id), protocol), about(studio, run_id, protocol, words, pictures)]
+    def kind(run_id, protocol, words, prompts, seeds):
+        return [*shown_fields(studio.run(run_id), protocol), about(studio, run_id, protocol, words, seeds)]
 
     @plainly
-    def measured(run_id, protocol, words, prompts, pictures):
-        yield about(studio, run_id, protocol, words, pictures)
+    def measured(run_id, protocol, words, prompts, seeds):
+        yield about(studio, run_id, protocol, words, seeds)
         studio.pace(measure=True)
-        yield about(studio, run_id, protocol, words, pictures)
+        yield about(studio, run_id, protocol, words, seeds)
 
     @plainly
-    def start(run_id, protocol, words, prompts, pictures, request: gr.Request):
-        owned(studio, run_id, request)
+    def count(seeds):
+        try:
+            return len(seeds_asked(seeds))
+        except InputError:
+            return gr.skip()
+
+    @plainly
+    def start(run_id, protocol, words, prompts, seeds, request: gr.Request):
+        evaluable(studio, run_id, request)
         run = studio.run(run_id)
         model = studio.allowed_model(run.config.model)
         if protocol == "csv" and not prompts:
             raise InputError("Choose a CSV file with your prompts first.")
-        ask = Ask(protocol, tuple(words or ()) if protocol == "objects" else (), pictures)
+        if not uses_file(run, protocol):
+            seeds_asked(seeds)  # an empty field is not the same as no wish
+        words = tuple(words or ()) if protocol == "objects" else ()
+        ask = Ask(protocol, words, seeds="" if uses_file(run, protocol) else seeds.replace(" ", ""))
         job = evaluation_jobs.start(
             run, ask, prompts if uses_file(run, protocol) else None, studio.device, visitor(request),
-            studio.pipe() if model == studio.model else None,
+            studio.pipe() if model == studio.model else None, studio.runs_dir,
         )  # fmt: skip
         return at(run_id, job.name, request)
 
     @plainly
     def stop(run_id, seen, request: gr.Request):
-        owned(studio, run_id, request)
-        evaluation_jobs.stop(evaluation_jobs.find_evaluation(studio.run(run_id), seen.get("name")))
+        evaluable(studio, run_id, request)
+        evaluation_jobs.stop(find(run_id, seen.get("name")))
         return at(run_id, seen.get("name"), request)
 
     @plainly
     def resume(run_id, seen, request: gr.Request):
-        owned(studio, run_id, request)
-        evaluation_jobs.resume(evaluation_jobs.find_evaluation(studio.run(run_id), seen.get("name")))
+        evaluable(studio, run_id, request)
+        evaluation_jobs.resume(find(run_id, seen.get("name")))
         return at(run_id, seen.get("name"), request)
+
+    @plainly
+    def remove(run_id, seen, request: gr.Request):
+        evaluable(studio, run_id, request)
+        evaluation_jobs.delete(find(run_id, seen.get("name")))
+        return at(run_id, None, request)
 
     private = {"api_visibility": "private"}
     asked = [page.picker, *step.asked]
     for event in (page.picker.change, load.then, tab.select):
         event(fields, [page.picker, step.filled], step.fields, **QUIET)
     gr.on(
-        [tab.select, step.words.change, step.pictures.change], measured, asked, step.about,
+        [tab.select, step.words.change, step.seeds.change], measured, asked, step.about,
         trigger_mode="always_last", concurrency_id="estimate", concurrency_limit=1, **SOFT,
     )  # fmt: skip
-    step.protocol.input(kind, asked, [step.words, step.prompts, step.pictures, step.about], **QUIET)
+    step.protocol.input(kind, asked, [*step.kinds[1:], step.about], **QUIET)
+    step.pictures.input(usual_seeds, step.pictures, step.seeds, **QUIET)
+    step.seeds.input(count, step.seeds, step.pictures, **QUIET)
     step.start.click(start, asked, step.view, show_progress_on=step.card, **private)
+    step.delete.click(lambda: gr.Row(visible=True), None, step.really, **QUIET)
+    step.delete_no.click(lambda: gr.Row(visible=False), None, step.really, **QUIET)
+    step.delete_yes.click(remove, [page.picker, step.seen], step.view, **private)
     step.stop.click(stop, [page.picker, step.seen], step.view, **private)
     step.resume.click(resume, [page.picker, step.seen], step.view, show_progress_on=step.card, **private)
 
@@ -224,14 +277,14 @@ def look(studio: Studio, run_id: str | None, seen: dict | None, request: gr.Requ
     run = None
     with suppress(RunError):
         run = studio.run(run_id)
-    jobs = evaluation_jobs.list_evaluations(run) if run else []
+    jobs = evaluation_jobs.list_evaluations(run, studio.runs_dir) if run else []
     job = chosen(jobs, seen.get("name") if seen.get("run") == run_id else None)
     now, every = stamp(job), [stamp(each) for each in jobs]
-    buttons = 0 if studio.read_only else 2
+    buttons = 0 if studio.read_only else 4
     if seen.get("now") == now and seen.get("every") == every and seen.get("run") == run_id:
         return [gr.skip()] * (7 + buttons)
     seen |= {"run": run_id, "name": job.name if job else None, "now": now, "every": every}
-    mine = run is not None and not_mine(studio, run_id, request) is None
+    mine = run is not None and may_evaluate(studio, run_id, request)
     if run is None:
         card = notice("No run yet", "Train a run in step 2, or choose one at the top of the page.")
     else:
@@ -240,6 +293,8 @@ def look(studio: Studio, run_id: str | None, seen: dict | None, request: gr.Requ
     keys = [
         gr.Button(visible=state in ACTIVE, value="Stop at once" if state == "stopping" else "Stop"),
         gr.Button(visible=state in ("stopped", "failed", "interrupted") and bool(job.request)),
+        gr.Button(visible=state in ENDED),
+        gr.Row(visible=False),
     ]
     reported = job is not None and job.has_report
     return [
@@ -261,82 +316,3 @@ def zipped(studio: Studio, job) -> str:
     place = Path(tempfile.mkdtemp(prefix="evaluation-", dir=studio.scratch()))
     concept = runs.slug(job.run.config.concepts[0])
     return str(evaluation_jobs.pack(job, place / f"evaluation-{concept}.zip"))
-
-
-def refusal(studio: Studio, run_id: str | None, request: gr.Request | None) -> tuple[str, str] | None:
-    """Why this visitor cannot evaluate the run, as a heading and a sentence, or None."""
-    if not run_id:
-        return "Nothing to evaluate yet", "Train a run in step 2, or choose one at the top of the page."
-    try:
-        owned(studio, run_id, request)
-        evaluation_jobs.check_run(studio.run(run_id))
-    except KpopError as error:
-        return "This run cannot be evaluated now", str(error)
-    return None
-
-
-def not_mine(studio: Studio, run_id: str, request: gr.Request | None) -> str | None:
-    """Why this visitor may not change the run, or None."""
-    try:
-        owned(studio, run_id, request)
-    except KpopError as error:
-        return str(error)
-    return None
-
-
-def fields_of(studio: Studio, run_id: str | None, filled: str | None, request: gr.Request | None) -> list:
-    """Note, form and fields for a run: the protocols that fit it, and its own words first.
-
-    What a visitor chose for the run in `filled` stays.
-    """
-    said = refusal(studio, run_id, request)
-    if said:
-        return [notice(*said), gr.Column(visible=False), *[gr.skip()] * 6]
-    if filled == run_id:
-        return ["", gr.Column(visible=True), *[gr.skip()] * 6]
-    run = studio.run(run_id)
-    kinds = evaluation_plan.protocols_of(run)
-    told = evaluation_plan.words_of(run)
-    words = [*told["erased"], *told["retained"][:FIRST_RETAINED], *told["untouched"][:FIRST_UNTOUCHED]]
-    every = list(dict.fromkeys(word for some in told.values() for word in some))
-    more = shown_fields(run, kinds[0])
-    return [
-        "",
-        gr.Column(visible=True),
-        gr.Radio(choices=[(PROTOCOLS[kind], kind) for kind in kinds], value=kinds[0]),
-        gr.Dropdown(choices=every, value=words, visible=kinds[0] == "objects"),
-        more[1],
-        more[2],
-        about(studio, run_id, kinds[0], words, 10),
-        run_id,
-    ]
-
-
-def uses_file(run, protocol: str) -> bool:
-    """Whether a protocol takes a CSV: always `csv`, and `sensitive` where the model has no own prompts."""
-    return protocol == "csv" or (protocol == "sensitive" and models.family(run.config.model) != "emoji")
-
-
-def shown_fields(run, protocol: str) -> list:
-    """Which of words, file and number of pictures a protocol has."""
-    file = uses_file(run, protocol)
-    return [
-        gr.Dropdown(visible=protocol == "objects"),
-        gr.File(visible=file),
-        gr.Slider(visible=not file),
-    ]
-
-
-def about(studio: Studio, run_id: str | None, protocol: str | None, words, pictures) -> str:
-    """HTML under the protocols: what the chosen one does, how many pictures, about how long."""
-    if not run_id or not protocol:
-        return ""
-    run = studio.run(run_id)
-    count = evaluation_plan.prompt_count(run, protocol, words or ())
-    count = count and count * int(pictures or 0) * len(run.method.variants)
-    pace, seconds = studio.pace(), None
-    if count and pace is not None and run.config.model == studio.model:
-        from ..pace import picture_rows
-
-        seconds = count * picture_rows(studio.model) * pace.forward
-    return about_html(protocol, count, seconds)

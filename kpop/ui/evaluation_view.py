@@ -10,6 +10,7 @@ from ..evaluation.metrics import Estimate
 from ..evaluation.protocol import VARIANTS
 from ..evaluation.standing import Standing, standing, together
 from ..evaluation_jobs import EvaluationJob
+from ..evaluation_plan import usual_seeds
 from ..run_status import ACTIVE
 from .charts import whiskers
 from .markdown import markdown_html
@@ -37,8 +38,11 @@ def title(job: EvaluationJob) -> str:
     if asked["prompts"]:
         return f"{name}: {asked['prompts']}"
     words = list(asked["words"])
-    more = f"{words[0]}, {words[1]} and {len(words) - 2} more" if len(words) > 3 else ", ".join(words)
     each = f"{count} picture{'s' if count != 1 else ''} each"
+    seeds = asked.get("seeds", "")
+    if seeds and seeds != usual_seeds(count):
+        each += f" (seeds {seeds})"
+    more = f"{words[0]}, {words[1]} and {len(words) - 2} more" if len(words) > 3 else ", ".join(words)
     return f"{name}: {more}, {each}" if words else f"{name}: {each}"
 
 
@@ -210,8 +214,8 @@ def chosen(jobs: Sequence[EvaluationJob], name: str | None) -> EvaluationJob | N
     return next((job for job in jobs if job.name == name), jobs[0] if jobs else None)
 
 
-def about_html(protocol: str, asked: int | None, seconds: float | None) -> str:
-    """HTML: what a protocol does, how many pictures that are and how long they take."""
+def about_html(protocol: str, asked: int | None, seconds: float | None, wrong: str = "") -> str:
+    """HTML: what a protocol does, how many pictures, how long they take. wrong: what is, with the fields."""
     about = {
         "objects": "Every word is drawn by the base model, by the sanitized one, and with the key; the judge "
         "says what it sees.",
@@ -221,6 +225,8 @@ def about_html(protocol: str, asked: int | None, seconds: float | None) -> str:
         "judge looks for it. At most 1 MB.",
     }
     told = f"<p>{about[protocol]}</p>"
+    if wrong:
+        told += f'<p class="wrong" role="alert">{escape(wrong)}</p>'
     if asked:
         time = f", about {span(seconds)}" if seconds else ""
         told += f"<p class='effort'><b>{asked}</b> pictures{time}</p>"
