@@ -72,9 +72,9 @@ class App:
             self.process.wait()
 
 
-def start_app(folder: Path, *flags: str, **variables: str) -> App:
+def start_app(folder: Path, *flags: str, port: int | None = None, **variables: str) -> App:
     """Start the app over `folder`/runs; `variables` go into its environment and its workers'."""
-    port = free_port()
+    port = port or free_port()
     for name in ("cache", "tmp"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     env = os.environ | {

@@ -80,3 +80,18 @@ def tiny_config(tiny_folder):
         return EraseConfig(**{**fields, **changes})
 
     return make
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A browser without pages; skipped with a word where there is none."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    from benchmarks.browser import find_browser
+
+    with playwright.sync_playwright() as tool:
+        found = find_browser(tool.chromium)
+        if found is None:
+            pytest.skip("no chromium here: apt-get install chromium, or playwright install chromium")
+        chromium = tool.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()

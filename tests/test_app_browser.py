@@ -6,32 +6,12 @@ import re
 import shutil
 import time
 import zipfile
-from pathlib import Path
 
 import pytest
+from shared_browser import RUNNING, STEP_LIMIT, Visitor, playwright, sees
 
-from benchmarks.app_process import REPO, running_app
-from benchmarks.browser import find_browser
+from benchmarks.app_process import running_app
 from kpop.runs import EXAMPLE
-
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason="the browser test needs: pip install playwright"
-)
-PICTURES = Path(os.environ.get("KPOP_TEST_PICTURES", REPO / "test-results"))
-STEP_LIMIT = 400_000  # milliseconds for the longest wait: a training of 20 steps on a busy machine
-playwright.expect.set_options(timeout=60_000)
-RUNNING = re.compile("Getting ready|Forgetting")
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with playwright.sync_playwright() as tool:
-        found = find_browser(tool.chromium)
-        if found is None:
-            pytest.skip("no chromium here: apt-get install chromium, or playwright install chromium")
-        chromium = tool.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")
@@ -43,64 +23,6 @@ def folder(tmp_path_factory):
 def address(folder):
     with running_app(folder) as address:
         yield address
-
-
-class Visitor:
-    """One open page that writes down every request leaving this machine and every script error."""
-
-    def __init__(self, chromium, width: int):
-        self.page = chromium.new_page(viewport={"width": width, "height": 900})
-        self.width, self.left, self.errors = width, [], []
-        self.page.set_default_timeout(60_000)
-        self.page.on("request", self._asked)
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.on("console", self._said)
-
-    def _said(self, message) -> None:
-        if message.type == "error":
-            self.errors.append(message.text)
-
-    def _asked(self, request) -> None:
-        if not request.url.startswith(("http://127.0.0.1:", "data:", "blob:")):
-            self.left.append(request.url)
-
-    def open(self, address: str, theme: str = "light") -> None:
-        self.page.goto(f"{address}?__theme={theme}")
-        self.page.get_by_role("tab", name="1 Concepts").wait_for()
-
-    def step(self, name: str) -> None:
-        self.page.get_by_role("tab", name=name).click()
-
-    def picture(self, name: str) -> None:
-        PICTURES.mkdir(parents=True, exist_ok=True)
-        self.page.screenshot(path=PICTURES / f"{name}-{self.width}.png", full_page=True)
-
-    def findings(self) -> list[str]:
-        """What axe-core calls serious or critical on the page as it stands."""
-        axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-        found = axe.run(self.page, options={"resultTypes": ["violations"]}).response["violations"]
-        return [
-            f"{rule['id']}: {node['html'][:200]} {node.get('failureSummary', '')[:200]}"
-            for rule in found
-            if rule["impact"] in ("serious", "critical")
-            for node in rule["nodes"]
-        ]
-
-    def reach(self, locator, most: int = 80) -> None:
-        """Press Tab until the focus is there."""
-        for _ in range(most):
-            if locator.evaluate("it => it === document.activeElement || it.contains(document.activeElement)"):
-                return
-            self.page.keyboard.press("Tab")
-        raise AssertionError(f"the Tab key does not reach {locator}")
-
-    def fits(self) -> bool:
-        """Whether nothing makes the page scroll sideways."""
-        return self.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-
-
-def sees(locator, timeout: int = 60_000) -> None:
-    playwright.expect(locator).to_be_visible(timeout=timeout)
 
 
 def test_from_a_word_to_the_heads(chromium, address):
@@ -296,9 +218,15 @@ def test_an_evaluation_fills_its_table_and_outlives_a_reload(chromium, address, 
     page.locator("#evaluate-pictures input[type=number]").fill("1")
     page.locator("#evaluate-pictures input[type=number]").press("Tab")
     sees(page.locator("#evaluate-about").get_by_text("3 pictures"))
+    seeds = page.locator("#evaluate-seeds input, #evaluate-seeds textarea")
+    playwright.expect(seeds).to_have_value("500")
+    seeds.fill("nine")
+    sees(page.locator("#evaluate-about").get_by_text("Seeds are written as 0-3 or 1,5,9, not 'nine'."))
+    seeds.fill("9")
+    sees(page.locator("#evaluate-about").get_by_text("3 pictures"))
     visitor.reach(page.locator("#evaluate-start"))
     page.keyboard.press("Enter")
-    sees(page.locator("#evaluation-card").get_by_text("church, 1 picture each"))
+    sees(page.locator("#evaluation-card").get_by_text("church, 1 picture each (seeds 9)"))
     assert page.locator("#evaluation-figures tbody th[scope=row]").count() == 1
     assert visitor.errors == []
     page.reload()
@@ -314,5 +242,9 @@ def test_an_evaluation_fills_its_table_and_outlives_a_reload(chromium, address, 
     page.get_by_text("The paper’s tables").click()
     sees(page.locator("#paper-shown table"))
     visitor.picture("5-evaluate")
+    page.locator("#evaluation-delete").click()
+    page.locator("#evaluation-delete-yes").click()
+    sees(page.locator("#evaluations").get_by_text("No evaluation of this run yet"))
+    playwright.expect(page.locator("#evaluation-card")).to_be_hidden()
     assert (visitor.left, visitor.errors) == ([], [])
     page.close()
