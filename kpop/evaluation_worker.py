@@ -19,6 +19,7 @@ from .turns import evaluation_turn
 from .worker import be_nice, in_words
 
 BEAT = 1.0  # seconds between two looks at how far it is
+FEWEST = 20  # pictures that tell a pace
 WAITING = 0.5  # seconds between two looks at whether it is our turn
 
 
@@ -43,9 +44,9 @@ class Beat:
 
     def pace(self) -> float | None:
         """Seconds a picture, loading left out; None where too few were counted one after another."""
-        if len(self.seen) < 3:
+        start, end = self.seen[min(1, len(self.seen) - 1)], self.seen[-1]
+        if end[0] - start[0] < FEWEST:
             return None
-        start, end = self.seen[1], self.seen[-1]
         return (end[1] - start[1]) / (end[0] - start[0])
 
 
