@@ -24,7 +24,7 @@ from .evaluation_view import (
     stamp,
     status_card,
 )
-from .page import QUIET, SOFT, Page, heading, row_click
+from .page import QUIET, SOFT, Page, clicked, heading, row_click
 from .paper_tables import paper_table_html, paper_tables
 from .pictures import notice
 from .studio import Studio, visitor
@@ -154,7 +154,7 @@ def wire_evaluate(page: Page, step: EvaluateStep, tab: gr.Tab, load) -> None:
 
     @plainly
     def opened(run_id, request: gr.Request, event: gr.EventData):
-        job = evaluation_jobs.find_evaluation(studio.run(run_id), event._data.get("evaluation"))
+        job = evaluation_jobs.find_evaluation(studio.run(run_id), clicked(event, "evaluation"))
         return at(run_id, job.name, request)
 
     page.timer.tick(look_now, [page.picker, step.seen], step.view, **QUIET)
