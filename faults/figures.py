@@ -29,6 +29,7 @@ class Figures:
     stuck: int = 0  # a run that came to no end, or a queue that did not go on
     deaths: int = 0  # a server that ended by itself or stopped answering
     tracebacks: int = 0  # answers that showed one
+    bare: int = 0  # answers 500, or faults of ours in the server's log
     resumed: int = 0  # runs carried to their end after the fault
     equal: int = 0  # of them with the uninterrupted run's weights and key, bit for bit
     notes: list[str] = field(default_factory=list)
@@ -37,7 +38,8 @@ class Figures:
     @property
     def holds(self) -> bool:
         """Whether the fault did no harm. A kind that was not run holds nothing, and breaks nothing."""
-        return not (self.lost or self.stuck or self.deaths or self.tracebacks) and self.equal == self.resumed
+        harm = self.lost + self.stuck + self.deaths + self.tracebacks + self.bare
+        return harm == 0 and self.equal == self.resumed
 
     def shown(self, text: str) -> str:
         """The text of an answer, counted when a traceback is in it."""
@@ -54,14 +56,15 @@ def table(rows: Sequence[Figures]) -> str:
         "runs stuck",
         "server deaths",
         "tracebacks shown",
+        "answers 500",
         "resumed, equal",
     )
     lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
     for row in rows:
         if row.not_run:
-            cells = [row.fault, f"not run: {row.not_run}", *[""] * 5]
+            cells = [row.fault, f"not run: {row.not_run}", *[""] * 6]
         else:
-            counts = (row.times, row.lost, row.stuck, row.deaths, row.tracebacks)
+            counts = (row.times, row.lost, row.stuck, row.deaths, row.tracebacks, row.bare)
             cells = [row.fault, *map(str, counts), f"{row.equal} of {row.resumed}" if row.resumed else "-"]
         lines.append("| " + " | ".join(cells) + " |")
     notes = [f"- {row.fault}: {note}" for row in rows for note in _few(row.notes)]
@@ -98,6 +101,7 @@ Python {platform.python_version()}, {told}.
 *Runs lost*: a finished step older than the last checkpoint was gone, or a run went on from wrong numbers
 without a word. *Runs stuck*: a run that came to no end with a way on, or a queue that did not go on.
 *Server deaths*: a server that ended by itself or stopped answering. *Tracebacks shown*: answers that had one.
+*Answers 500*: requests refused without a word, or that broke something (by the server's log).
 *Resumed, equal*: runs carried to their end after the fault whose weights and key equal the uninterrupted
 run's bit for bit. A damaged checkpoint with no whole one before it is refused in words.
 """

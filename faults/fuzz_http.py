@@ -1,8 +1,9 @@
-"""Malformed requests to a running server: each is answered in words or with a status, and it lives on."""
+"""Malformed requests to a running server: each is answered in words, none by a 500, and it lives on."""
 
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections import Counter
 
@@ -17,6 +18,7 @@ from faults.world import World, uninterrupted
 from kpop import jobs
 from kpop.run_status import ENDED
 
+LOGGED = re.compile(r"^handler \S+ failed|Exception in ASGI application", re.MULTILINE)  # faults of ours
 LIMIT = 60  # seconds until a request counts as hanging; a drawing waits for a training step
 ENDPOINTS = {
     "start_run": FIELDS,
@@ -29,7 +31,8 @@ ENDPOINTS = {
 }
 POSTED = (
     "queue/join", "call/compare", "call/v2/attribute", "run/predict", "api", "cancel", "reset",
-    "component_server", "upload", "run/start_run", "call/nothing", "heartbeat/x",
+    "component_server", "upload", "run/start_run", "run/run_status", "call/nothing", "call/run_status",
+    "call/v2/nothing", "heartbeat/x",
 )  # fmt: skip
 JOINED = ("data", "fn_index", "session_hash", "event_data", "trigger_id")
 READ = (
@@ -63,7 +66,7 @@ def fuzz_http(world: World, count: int) -> list[Figures]:
             max_examples=count, database=None, deadline=None, phases=[hypothesis.Phase.generate],
             suppress_health_check=list(HealthCheck),
         )  # fmt: skip
-        @hypothesis.given(_requests(run.id))
+        @hypothesis.given(_requests(run.id, _events(address)))
         def each(case):
             if time.monotonic() > world.over_at:
                 return
@@ -81,6 +84,10 @@ def fuzz_http(world: World, count: int) -> list[Figures]:
         each()
         world.check(figures)
         good = world.ask("compare", run=run.id, prompt="a church", seeds="3", key="own")
+        logged = len(LOGGED.findall(world.apps[0].output.read_text(errors="replace")))
+        if logged:
+            figures.bare = max(figures.bare, logged)
+            figures.notes.append(f"{logged} faults are in the server's log")
         if "event: complete" not in good:  # what is well asked is served as ever
             figures.stuck += 1
             figures.notes.append(f"stuck: {figures.shown(good)[:300]}")
@@ -89,7 +96,19 @@ def fuzz_http(world: World, count: int) -> list[Figures]:
     return [figures]
 
 
-def _requests(run: str):
+def _events(address: str) -> list[tuple[int, bool, list]]:
+    """The page's own events: (number, whether queued, a strategy for each value)."""
+    config = httpx.get(f"{address}config", timeout=LIMIT).json()
+    kinds = {one["id"]: one["props"].get("value") for one in config["components"]}
+    found = []
+    for number, event in enumerate(config["dependencies"]):
+        if event["backend_fn"]:
+            fields = [st.one_of(jsons, st.none(), st.just(kinds[one])) for one in event["inputs"]]
+            found.append((number, event["queue"], fields))
+    return found
+
+
+def _requests(run: str, events: list):
     """("call", endpoint, values) | ("raw", method, path, keyword arguments of httpx)."""
     ids = st.sampled_from([run, run.upper(), "", "..", f"{run}/..", "example-run"]) | texts
 
@@ -105,6 +124,16 @@ def _requests(run: str):
         if "steps" in given and given.get("concepts"):
             given["steps"] = draw(st.sampled_from([0, -1, 10**9, "ten", None, [3]]))
         return ("call", name, given)
+
+    @st.composite
+    def clicks(draw):
+        number, queued, fields = draw(st.sampled_from(events))
+        data = [draw(field) for field in fields][draw(st.sampled_from([0] * 9 + [1])) :]
+        given = {"fn_index": number, "data": data, "session_hash": "x"}
+        if draw(st.booleans()):
+            given |= {"event_data": draw(jsons), "trigger_id": draw(st.integers(-1, 200))}
+        path = "gradio_api/queue/join" if queued else "gradio_api/run/predict"
+        return ("raw", "POST", path, {"json": given})
 
     bodies = st.binary(max_size=200) | jsons.map(lambda value: json.dumps(value).encode())
     plain = bodies.map(lambda body: {"content": body, "headers": {"content-type": "application/json"}})
@@ -124,7 +153,7 @@ def _requests(run: str):
     posts = st.tuples(raw, st.just("POST"), api, plain | joins | parts)
     gets = st.tuples(raw, st.just("GET"), st.sampled_from(READ), asked)
     uploads = st.tuples(raw, st.just("POST"), st.just("gradio_api/upload"), parts)
-    return st.one_of(calls(), calls(), posts, gets, uploads)
+    return st.one_of(calls(), calls(), clicks(), posts, gets, uploads)
 
 
 def _send(address: str, case: tuple, figures: Figures) -> object:
@@ -135,7 +164,7 @@ def _send(address: str, case: tuple, figures: Figures) -> object:
             sent = client.post(f"gradio_api/call/v2/{name}", json=given)
             figures.shown(sent.text)
             if sent.status_code != 200:
-                return sent.status_code if sent.status_code != 500 else f"500 of {name}"
+                return _judged(sent.status_code, case, figures)
             told = client.get(f"gradio_api/call/v2/{name}/{sent.json()['event_id']}").text
             figures.shown(told)
             return "results" if "event: complete" in told else "refused in words"
@@ -145,7 +174,15 @@ def _send(address: str, case: tuple, figures: Figures) -> object:
             if "event-stream" not in answer.headers.get("content-type", ""):
                 answer.read()
                 figures.shown(answer.text)
-            return answer.status_code if answer.status_code != 500 else f"500 of {path}"
+            return _judged(answer.status_code, case, figures)
+
+
+def _judged(status: int, case: tuple, figures: Figures) -> int:
+    """A 500 is a fault of the app, or a refusal that nobody can understand."""
+    if status == 500:
+        figures.bare += 1
+        figures.notes.append(f"500: {case!r:.300}")
+    return status
 
 
 def _end_what_was_started(world: World, finished: str) -> None:

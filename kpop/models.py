@@ -61,6 +61,8 @@ __all__ = [
     "weight_files",
 ]
 
+PARTS = ("unet", "vae", "text_encoder")  # folders of weights
+
 
 def load_pipeline(model: str = "emoji", device: str = "auto", dtype: str = "auto") -> StableDiffusionPipeline:
     """The base model, ready to draw, without safety checker.
@@ -72,6 +74,7 @@ def load_pipeline(model: str = "emoji", device: str = "auto", dtype: str = "auto
     import torch
     from diffusers import StableDiffusionPipeline
     from diffusers.utils import logging as diffusers_logging
+    from safetensors import SafetensorError
     from transformers.utils import logging as transformers_logging
 
     where = pick_device(device)
@@ -98,8 +101,10 @@ def load_pipeline(model: str = "emoji", device: str = "auto", dtype: str = "auto
             requires_safety_checker=False,
         )
         pipe = pipe.to(where)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, MemoryError) as error:
-        told = _device_failed(error) or _first_line(error)
+    except (
+        OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, MemoryError, SafetensorError,
+    ) as error:  # fmt: skip
+        told = _device_failed(error, folder, where) or _first_line(error)
         raise ModelError(f"The model {_short(model)} could not be loaded: {told}") from error
     finally:
         for log in bars:
@@ -197,7 +202,7 @@ def _check_folder(folder: Path, model: str) -> None:
     kind = read_json(index).get("_class_name")
     if kind != "StableDiffusionPipeline":
         raise ModelError(f"{_short(model)} is a {kind}; only StableDiffusionPipeline models can be used.")
-    for part in ("unet", "vae", "text_encoder"):
+    for part in PARTS:
         place = folder / part
         if not (place / "config.json").is_file():
             raise ModelError(f"{_short(model)} is incomplete: {part}/config.json is missing; fetch it again.")
@@ -279,10 +284,29 @@ def _first_line(error: Exception) -> str:
     return (lines[0] if lines else type(error).__name__)[:300]
 
 
-def _device_failed(error: BaseException | None) -> str | None:
+def _device_failed(error: BaseException, folder: Path, device: torch.device) -> str | None:
     """What to do when the device failed, which diffusers reports as a broken file; None for other causes."""
-    from .health import device_words, is_of_device
+    from .estimate import free_memory, gigabytes
+    from .health import device_words, is_of_device, is_out_of_memory
 
-    while error is not None and not is_of_device(error):
-        error = error.__cause__ or error.__context__
-    return None if error is None else device_words(error)
+    left, seen = [error], []
+    while left:
+        one = left.pop()
+        if is_of_device(one):
+            break
+        seen.append(one)
+        left += [cause for cause in (one.__context__, one.__cause__) if cause and cause not in seen]
+    else:
+        return None
+    if not is_out_of_memory(one):
+        return device_words(one)
+    size = sum(path.stat().st_size for part in PARTS for path in weight_files(folder, part))
+    try:
+        free = free_memory(device)
+    except RuntimeError:  # a device in need may refuse this too
+        free = None
+    there = "" if free is None else f" and {gigabytes(free)} are free on {device}"
+    return (
+        f"The device ran out of memory. Its files take {gigabytes(size)}{there}: close other programs, or "
+        "choose a smaller model or another device. The files are not damaged."
+    )

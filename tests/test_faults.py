@@ -69,7 +69,7 @@ def test_what_was_not_run_is_said_so():
     assert "| b | not run: no such device |" in table(rows)
     assert all(row.holds for row in rows) and not Figures("c", resumed=1).holds
     told = page(rows, "python -m faults", 5, 1.0)
-    assert "| a | 3 | 0 | 0 | 0 | 0 | 2 of 2 |" in told and "seed 5" in told
+    assert "| a | 3 | 0 | 0 | 0 | 0 | 0 | 2 of 2 |" in told and "seed 5" in told
 
 
 def test_a_traceback_in_an_answer_is_counted():

@@ -1,5 +1,6 @@
 """Bad numbers and too little memory: said in a sentence, and nothing good is overwritten."""
 
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -137,20 +138,43 @@ def test_a_lost_device_is_no_lack_of_memory(tiny_config, tiny_pipe, tmp_path, mo
     assert "out of memory" in worker.in_words(torch.AcceleratorError("CUDA error: out of memory"))
 
 
+@pytest.mark.parametrize("wrapping", ["cause", "context", "twice"])
 @pytest.mark.parametrize(
     "kind, words",
-    [(torch.OutOfMemoryError, "ran out of memory"), (torch.AcceleratorError, "was lost or failed")],
+    [
+        (torch.OutOfMemoryError, r"ran out of memory. Its files take .* GB and .* free on cpu: close other"),
+        (torch.AcceleratorError, "was lost or failed"),
+    ],
 )
-def test_a_model_that_no_device_takes_is_no_broken_file(tiny_folder, monkeypatch, kind, words):
+def test_a_model_that_no_device_takes_is_no_broken_file(tiny_folder, monkeypatch, kind, words, wrapping):
     def refuse(*_, **__):
         try:
-            raise kind("CUDA error")
-        except RuntimeError as error:
+            try:
+                raise kind("CUDA error")
+            except RuntimeError as error:
+                if wrapping != "context":
+                    raise ValueError("Unable to locate the file") from error
+                raise ValueError("Unable to locate the file")  # noqa: B904
+        except ValueError as error:
+            if wrapping == "twice":  # by a cause that leads nowhere
+                raise OSError("Unable to load weights from checkpoint file") from KeyError("x")
             raise OSError("Unable to load weights from checkpoint file") from error
 
     monkeypatch.setattr(StableDiffusionPipeline, "from_pretrained", refuse)
     with pytest.raises(ModelError, match=f"could not be loaded: The device {words}"):
         models.load_pipeline(str(tiny_folder), "cpu")
+
+
+def test_a_damaged_file_is_told_as_one(tiny_folder, tmp_path):
+    copy = shutil.copytree(tiny_folder, tmp_path / "model")
+    for part in ("unet", "text_encoder"):
+        (path,) = (copy / part).glob("*.safetensors")
+        whole = path.read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(ModelError) as told:
+            models.load_pipeline(str(copy), "cpu")
+        assert "memory" not in str(told.value) and "lost" not in str(told.value)
+        path.write_bytes(whole)
 
 
 def test_other_errors_stay_what_they_are(tiny_config, tiny_pipe, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import re
 import shutil
 import zipfile
@@ -131,6 +132,50 @@ def test_other_names_are_no_paths_either(ann, anns, field):
         else:
             worked, said = ann.call("start_run", concepts=["church"], **{field: text})
         assert not worked and any(w in str(said) for w in said_so), said
+
+
+MALFORMED = [
+    ("call/v2/compare", {"run": "x"}, 400, "/compare needs prompt."),
+    ("call/v2/compare", {"run": "x", "prompt": []}, 400, "prompt must be text."),
+    ("call/v2/run_status", {"run": "x", "": 1}, 400, "/run_status has no field ''; its fields are run."),
+    ("call/v2/nothing", {}, 404, "There is no function 'nothing'."),
+    ("call/compare", {"data": ["x"]}, 400, "data has 1 values, and this function takes 4."),
+    ("run/run_status", {"data": "x"}, 400, "data must be a list"),
+    ("run/run_status", {"data": ["no such run"]}, 400, "no such run"),
+    ("queue/join", {"data": [], "fn_index": 1}, 400, "session_hash must be text."),
+    ("queue/join", {"data": [], "fn_index": 100_000, "session_hash": "x"}, 404, "no function '100000'"),
+    ("queue/join", b"[" * 100_000, 400, "not JSON"),
+    ("run/predict", b'{"data": ["\xff"]}', 400, "not JSON"),
+    ("component_server", {}, 404, "nothing at this address"),
+]
+
+
+@pytest.mark.parametrize("path, body, status, told", MALFORMED)
+def test_a_malformed_request_is_told_what_is_wrong_with_it(ann, path, body, status, told):
+    content = body if isinstance(body, bytes) else json.dumps(body)
+    headers = {"content-type": "application/json"}
+    answer = ann.http.post(f"/gradio_api/{path}", content=content, headers=headers)
+    assert answer.status_code == status and told in answer.text
+
+
+def test_a_malformed_form_is_told_what_is_wrong_with_it(ann):
+    part = b'--x\r\nContent-Disposition: form-data; name="files"%s\r\n\r\na\r\n--x--'
+    named, bare = part % b'; filename="a"', part % b""
+    for body, kind, told in (
+        (named, "multipart/form-data; boundary=" + "y" * 300, "cannot be read"),
+        (named[:60], "multipart/form-data; boundary=x", "must hold files"),
+        (bare, "multipart/form-data; boundary=x", "must hold files"),
+        (named, "text/plain", "as multipart/form-data"),
+    ):
+        answer = ann.http.post("/gradio_api/upload", content=body, headers={"content-type": kind})
+        assert 400 <= answer.status_code < 500 and told in answer.text
+
+
+def test_a_fault_of_ours_stays_a_500_and_is_logged(ann, served, monkeypatch, caplog):
+    monkeypatch.setattr("kpop.ui.http_api.told", lambda run: 1 / 0)
+    answer = ann.http.post("/gradio_api/run/list_runs", json={"data": []})
+    assert answer.status_code == 500 and "Something broke on our side" in answer.text
+    assert "ZeroDivisionError" in caplog.text and "ZeroDivisionError" not in answer.text
 
 
 def test_a_file_field_takes_uploads_only(ann, anns, trained, shared_folder):

@@ -13,6 +13,7 @@ from ..errors import KpopError
 
 log = logging.getLogger("kpop.ui")
 MOST_TOLD = 2000  # characters
+CHECK = "Please check"  # title of what the visitor has to mend
 UNEXPECTED = "Something broke on our side and was written to the app's log. Try again, or restart the app."
 
 
@@ -24,7 +25,7 @@ def plainly(handler: Callable) -> Callable:
             return error
         if isinstance(error, KpopError):
             # What was typed is quoted in some sentences, and may be very long.
-            return gr.Error(str(error)[:MOST_TOLD], title="Please check", print_exception=False)
+            return gr.Error(str(error)[:MOST_TOLD], title=CHECK, print_exception=False)
         if isinstance(error, OSError) and error.errno == 28:
             return gr.Error(
                 "The disk is full. Free some space and try again; nothing was lost.",

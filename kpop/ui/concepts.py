@@ -11,7 +11,7 @@ import gradio as gr
 from ..config import concept_name
 from ..kept import phrase
 from .boundary import plainly
-from .page import QUIET, SKETCH, SOFT, Page, heading
+from .page import QUIET, SKETCH, SOFT, Page, clicked, heading
 from .pictures import blank, framed, wall
 from .studio import Studio
 from .words import check_words, instead, readable, sensitive, suggested, typed_line
@@ -196,7 +196,7 @@ def wire_concepts(page: Page, step: ConceptsStep, load: gr.events.Dependency) ->
 
     @plainly
     def swap(forget, keep, event: gr.EventData):
-        told = str(event._data.get("word", "")), str(event._data.get("near", ""))
+        told = clicked(event, "word"), clicked(event, "near")
         return instead(forget, *told), instead(keep, *told)
 
     @plainly

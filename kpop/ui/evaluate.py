@@ -32,7 +32,7 @@ from .evaluation_view import (
     stamp,
     status_card,
 )
-from .page import QUIET, SOFT, Page, heading, row_click
+from .page import QUIET, SOFT, Page, clicked, heading, row_click
 from .paper_tables import paper_table_html, paper_tables
 from .pictures import notice
 from .pulse import Pulse
@@ -184,7 +184,7 @@ def wire_evaluate(page: Page, step: EvaluateStep, tab: gr.Tab, pulse: Pulse, loa
 
     @plainly
     def opened(run_id, request: gr.Request, event: gr.EventData):
-        return at(run_id, find(run_id, event._data.get("evaluation")).name, request)
+        return at(run_id, find(run_id, clicked(event, "evaluation")).name, request)
 
     pulse.evaluations.change(look_now, [page.picker, step.seen], step.view, **QUIET)
     step.others.click(opened, page.picker, step.view, **SOFT)

@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse, Response
 from ..exposure import Exposure, loopback
 from ..throttle import Throttle
 from ..visitors import HOST, LOCAL, cookie_name, new_visitor, visitor_of
+from .well_formed import WellFormed
 
 MOST_BYTES = 4_000_000  # of one request; a saved picture has at most 1 MB
 READS = ("GET", "HEAD", "OPTIONS")
@@ -116,7 +117,7 @@ class Gate:
 
 def gate(exposure: Exposure, secret: bytes) -> list[Middleware]:
     """The middleware of gradio's app, for `app_kwargs`."""
-    return [Middleware(Gate, exposure=exposure, secret=secret)]
+    return [Middleware(Gate, exposure=exposure, secret=secret), Middleware(WellFormed)]
 
 
 def _no(status: int, sentence: str) -> JSONResponse:

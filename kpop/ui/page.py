@@ -35,3 +35,9 @@ def row_click(name: str) -> str:
       const row = event.target.closest('[data-{name}]');
       if (row) trigger('click', {{{name}: row.dataset.{name}}});
     }});"""
+
+
+def clicked(event: gr.EventData, name: str) -> str:
+    """What a `row_click` told, which comes from a browser and may be anything."""
+    told = event._data.get(name, "") if isinstance(event._data, dict) else ""
+    return str(told)

@@ -239,7 +239,7 @@ class Studio:
     def allowed_model(self, model: str | None) -> str:
         """A model this app may load for a visitor: one of the table or the app's own."""
         model = model or self.model
-        if model != self.model and model not in models.MODELS:
+        if model != self.model and model not in list(models.MODELS):  # JSON may be no key of a dict
             known = ", ".join(models.MODELS)
             raise InputError(f"Unknown model {str(model)[:80]!r}. Choose one of: {known}.")
         return model

@@ -13,7 +13,7 @@ from ..run_texts import all_texts
 from . import run_view
 from .boundary import plainly
 from .concepts import ConceptsStep, names_of
-from .page import QUIET, SOFT, Page, heading, row_click
+from .page import QUIET, SOFT, Page, clicked, heading, row_click
 from .pulse import Pulse
 from .recipes import fields_like, memories, recipe_texts
 from .run_picker import choices, first_choice, subject
@@ -174,7 +174,7 @@ def wire_train(page: Page, step: TrainStep, words: ConceptsStep, tab: gr.Tab, pu
 
     @plainly
     def opened(event: gr.EventData):
-        return studio.run(str(event._data.get("run", ""))).id
+        return studio.run(clicked(event, "run")).id
 
     pulse.progress.change(progress, page.picker, [step.card, step.charts], **QUIET)
     pulse.controls.change(controls, page.picker, step.controls, **QUIET)
