@@ -46,6 +46,7 @@ def kills(world: World, count: int, queue: int = 2) -> list[Figures]:
             end = Figures("end")
             world.finish(run, end, reference)
             for kind in kinds:  # a run harmed in several ways counts for each
+                rows[kind].lost += end.lost
                 rows[kind].resumed += end.resumed
                 rows[kind].equal += end.equal
                 rows[kind].stuck += end.stuck
@@ -81,6 +82,7 @@ def _wait_for_a_moment(world: World, run: Run) -> None:
 def _kill(world: World, run: Run, kind: str, figures: Figures) -> bool:
     """Whether a write was torn by it."""
     before = run.checkpoint_step() or 0
+    world.note(run)
     if kind != "worker":
         world.kill(world.apps[0])
     if kind != "server":

@@ -90,6 +90,9 @@ class World:
     variables: dict[str, str] = field(default_factory=dict)  # environment of servers and workers
     apps: list[App] = field(default_factory=list)
     over_at: float = math.inf  # time.monotonic() from which on no new harm is done
+    saved: dict[str, dict[int, float]] = field(
+        default_factory=dict
+    )  # run -> step in a checkpoint -> its seconds
 
     @property
     def runs(self) -> Path:
@@ -173,12 +176,26 @@ class World:
         until(lambda: run.status.state in ENDED, f"{run.id} is still {run.status.state}", every=0.2)
         return run.status.state
 
+    def note(self, run: Run) -> None:
+        """Remember the steps that the run's checkpoint holds, by the seconds each took."""
+        kept = run.checkpoint_step() or 0
+        rows = {row["step"]: row["seconds"] for row in run.metrics(None) if row["step"] <= kept}
+        self.saved.setdefault(run.id, {}).update(rows)
+
+    def made_again(self, run: Run) -> list[int]:
+        """Steps that a checkpoint had held and that were done a second time: a run that starts anew ends with
+        the same weights, so only the clock tells.
+        """
+        now = {row["step"]: row["seconds"] for row in run.metrics(None)}
+        return [step for step, took in self.saved.get(run.id, {}).items() if now.get(step) != took]
+
     def finish(self, run: Run, figures: Figures, reference: str) -> None:
         """Resume a run until it is done and compare it with the uninterrupted one."""
         try:
             for _ in range(4):
                 if self.end_of(run) == "done":
                     break
+                self.note(run)
                 figures.shown(self.ask("resume_run", run=run.id))
                 until(lambda: run.status.state not in ENDED or run.status.state == "done", "not resumed", 30)
         except (Stuck, httpx.HTTPError) as error:
@@ -189,6 +206,12 @@ class World:
             figures.stuck += 1
             figures.notes.append(f"{run.status.state} for good: {run.status.error}")
             return
+        again = self.made_again(run)
+        if again:
+            figures.lost += 1
+            figures.notes.append(
+                f"lost: {len(again)} steps of a checkpoint were made again, from {min(again)} on"
+            )
         figures.resumed += 1
         figures.equal += learned(run) == reference
 

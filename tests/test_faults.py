@@ -14,7 +14,7 @@ from faults.figures import Figures, page, table
 from faults.fuzz import fuzz
 from faults.fuzz_http import fuzz_http
 from faults.kills import kills
-from faults.world import SETTINGS, WORDS, World
+from faults.world import SETTINGS, WORDS, World, learned, uninterrupted
 from kpop import checkpoint
 
 
@@ -77,3 +77,18 @@ def test_a_traceback_in_an_answer_is_counted():
     figures.shown('Traceback (most recent call last):\n  File "/app/x.py", line 3')
     figures.shown("There is no run 'traceback'.")
     assert figures.tracebacks == 1 and not figures.holds
+
+
+def test_a_run_that_begins_again_is_lost_though_it_ends_the_same(world):
+    run = uninterrupted(world)
+    world.note(run)
+    kept = Figures("kept")
+    world.finish(run, kept, learned(run))
+    assert (kept.lost, kept.resumed, kept.equal) == (0, 1, 1)
+    rows = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    (run.path / "metrics.jsonl").write_text(
+        "".join(json.dumps(row | {"seconds": 9.5}) + "\n" for row in rows)
+    )
+    again = Figures("again")
+    world.finish(run, again, learned(run))
+    assert (again.lost, again.equal) == (1, 1) and not again.holds
