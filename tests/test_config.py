@@ -138,3 +138,15 @@ def test_generation_config_is_checked_and_resolved():
     ):
         with pytest.raises(InputError, match=told):
             GenerationConfig(**fields)
+
+
+def test_several_concepts_share_more_steps():
+    def steps(*concepts, **more):
+        return EraseConfig(concepts=concepts, **more).resolved().steps
+
+    assert steps("church") == steps(("church", "chapel")) == 340  # synonyms are one concept
+    assert steps("church", "dog") == 425
+    assert steps("church", "dog", "horn", "truck", "fish") == 680
+    assert steps("church", "dog", steps=7) == 7
+    assert steps("church", "dog", preset="paper") == 1000
+    assert steps("church", "dog", method="uce") == 1
