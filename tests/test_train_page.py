@@ -76,7 +76,8 @@ def test_time_and_memory_are_told_once_they_are_known(tiny_config, tiny_pipe, ti
     other = tiny_config(concepts=("castle",), retain=("church",), steps=99).resolved()
     assert studio.memory(other) == studio.memory(cfg)  # another word, not another size: nothing is traced
     assert recipes.effort(studio, cfg).endswith(f", {gigabytes(exact)} of memory")
-    assert studio.memory(tiny_config(mechanism="token").resolved(), trace=True) is None
+    no_steps = EraseConfig(model=str(tiny_folder), concepts=("church",), method="uce").resolved()
+    assert studio.memory(no_steps, trace=True) is None
 
 
 def rows(erase, retain):
