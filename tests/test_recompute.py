@@ -36,7 +36,7 @@ def test_losses_weights_and_key_are_the_same(tiny_config, tiny_pipe, tmp_path, c
 
 def test_it_needs_less_memory(tiny_config, tiny_pipe):
     def found(on):
-        return estimate(tiny_config(gradient_checkpointing=on, batch_size=8).resolved(), tiny_pipe.unet)
+        return estimate(tiny_config(gradient_checkpointing=on, batch_size=8).resolved(), tiny_pipe)
 
     assert found(True).activations < 0.8 * found(False).activations
     assert found(True).backward_rows == found(False).backward_rows
