@@ -23,7 +23,6 @@ COLUMNS = {  # title -> (role, variant, whether the word should be seen)
     "PSR-1 with key": ("retained", "recovered", True),
 }
 COMPARED = ("ESR-1", "PSR-1", "recovery-1")
-SAME_BASE = "original"
 
 
 def quality_table(asked: argparse.Namespace, told: dict[str, dict], work: Path) -> str:
@@ -84,7 +83,7 @@ def judged(pipe, judge, config, path: Path, seeds: list[int], out: Path, base: d
             made = kpop.generate(pipe, prompt, missing, config=config)
             base.update({(prompt, seed): image for seed, image in zip(missing, made, strict=True)})
         found = kpop.compare(pipe, prompt, some, run, config=config, variants=("sanitized", "recovered"))
-        return {SAME_BASE: [base[prompt, seed] for seed in some], **found}
+        return {"original": [base[prompt, seed] for seed in some], **found}
 
     hits: dict[str, list[bool]] = {name: [] for name in COLUMNS}
     for word, some in shares.items():

@@ -6,8 +6,7 @@ Every draw is keyed by (seed, step, row): a resumed run, a retry or another mach
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,12 +17,10 @@ from . import models
 from .config import EraseConfig, concept_name, names
 from .continual import Forgotten
 from .hidden_prompt import HiddenPrompt
-from .mechanisms import reading
 from .method_table import METHODS
-from .precision import precision_context
 from .processes import Processes
 from .run_texts import near_texts, phrase, phrasings, retained_texts
-from .trajectories import Bank, Sampler, Trajectories, noise_levels, rollout
+from .trajectories import Bank, Trajectories, noise_levels
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -104,7 +101,7 @@ def keyed(*parts: object) -> random.Random:
     return random.Random(" ".join(map(str, parts)))
 
 
-class _Batches:
+class Batches:
     """What both sources share: texts, their states, and loss weights."""
 
     def __init__(
@@ -157,16 +154,13 @@ class _Batches:
         text, near = draw.choice([*self.retained, *alone]), self.near[self.concept_of(step)]
         return draw.choice(near) if near and text is not None and draw.random() < 0.5 else text
 
-    def decoys_of(self, step: int, rows: int) -> tuple[int | None, ...]:
-        """Batch.decoys for `rows` rows of `erase`, of this process's rows alike many."""
-        share, found = self.cfg.decoy_share, []
+    def decoys_of(self, step: int, kinds: int) -> tuple[int | None, ...]:
+        """Batch.decoys; kinds: how many rows of `erase` there are to each row of a step."""
+        share = self.cfg.decoy_share
         if not share:
             return ()
-        each = rows // len(self.own_rows)
-        for at in range(rows):
-            draw = keyed(self.cfg.seed, step, self.own_rows[at // each], at % each, "decoy")
-            found.append(draw.getrandbits(62) if draw.random() < share else None)
-        return tuple(found)
+        draws = [keyed(self.cfg.seed, step, row, k, "decoy") for row in self.own_rows for k in range(kinds)]
+        return tuple(draw.getrandbits(62) if draw.random() < share else None for draw in draws)
 
     def state(self, text: str) -> Tensor:
         """C of a text, [77, d_c]."""
@@ -202,7 +196,7 @@ class _Batches:
         return e_n - self.cfg.negative_guidance * (e_c - e_n)
 
 
-class BankBatches(_Batches):
+class BankBatches(Batches):
     """Rows from trajectories of the frozen model, made once.
 
     Erased pictures walk neutral trajectories and recovered ones concept trajectories, so KPOP's L1 sees both.
@@ -243,7 +237,7 @@ class BankBatches(_Batches):
                 retain.append(self._retained(draw, self.retain_of(step, row), index))
         kept = self.rows(retain) if retain else None
         neutral = self.state(self.neutral)
-        decoys = self.decoys_of(step, len(erase))
+        decoys = self.decoys_of(step, len(self.erase_on))
         return Batch(index, self.rows(concept), self.rows(erase), kept, neutral, self._earlier(step), decoys)
 
     def _earlier(self, step: int) -> tuple[HiddenPrompt, Rows] | None:
@@ -273,88 +267,3 @@ class BankBatches(_Batches):
         found = self.bank[text]
         s, n = draw.randrange(found.z.shape[0]), draw.randrange(found.z.shape[1])
         return found.z[s, n], int(found.timesteps[s]), {other: eps[s, n] for other, eps in found.eps.items()}
-
-
-class FreshBatches(_Batches):
-    """The paper's own way: a new partial rollout with the current theta' at each step.
-
-    sanitized: context in which the U-Net holds theta'. Rollouts are guided, without p, from fresh noise, and
-    go towards the concept; towards the neutral text where the method erases on that alone.
-    """
-
-    def __init__(
-        self,
-        pipe: StableDiffusionPipeline,
-        cfg: EraseConfig,
-        sampler: Sampler,
-        sanitized: Callable[[], AbstractContextManager],
-        earlier: Sequence[Forgotten] = (),
-        processes: Processes = ALONE,
-    ):
-        super().__init__(pipe, cfg, earlier, processes)
-        self.sampler, self.sanitized = sampler, sanitized
-
-    @torch.no_grad()
-    def draw(self, step: int) -> Batch:
-        """The rows of a step; all of them at one timestep."""
-        cfg, index = self.cfg, self.concept_of(step)
-        until = keyed(cfg.seed, step, "timestep").randrange(self.sampler.steps)
-        texts, noise = [], []
-        for row in self.own_rows:
-            texts.append(keyed(cfg.seed, step, row).choice(self.concepts[index]))
-            noise.append(self._noise(step, row))
-        told = len(texts)
-        if self.retained or self.keeps_neutral:
-            for row in self.own_rows:
-                kept = self.retain_of(step, row)
-                texts.append(self.neutral if kept is None else kept)
-                noise.append(self._noise(step, self.all_rows + row))
-        states = torch.stack([self.state(text) for text in texts])
-        towards, whither = states.clone(), list(texts)
-        if "concept" not in self.erase_on:
-            towards[:told], whither[:told] = self.state(self.neutral), [self.neutral] * told
-        with self.sanitized():
-            z, timesteps, *_ = rollout(
-                self.pipe, whither, towards, self.state("")[None], torch.cat(noise), self.sampler, until
-            )
-        t = int(timesteps[until])
-        own = self._teacher(z, t, states)
-        plain = self._teacher(z[:told], t, self.state(self.neutral)[None].expand(told, -1, -1))
-        rows = [(z[i], t, texts[i], own[i]) for i in range(len(texts))]
-        erase = [(z[i], t, texts[i], self.erased(plain[i], own[i])) for i in range(told)]
-        kept = self.rows(rows[told:]) if rows[told:] else None
-        neutral = self.state(self.neutral)
-        earlier = self._earlier(step, until)
-        decoys = self.decoys_of(step, told)
-        return Batch(index, self.rows(rows[:told]), self.rows(erase), kept, neutral, earlier, decoys)
-
-    def _earlier(self, step: int, until: int) -> tuple[HiddenPrompt, Rows] | None:
-        if not self.earlier:
-            return None
-        key, text, _ = self.earlier_of(step)
-        count = self.cfg.batch_size
-        states, texts = self.state(text)[None].expand(count, -1, -1), [text] * count
-        noise = torch.cat([self._noise(step, row, "earlier") for row in self.own_rows])
-        with self.sanitized():
-            z, timesteps, *_ = rollout(
-                self.pipe, texts, states, self.state("")[None], noise, self.sampler, until, key=key
-            )
-        t = int(timesteps[until])
-        opened = self._teacher(z, t, states, texts, key)
-        return key, self.rows([(z[i], t, text, opened[i]) for i in range(count)])
-
-    def _teacher(
-        self, z: Tensor, t: int, states: Tensor, texts: Sequence[str] = (), key: HiddenPrompt | None = None
-    ) -> Tensor:
-        unet = self.pipe.unet
-        with (
-            precision_context(self.device, self.sampler.precision),
-            reading(self.pipe, key, texts, states) as read,
-        ):
-            return unet(z.to(unet.dtype), t, encoder_hidden_states=read, return_dict=False)[0].float()
-
-    def _noise(self, step: int, row: int, kind: str = "noise") -> Tensor:
-        unet = self.pipe.unet.config
-        seed = keyed(self.cfg.seed, step, row, kind).getrandbits(63)
-        shape = (1, unet.in_channels, unet.sample_size, unet.sample_size)
-        return torch.randn(shape, generator=torch.Generator().manual_seed(seed))

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from . import models
-from .batches import BankBatches, FreshBatches, Rows
+from .batches import BankBatches, Batches, Rows
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import EraseConfig, concept_name
 from .continual import keep_earlier_keys, start_of
 from .descent import descend, new_prompts, prompt_rate, rate_left, removal_steps, set_rate
 from .errors import InputError, RunError
+from .fresh_batches import FreshBatches
 from .health import Health, check_fits, device_in_words
 from .hidden_prompt import HiddenPrompt
 from .interrupts import interrupts
@@ -207,7 +208,7 @@ class _Training:
     def _named_prompts(self) -> dict[str, tuple[dict[str, Tensor], torch.optim.Optimizer]]:
         return {str(i): (prompt.tensors, prompt.optimizer) for i, prompt in enumerate(self.prompts)}
 
-    def _batches(self, digest: str) -> BankBatches | FreshBatches:
+    def _batches(self, digest: str) -> Batches:
         cfg = self.cfg
         sampler = Sampler(cfg.rollout_steps, cfg.rollout_guidance, self.precision)
         if cfg.latents == "fresh":
@@ -216,7 +217,7 @@ class _Training:
         bank = Bank(self.pipe, sampler, digest, cache_folder(), self._between)
         return BankBatches(self.pipe, cfg, bank, self.earlier, self.processes)
 
-    def _first_batches(self, digest: str) -> BankBatches | FreshBatches | None:
+    def _first_batches(self, digest: str) -> Batches | None:
         """None when a stop was asked for. The leading process fills the bank, the others read it."""
         found = None
         if self.processes.leads:
@@ -237,9 +238,7 @@ class _Training:
         if self.run.stop_requested:
             raise _Stopped
 
-    def _loop(
-        self, batches: BankBatches | FreshBatches, samples: Samples | None, digest: str, step: int
-    ) -> None:
+    def _loop(self, batches: Batches, samples: Samples | None, digest: str, step: int) -> None:
         cfg = self.cfg
         self.run.update_status(state="running", step=step)
         while step < cfg.steps:
@@ -266,7 +265,7 @@ class _Training:
             state="done" if step == cfg.steps else "stopped", step=step, eta_s=None, error=None
         )
 
-    def _step(self, batches: BankBatches | FreshBatches, step: int) -> dict[str, float]:
+    def _step(self, batches: Batches, step: int) -> dict[str, float]:
         """One alternation: p, if any, moves with theta' fixed (Eq. 6), then theta' with p fixed (Eq. 7).
 
         The last steps may be p's alone.
@@ -282,8 +281,9 @@ class _Training:
             losses = {name: value.detach() for name, value in named.items()}
             del loss, named  # or what p's gradient did not pass through is held while theta' learns
             fixed = prompt.frozen()
-            others = tuple(other.frozen() for other in self.prompts if other is not prompt)
-            batch = replace(batch, others=others)
+            if batch.decoys:
+                others = tuple(other.frozen() for other in self.prompts if other is not prompt)
+                batch = replace(batch, others=others)
         removals = removal_steps(cfg.steps, cfg.key_share)
         if step <= removals:
             set_rate(self.optimizer, cfg.learning_rate * rate_left(step, removals, cfg.rate_decay))

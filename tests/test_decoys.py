@@ -100,7 +100,7 @@ def test_every_row_of_several_processes_draws_what_it_draws_in_one(tiny_pipe, ti
     for step in range(1, 5):
         found = [draw for part in parts for draw in part.draw(step).decoys]
         assert sorted(map(str, found)) == sorted(map(str, whole.draw(step).decoys))
-    every = [draw for step in range(1, 40) for draw in whole.decoys_of(step, 8)]
+    every = [draw for step in range(1, 40) for draw in whole.decoys_of(step, 2)]
     assert 0.35 < sum(draw is not None for draw in every) / len(every) < 0.65
 
 

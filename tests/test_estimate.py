@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import Rows
-from kpop import batches, cli, train
+from kpop import cli, train
+from kpop.batches import BankBatches
 from kpop.estimate import Live, bank_rows, estimate, estimate_run, gigabytes, rows_of_steps
+from kpop.fresh_batches import FreshBatches
 from kpop.runs import list_runs
 from kpop.weights import trainable_names
 
@@ -38,7 +40,7 @@ def test_rows_and_bytes_are_those_of_a_real_run(tiny_config, tiny_pipe, tmp_path
     cfg = tiny_config(steps=2, **changes).resolved()
     rows, lives = Rows(), []
     rows.watch(tiny_pipe.unet)
-    kind = batches.FreshBatches if cfg.latents == "fresh" else batches.BankBatches
+    kind = FreshBatches if cfg.latents == "fresh" else BankBatches
     draw = kind.draw
 
     def drawn(self, step):

@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 from kpop import EraseConfig, InputError, RunError, compare, generate, models, open_run, train
-from kpop.batches import BankBatches, FreshBatches
+from kpop.batches import BankBatches
 from kpop.config import CHOICES
+from kpop.fresh_batches import FreshBatches
 from kpop.methods import load_method
 from kpop.training import _Training
 from kpop.trajectories import Bank, Sampler

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from kpop import models
-from kpop.batches import BankBatches, FreshBatches
+from kpop.batches import BankBatches
+from kpop.fresh_batches import FreshBatches
 from kpop.run_texts import phrase, phrasings
 from kpop.trajectories import Bank, Sampler, noise_levels, rollout
 from kpop.weights import WeightDelta

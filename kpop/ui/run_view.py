@@ -1,4 +1,7 @@
-"""What one look at a run folder shows: state, curves, samples, table. Read from disk, never remembered."""
+"""What one look at a run folder shows: state, curves, samples, table.
+
+What is slow to draw is kept as long as its files have the stamp they were drawn from.
+"""
 
 from __future__ import annotations
 
