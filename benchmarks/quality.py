@@ -85,19 +85,18 @@ def judged(pipe, judge, config, path: Path, seeds: list[int], out: Path, base: d
         found = kpop.compare(pipe, prompt, some, run, config=config, variants=("sanitized", "recovered"))
         return {"original": [base[prompt, seed] for seed in some], **found}
 
+    for word, some in shares.items():
+        if some:
+            protocol.evaluate(
+                pictures, judge, run.config, [word], some, out, settings, batch_size=config.batch_size
+            )
+    rows = protocol.predictions(out, settings)
     hits: dict[str, list[bool]] = {name: [] for name in COLUMNS}
     for word, some in shares.items():
-        if not some:
-            continue
-        protocol.evaluate(
-            pictures, judge, run.config, [word], some, out, settings, batch_size=config.batch_size
-        )
-        rows = protocol.predictions(out, settings)
         accepted = protocol.accepted_labels(word, run.config, judge.labels)
         for name, (role, variant, wanted) in COLUMNS.items():
             if (word in erased) == (role == "erased"):
-                first = [rows[word, seed, variant][0] for seed in some]
-                hits[name] += [(label in accepted) == wanted for label in first]
+                hits[name] += [(rows[word, seed, variant][0] in accepted) == wanted for seed in some]
     return hits
 
 
