@@ -14,11 +14,12 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 from transformers import CLIPModel, CLIPTokenizer
 
-from kpop.emoji import alignment, autoencoder, drawings, quality, scenes
-from kpop.emoji.build import UNET_FILE, Recipe, build
+from kpop.emoji import alignment, autoencoder, drawings, judge_quality, quality, scenes
+from kpop.emoji.build import build
 from kpop.emoji.card import model_card
 from kpop.emoji.denoiser import train_tokenizer
 from kpop.emoji.quality import frechet
+from kpop.emoji.recipe import WEIGHTS_FILE, Recipe
 from kpop.emoji.world import (
     BACKGROUNDS,
     DRAWING_SETS,
@@ -32,9 +33,9 @@ from kpop.emoji.world import (
 from kpop.errors import KpopError
 
 SMALL = Recipe(
-    latent_channels=4, vae_channels=(8, 8, 16), unet_channels=(16, 16, 32), vae_scenes=64, vae_steps=4,
-    judge_scenes=40, judge_steps=3, reference_scenes=20, scenes=64, steps=4, batch_size=4, compile_unet=False,
-    alignment_steps=3,
+    size=64, latent_channels=4, vae_channels=(8, 8, 16), unet_channels=(16, 16, 32), vae_scenes=64,
+    vae_steps=4, vae_batch_size=4, judge_scenes=40, judge_steps=3, judge_batch_size=8, reference_scenes=20,
+    scenes=64, steps=4, batch_size=4, compile_unet=False, alignment_steps=3, alignment_batch_size=16,
 )  # fmt: skip
 
 
@@ -118,7 +119,7 @@ def test_quality_counts_what_the_judge_sees():
 def test_scenes_say_what_they_hold_and_neutral_texts_hold_nothing(shapes):
     rng = np.random.default_rng(0)
     made = [scenes.compose(rng, shapes) for _ in range(400)]
-    assert all(scene.image.shape == (64, 64, 3) and scene.image.dtype == np.uint8 for scene in made)
+    assert all(scene.image.shape == (128, 128, 3) and scene.image.dtype == np.uint8 for scene in made)
     neutral = [scene for scene in made if scene.caption in ("", "a photo", "a picture")]
     assert neutral and all(scene.words == () for scene in neutral)
     empty = [scene for scene in made if not scene.words]
@@ -131,6 +132,50 @@ def test_same_seed_same_scene(shapes):
     assert one.caption == two.caption and np.array_equal(one.image, two.image)
 
 
+def test_any_scene_of_a_set_can_be_made_alone_and_workers_change_nothing(shapes):
+    few = scenes.SceneSet(shapes, 20, (3, 1), shrink=32, how={"size": 64})
+    images, told = few.all(workers=0)
+    assert images.shape == (20, 32, 32, 3) and len(told) == 20
+    assert np.array_equal(few[13].image, images[13]) and few[13].caption == told[13].caption
+    parts = list(few.chunks(workers=2, size=4))  # more than four chunks: made by processes
+    assert torch.equal(torch.cat([part for part, _ in parts]), images)
+    with pytest.raises(IndexError):
+        few[20]
+
+
+def test_a_stage_made_by_another_recipe_is_not_taken(shapes, tmp_path):
+    build(tmp_path / "m", tmp_path / "w", tmp_path / "none", SMALL, shapes, stages=("autoencoder",))
+    assert not (tmp_path / "m").exists()  # the folder is written once all stages are there
+    other = replace(SMALL, vae_steps=5)
+    with pytest.raises(KpopError, match="another recipe"):
+        build(tmp_path / "m", tmp_path / "w", tmp_path / "none", other, shapes, stages=("autoencoder",))
+
+
+def test_rendered_drawings_are_kept_and_enough_without_the_packages(tmp_path, monkeypatch):
+    folder = tmp_path / f"noto-{DRAWING_SETS[0].version}"
+    folder.mkdir()
+    icons = {
+        "icons": {"church": {"body": "<rect width='8' height='8' fill='red'/>"}},
+        "width": 8,
+        "height": 8,
+    }
+    (folder / "icons.json").write_text(json.dumps(icons))
+    monkeypatch.setattr(drawings, "DRAWING_SETS", DRAWING_SETS[:1])
+    asked = {"church": "church", "no such": "no-such"}
+    first = drawings.load_drawings(tmp_path, 32, asked)
+    assert first.keys() == {("church", "noto")} and first["church", "noto"].getpixel((16, 16))[0] == 255
+    (folder / "icons.json").unlink()
+    monkeypatch.setenv("PATH", "")
+    again = drawings.load_drawings(tmp_path, 32, asked)
+    assert again.keys() == first.keys()
+
+
+def test_calibration_error_is_the_gap_between_confidence_and_truth():
+    confidence, right = np.array([0.95, 0.95, 0.55, 0.55]), np.array([True, True, True, False])
+    # Bin of 0.95: 5 points short, bin of 0.55: 5 points beyond; half of the pictures each.
+    assert judge_quality.calibration_error(confidence, right) == pytest.approx(5.0)
+
+
 def test_tokenizer_can_write_down_words_it_never_saw():
     tokenizer = train_tokenizer(["a church on a blue background", "a dog, flat style"] * 20)
     assert tokenizer.tokenize("A church") == ["a</w>", "church</w>"]
@@ -140,7 +185,7 @@ def test_tokenizer_can_write_down_words_it_never_saw():
 
 def test_normalised_latents_decode_to_the_same_picture():
     torch.manual_seed(0)
-    vae = autoencoder.build_autoencoder(4, (8, 8, 16)).eval()
+    vae = autoencoder.build_autoencoder(4, (8, 8, 16), 64).eval()
     pixels = torch.rand(4, 3, 64, 64) * 2 - 1
     with torch.no_grad():
         before = vae.decode(vae.encode(pixels).latent_dist.mean).sample
@@ -173,12 +218,12 @@ def test_smoke_build_writes_a_folder_that_diffusers_draws_with(shapes, tmp_path)
 def test_a_build_can_go_on_from_an_earlier_model(shapes, tmp_path):
     first = build(tmp_path / "one", tmp_path / "work-1", tmp_path / "none", SMALL, shapes)
     second = build(tmp_path / "two", tmp_path / "work-2", tmp_path / "none", SMALL, shapes, start=first)
-    one, two = (load_file(folder / "vae" / UNET_FILE) for folder in (first, second))
+    one, two = (load_file(folder / "vae" / WEIGHTS_FILE) for folder in (first, second))
     same = {name for name in one if torch.equal(one[name], two[name])}
     assert {name for name in one if name.startswith(("encoder.", "quant_conv."))} <= same < set(one)
     assert str(tmp_path) not in (second / "vae" / "config.json").read_text()
     told = json.loads((second / "build.json").read_text())["started_from"]
-    assert told == hashlib.sha256((first / "unet" / UNET_FILE).read_bytes()).hexdigest()
+    assert told == hashlib.sha256((first / "unet" / WEIGHTS_FILE).read_bytes()).hexdigest()
 
 
 def test_stages_without_steps_are_taken_over_from_the_earlier_model(shapes, tmp_path):
@@ -186,9 +231,9 @@ def test_stages_without_steps_are_taken_over_from_the_earlier_model(shapes, tmp_
     (first / "quality.json").write_text('{"objects": {"each": {"ball": 0.0, "house": 100.0}}}')
     kept = replace(SMALL, vae_steps=0, judge_steps=0, seed=1)
     second = build(tmp_path / "two", tmp_path / "work-2", tmp_path / "none", kept, shapes, start=first)
-    for name in ("vae/" + UNET_FILE, "judge/model.safetensors", "judge/reference.safetensors"):
+    for name in ("vae/" + WEIGHTS_FILE, "judge/model.safetensors", "judge/reference.safetensors"):
         assert (first / name).read_bytes() == (second / name).read_bytes()
-    assert (first / "unet" / UNET_FILE).read_bytes() != (second / "unet" / UNET_FILE).read_bytes()
+    assert (first / "unet" / WEIGHTS_FILE).read_bytes() != (second / "unet" / WEIGHTS_FILE).read_bytes()
     card = model_card(second, {})
     assert "autoencoder and judge are that model's" in card and "steps at batch 4 on 64 scenes" in card
     told = json.loads((second / "words.json").read_text())
@@ -197,14 +242,15 @@ def test_stages_without_steps_are_taken_over_from_the_earlier_model(shapes, tmp_
 
 def test_the_judges_clip_learns_which_caption_is_whose(shapes, tmp_path):
     rng = np.random.default_rng(0)
-    made = [scenes.compose(rng, shapes, empty=0.0, pairs=0.0) for _ in range(64)]
-    images, captions = np.stack([s.image for s in made]), [f"a {s.words[0]}, {s.style} style" for s in made]
+    made = [scenes.compose(rng, shapes, size=64, empty=0.0, pairs=0.0) for _ in range(64)]
+    images = torch.from_numpy(np.stack([s.image for s in made]))
+    captions = [f"a {s.words[0]}, {s.style} style" for s in made]
     tokenizer = train_tokenizer(captions)
     torch.manual_seed(0)
     clip = alignment.build_clip(tokenizer)
     options = {"steps": 60, "seed": 0, "work": tmp_path, "device": torch.device("cpu"), "batch_size": 16}
     alignment.train_clip(clip, images, captions, tokenizer, **options)
-    fresh = [scenes.compose(rng, shapes, empty=0.0, pairs=0.0) for _ in range(32)]
+    fresh = [scenes.compose(rng, shapes, size=64, empty=0.0, pairs=0.0) for _ in range(32)]
     texts = ["a ball, noto style", "a house, noto style", "a ball, flat style", "a house, flat style"]
     told = [texts.index(f"a {s.words[0]}, {s.style} style") for s in fresh]
     pictures = np.stack([s.image for s in fresh])

@@ -9,8 +9,27 @@ from pathlib import Path
 from platformdirs import user_cache_dir
 
 from kpop.command_output import progress_bar
+from kpop.emoji.build import build, world_drawings
 from kpop.emoji.quality import PARTS, measure
+from kpop.emoji.recipe import STAGES, Recipe
 from kpop.errors import KpopError
+
+_RECIPE_FLAGS = {
+    "seed": "of scenes and training",
+    "scenes": "of the denoiser",
+    "pairs": "share of scenes with two objects",
+    "steps": "of the denoiser",
+    "batch_size": "of the denoiser, a process",
+    "learning_rate": "of the denoiser",
+    "vae_scenes": "of the autoencoder",
+    "vae_steps": "of the autoencoder",
+    "vae_batch_size": "of the autoencoder, a process",
+    "judge_scenes": "of the judge and its CLIP",
+    "judge_steps": "of the judge",
+    "judge_batch_size": "of the judge, a process",
+    "alignment_steps": "of the judge's CLIP",
+    "alignment_batch_size": "of the judge's CLIP, a process",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,17 +45,19 @@ def main(arguments: list[str] | None = None) -> int:
     build_parser.add_argument(
         "--drawings", type=Path, default=cache / "drawings", help="icon packages (%(default)s)"
     )
-    build_parser.add_argument("--seed", type=int, help="of scenes and training (0)")
-    build_parser.add_argument("--scenes", type=int, help="denoiser scenes, if not the recipe's")
-    build_parser.add_argument("--pairs", type=float, help="share of scenes with two objects (0.22)")
-    build_parser.add_argument("--steps", type=int, help="denoiser steps, if not the recipe's")
-    build_parser.add_argument("--vae-steps", type=int, help="autoencoder steps, if not the recipe's")
-    build_parser.add_argument("--judge-steps", type=int, help="judge steps, if not the recipe's")
-    build_parser.add_argument("--alignment-steps", type=int, help="the judge's CLIP, if not the recipe's")
+    for name, what in _RECIPE_FLAGS.items():
+        kind, default = Recipe.__annotations__[name], getattr(Recipe, name)
+        flag = "--" + name.replace("_", "-")
+        build_parser.add_argument(flag, type=kind, help=f"{what} ({default})")
+    build_parser.add_argument(
+        "--stages", default=",".join(STAGES), help="only these, comma-separated (%(default)s)"
+    )
     build_parser.add_argument(
         "--start", type=Path, help="go on from the weights of this earlier model folder"
     )
     build_parser.add_argument("--no-compile", action="store_true", help="do without torch.compile")
+    drawings_parser = commands.add_parser("drawings", help="fetch and render the drawings, and no more")
+    drawings_parser.add_argument("--drawings", type=Path, default=cache / "drawings")
     quality_parser = commands.add_parser(
         "evaluate", help="judge what it draws; write its card and docs/emoji-diffusion.md"
     )
@@ -47,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
     quality_parser.add_argument("--sheet", type=Path, default=Path("docs/emoji-samples.png"))
     given = parser.parse_args(arguments)
     try:
-        result = _build(given) if given.command == "build" else _evaluate(given)
+        result = {"build": _build, "drawings": _drawings, "evaluate": _evaluate}[given.command](given)
     except KpopError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -59,12 +80,18 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _build(given: argparse.Namespace) -> Path:
-    from kpop.emoji.build import Recipe, build
-
-    names = ("seed", "scenes", "pairs", "steps", "vae_steps", "judge_steps", "alignment_steps")
-    changes = {name: getattr(given, name) for name in names if getattr(given, name) is not None}
+    changes = {name: getattr(given, name) for name in _RECIPE_FLAGS if getattr(given, name) is not None}
+    stages = tuple(given.stages.split(","))
+    unknown = set(stages) - set(STAGES)
+    if unknown or any(not isinstance(value, float) and value < 0 for value in changes.values()):
+        raise KpopError(f"--stages knows {', '.join(STAGES)}; numbers must not be negative.")
     recipe = Recipe(compile_unet=not given.no_compile, **changes)
-    return build(given.out, given.work, given.drawings, recipe, start=given.start)
+    return build(given.out, given.work, given.drawings, recipe, start=given.start, stages=stages)
+
+
+def _drawings(given: argparse.Namespace) -> str:
+    known, others = world_drawings(given.drawings)
+    return f"{len(known) + len(others)} drawings in {given.drawings}"
 
 
 def _evaluate(given: argparse.Namespace) -> str:

@@ -10,13 +10,14 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from kpop.emoji.autoencoder import to_pixels
 from kpop.emoji.denoiser import tokenize
-from kpop.emoji.fit import autocast, fit
-from kpop.emoji.judge import augment
+from kpop.emoji.fit import autocast, fit, random_of
+from kpop.emoji.judge import SIDE, augment
+from kpop.processes import Processes
 
 WIDTH = 128
 
 
-def build_clip(tokenizer: CLIPTokenizer, size: int = 64) -> CLIPModel:
+def build_clip(tokenizer: CLIPTokenizer, size: int = SIDE) -> CLIPModel:
     """CLIPModel on pictures of `size` pixels in patches of 8, 77 tokens, width 128, random weights."""
     common = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_attention_heads": 4}
     text = common | {"vocab_size": len(tokenizer), "num_hidden_layers": 2, "max_position_embeddings": 77}
@@ -38,7 +39,7 @@ class _Contrast(nn.Module):
 
 def train_clip(
     clip: CLIPModel,
-    images: np.ndarray,
+    images: Tensor,
     captions: list[str],
     tokenizer: CLIPTokenizer,
     *,
@@ -47,22 +48,23 @@ def train_clip(
     work: Path,
     device: torch.device,
     batch_size: int = 128,
+    processes: Processes | None = None,
 ) -> None:
     """The contrastive loss of CLIP (Radford et al. 2021); equal captions of a batch share their target."""
     contrast = _Contrast(clip).to(device).train()
-    ids = tokenize(tokenizer, captions)
+    ids, images = tokenize(tokenizer, captions).to(device), images.to(device)
 
     def loss_of(step: int) -> Tensor:
-        rng = np.random.default_rng((seed, step))
-        rows = torch.from_numpy(rng.integers(len(images), size=batch_size))
-        pixels = augment(to_pixels(images[rows.numpy()]), rng).to(device)
+        generator = random_of(seed, step, processes, device)
+        rows = torch.randint(len(images), (batch_size,), generator=generator, device=device)
+        pixels, told = augment(to_pixels(images[rows]), generator), ids[rows]
         with autocast(device):
-            logits = contrast(pixels, ids[rows].to(device)).float()
-        same = (ids[rows][:, None] == ids[rows][None]).all(-1).float().to(device)
+            logits = contrast(pixels, told).float()
+        same = (told[:, None] == told[None]).all(-1).float()
         target = same / same.sum(1, keepdim=True)
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
-    fit("alignment", contrast, loss_of, steps=steps, learning_rate=1e-3, work=work)
+    fit("alignment", contrast, loss_of, steps=steps, learning_rate=1e-3, work=work, processes=processes)
     clip.eval()
 
 

@@ -1,4 +1,4 @@
-"""Stage 1: the autoencoder, 64x64 pixels to 16x16 latents whose channels have mean 0 and deviation 1."""
+"""The autoencoder, 128x128 pixels to 16x16 latents whose channels have mean 0 and deviation 1."""
 
 from pathlib import Path
 
@@ -8,11 +8,12 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from kpop.emoji.fit import autocast, fit
+from kpop.emoji.fit import autocast, fit, random_of
+from kpop.processes import Processes
 
 
-def build_autoencoder(latent_channels: int = 8, channels: tuple[int, ...] = (32, 64, 64)) -> AutoencoderKL:
-    """AutoencoderKL with f = 2 ** (len(channels) - 1), random weights."""
+def build_autoencoder(latent_channels: int, channels: tuple[int, ...], size: int) -> AutoencoderKL:
+    """AutoencoderKL of `size` pixels with f = 2 ** (len(channels) - 1), random weights."""
     levels = len(channels)
     return AutoencoderKL(
         block_out_channels=channels,
@@ -21,19 +22,19 @@ def build_autoencoder(latent_channels: int = 8, channels: tuple[int, ...] = (32,
         layers_per_block=1,
         latent_channels=latent_channels,
         norm_num_groups=8,
-        sample_size=64,
+        sample_size=size,
         scaling_factor=1.0,
     )
 
 
-def to_pixels(images: np.ndarray) -> Tensor:
-    """uint8 [N, H, W, 3] to float [N, 3, H, W] in [-1, 1]."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+def to_pixels(images: np.ndarray | Tensor) -> Tensor:
+    """uint8 [N, H, W, 3] to float [N, 3, H, W] in [-1, 1], on the same device."""
+    return torch.as_tensor(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def train_autoencoder(
     vae: AutoencoderKL,
-    images: np.ndarray,
+    images: Tensor,
     *,
     steps: int,
     seed: int,
@@ -43,21 +44,23 @@ def train_autoencoder(
     learning_rate: float = 2e-3,
     kl_weight: float = 1e-3,
     decoder_only: bool = False,
+    processes: Processes | None = None,
 ) -> AutoencoderKL:
     """L1 on pixels and on their differences (thin outlines count), a little KL; latents end normalised.
 
-    With `decoder_only` the encoder of an earlier model stays as it is, and so does the space of its latents.
+    images: uint8 [N, H, W, 3]. With `decoder_only` the encoder of an earlier model stays as it is, and so
+    does the space of its latents.
     """
     vae.to(device, memory_format=torch.channels_last)
+    images = images.to(device)
     if decoder_only:
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
 
     def loss_of(step: int) -> Tensor:
-        rng = np.random.default_rng((seed, step))
-        pixels = to_pixels(images[rng.integers(len(images), size=batch_size)])
-        pixels = pixels.to(device, memory_format=torch.channels_last)
-        generator = torch.Generator(device).manual_seed(seed * 1_000_003 + step)
+        generator = random_of(seed, step, processes, device)
+        rows = torch.randint(len(images), (batch_size,), generator=generator, device=device)
+        pixels = to_pixels(images[rows]).contiguous(memory_format=torch.channels_last)
         with autocast(device):
             posterior = vae.encode(pixels).latent_dist
             decoded = vae.decode(posterior.sample(generator)).sample.float()
@@ -66,23 +69,33 @@ def train_autoencoder(
             loss = loss + 0.5 * F.l1_loss(decoded.diff(dim=dim), pixels.diff(dim=dim))
         return loss + kl_weight * posterior.kl().mean() / posterior.mean[0].numel()
 
-    fit("autoencoder", vae, loss_of, steps=steps, learning_rate=learning_rate, work=work, ema_decay=0.995)
+    fit(
+        "autoencoder",
+        vae,
+        loss_of,
+        steps=steps,
+        learning_rate=learning_rate,
+        work=work,
+        ema_decay=0.995,
+        processes=processes,
+    )
     vae.eval()
     if decoder_only:
         return vae
-    normalise_latents(vae, encode(vae, images[: min(len(images), 1024)], device))
+    normalise_latents(vae, encode(vae, images[:1024], device))
     return vae
 
 
 @torch.no_grad()
-def encode(vae: AutoencoderKL, images: np.ndarray, device: torch.device, batch_size: int = 64) -> Tensor:
+def encode(
+    vae: AutoencoderKL, images: np.ndarray | Tensor, device: torch.device, batch_size: int = 64
+) -> Tensor:
     """Posterior means [N, C, h, w] float32 on the CPU of uint8 pictures [N, H, W, 3]."""
     parts = []
-    for start in range(0, len(images), batch_size):
-        pixels = to_pixels(images[start : start + batch_size])
+    for part in torch.as_tensor(images).split(batch_size):
         with autocast(device):
-            latents = vae.encode(pixels.to(device, memory_format=torch.channels_last)).latent_dist.mean
-        parts.append(latents.float().cpu())
+            pixels = to_pixels(part.to(device)).contiguous(memory_format=torch.channels_last)
+            parts.append(vae.encode(pixels).latent_dist.mean.float().cpu())
     return torch.cat(parts)
 
 

@@ -1,8 +1,7 @@
-"""Stages 2 and 3: the tokenizer, then the text encoder and the U-Net, trained together on cached latents."""
+"""The tokenizer, then the text encoder and the U-Net, trained together on latents that were made before."""
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
@@ -10,7 +9,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from kpop.emoji.fit import autocast, fit
+from kpop.emoji.fit import autocast, fit, random_of
+from kpop.processes import Processes
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 WIDTH = 128
@@ -121,7 +121,7 @@ class TextToNoise(nn.Module):
 
 def train_denoiser(
     both: TextToNoise,
-    latents: Tensor | None,
+    latents: Tensor,
     captions: list[str],
     tokenizer: CLIPTokenizer,
     *,
@@ -131,39 +131,52 @@ def train_denoiser(
     device: torch.device,
     batch_size: int = 32,
     learning_rate: float = 1e-3,
+    ema_decay: float = 0.998,
     offset_noise: float = 0.2,
     snr_gamma: float = 5.0,
     compile_unet: bool = True,
+    processes: Processes | None = None,
 ) -> None:
     """Noise prediction with min-SNR weights (Hang et al. 2023); ends holding the averaged weights.
 
     A little offset noise teaches the model not to read the background colour off the noise's mean, which
-    SD's schedule never quite drowns. latents: None where nothing is left to be learned.
+    SD's schedule never quite drowns. latents: [N, C, h, w], any float type.
     """
     both.to(device)
     if device.type == "cpu":
-        both.unet.set_attn_processor(
-            AttnProcessor()
-        )  # plain products beat the fused kernel at these head widths
+        # Plain products beat the fused kernel at these head widths.
+        both.unet.set_attn_processor(AttnProcessor())
+    else:
+        both.unet.to(memory_format=torch.channels_last)
     unet = torch.compile(both.unet) if compile_unet else both.unet
     scheduler = build_scheduler()
     alphas = scheduler.alphas_cumprod.to(device)
-    input_ids = tokenize(tokenizer, captions)
+    latents, input_ids = latents.to(device), tokenize(tokenizer, captions).to(device)
 
     def loss_of(step: int) -> Tensor:
-        rng = np.random.default_rng((seed, step))
-        rows = torch.from_numpy(rng.integers(len(latents), size=batch_size))
-        clean = latents[rows].to(device)
-        generator = torch.Generator(device).manual_seed(seed * 1_000_003 + step)
+        generator = random_of(seed, step, processes, device)
+        rows = torch.randint(len(latents), (batch_size,), generator=generator, device=device)
+        clean = latents[rows].float()
         noise = torch.randn(clean.shape, generator=generator, device=device)
         noise += offset_noise * torch.randn((*clean.shape[:2], 1, 1), generator=generator, device=device)
         timesteps = torch.randint(1000, (batch_size,), generator=generator, device=device)
-        noisy = scheduler.add_noise(clean, noise, timesteps)
+        alpha = alphas[timesteps]
+        kept, added = alpha.sqrt()[:, None, None, None], (1 - alpha).sqrt()[:, None, None, None]
+        noisy = kept * clean + added * noise
         with autocast(device):
-            states = both.text_encoder(input_ids[rows].to(device)).last_hidden_state
+            states = both.text_encoder(input_ids[rows]).last_hidden_state
             noise_pred = unet(noisy, timesteps, states, return_dict=False)[0].float()
-        snr = alphas[timesteps] / (1 - alphas[timesteps])
+        snr = alpha / (1 - alpha)
         weight = snr.clamp(max=snr_gamma) / snr
         return (weight * (noise_pred - noise).square().mean(dim=(1, 2, 3))).mean()
 
-    fit("denoiser", both, loss_of, steps=steps, learning_rate=learning_rate, work=work, ema_decay=0.998)
+    fit(
+        "denoiser",
+        both,
+        loss_of,
+        steps=steps,
+        learning_rate=learning_rate,
+        work=work,
+        ema_decay=ema_decay,
+        processes=processes,
+    )

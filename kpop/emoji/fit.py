@@ -1,13 +1,24 @@
-"""The one training loop of the build: AdamW, warm-up and cosine, EMA, checkpoints that resume exactly."""
+"""The one training loop of the build: AdamW, warm-up and cosine, EMA, checkpoints that resume exactly.
+
+Several processes (`accelerate launch -m kpop.emoji build`) draw a batch each and share their gradients.
+"""
 
 import math
 import os
+import time
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
+
+from kpop.processes import Processes
+
+CHECKPOINT_SECONDS = 60.0
+LOSS_EVERY = 25  # steps between two looks at the loss: a look waits for the GPU
 
 
 def fit(
@@ -20,64 +31,73 @@ def fit(
     work: Path,
     weight_decay: float = 0.01,
     ema_decay: float = 0.0,
-    checkpoint_every: int = 250,
+    processes: Processes | None = None,
 ) -> None:
     """Train `model` in place until `steps`; with `ema_decay` it ends holding the averaged weights.
 
     `loss_of(step)` draws its own batch from (seed, step), so a build that was interrupted goes on from
-    `work/<name>.pt` as if it had not been. A finished stage returns at once.
+    `work/<name>.pt` as if it had not been, and loses a minute at most. A finished stage returns at once.
     """
+    processes = processes or Processes()
     checkpoint = work / f"{name}.pt"
-    optimizer = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=weight_decay, fused=True)
-    average = torch.optim.swa_utils.AveragedModel(
-        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(ema_decay)
-    )
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(learned, learning_rate, weight_decay=weight_decay, fused=True)
+    average = deepcopy(model).requires_grad_(False) if ema_decay else None
+    blend = torch.optim.swa_utils.get_ema_multi_avg_fn(ema_decay)
     done = 0
     if checkpoint.is_file():
         state = torch.load(checkpoint, weights_only=True)
         done = state["step"]
         model.load_state_dict(state["model"])
-        average.module.load_state_dict(state["average"])
-        average.n_averaged.fill_(done > min(200, steps // 4))
         optimizer.load_state_dict(state["optimizer"])
-    running = None
-    with tqdm(total=steps, initial=done, desc=name, unit="step", mininterval=5) as bar:
+        if average is not None:
+            average.load_state_dict(state["average"])
+    saved = time.monotonic()
+    with tqdm(total=steps, initial=done, desc=name, unit="step", mininterval=5, disable=None) as bar:
         for step in range(done, steps):
             loss = loss_of(step)
             optimizer.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            processes.average([p.grad for p in learned if p.grad is not None])
+            nn.utils.clip_grad_norm_(learned, 1.0)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * rate_at(step, steps)
             optimizer.step()
             # A short run would never leave its start behind with the full decay.
-            if ema_decay and step >= min(200, steps // 4):
-                average.update_parameters(model)
-            running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
-            bar.set_postfix(loss=f"{running:.4f}", refresh=False)
+            if average is not None and step < min(200, steps // 4):
+                average.load_state_dict(model.state_dict())
+            elif average is not None:
+                blend(list(average.parameters()), list(model.parameters()), None)
+            if step % LOSS_EVERY == 0:
+                bar.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
             bar.update()
-            if (step + 1) % checkpoint_every == 0 or step + 1 == steps:
-                state = {
-                    "model": model.state_dict(),
-                    "average": average.module.state_dict(),
-                    "step": step + 1,
-                }
-                state |= {"optimizer": optimizer.state_dict()}
-                torch.save(state, checkpoint.with_suffix(".tmp"))
-                os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
-    if ema_decay:
-        model.load_state_dict(average.module.state_dict())
+            if step + 1 == steps or time.monotonic() - saved > CHECKPOINT_SECONDS:
+                saved = time.monotonic()
+                if processes.leads:
+                    _save(checkpoint, model, average, optimizer, step + 1)
+    processes.wait()
+    if average is not None:
+        model.load_state_dict(average.state_dict())
 
 
-def is_finished(name: str, work: Path, steps: int) -> bool:
-    """Whether `fit` would return at once: what it learns from need not be made again."""
-    checkpoint = work / f"{name}.pt"
-    return checkpoint.is_file() and torch.load(checkpoint, weights_only=True, mmap=True)["step"] >= steps
+def _save(checkpoint: Path, model: nn.Module, average: nn.Module | None, optimizer, step: int) -> None:
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+    if average is not None:
+        state["average"] = average.state_dict()
+    torch.save(state, checkpoint.with_suffix(".tmp"))
+    os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
 
 
 def rate_at(step: int, steps: int) -> float:
     """Share of the learning rate at `step`: a short linear rise, then half a cosine down to nothing."""
     return min(1.0, (step + 1) / max(1, min(200, steps // 10))) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def random_of(seed: int, step: int, processes: Processes | None, device: torch.device) -> torch.Generator:
+    """Random numbers of one step of one process: the same however often a build was interrupted."""
+    rank = processes.rank if processes else 0
+    (state,) = np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)
+    return torch.Generator(device).manual_seed(int(state >> np.uint64(1)))
 
 
 def autocast(device: torch.device) -> torch.autocast:

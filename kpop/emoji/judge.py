@@ -1,6 +1,8 @@
 """The judge: names the objects in a picture. It learns from composed scenes, never from generated ones."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +12,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from kpop.emoji.autoencoder import to_pixels
-from kpop.emoji.fit import autocast, fit
+from kpop.emoji.fit import autocast, fit, random_of
+from kpop.emoji.scenes import Scene
+from kpop.processes import Processes
 
 NONE = "none"
+SIDE = 64  # pixels; larger pictures are made smaller for the judge
 
 
 class Judge(nn.Module):
@@ -56,64 +61,87 @@ def targets_of(words: tuple[str, ...], labels: list[str]) -> list[float]:
     return [float(label in present) for label in labels]
 
 
-def augment(pixels: Tensor, rng: np.random.Generator) -> Tensor:
+def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
     """Blur, noise, colour, contrast and small shifts, one strength a batch: generated pictures are softer."""
-    size = pixels.shape[-1]
-    if rng.random() < 0.6:
-        small = int(size * rng.uniform(0.4, 1.0))
+    size, count, device = pixels.shape[-1], len(pixels), pixels.device
+    # The batch's own strengths come from a generator on the CPU: asking a GPU for a number waits for it.
+    strengths = np.random.default_rng(generator.initial_seed())
+    if strengths.random() < 0.6:
+        small = int(size * strengths.uniform(0.4, 1.0))
         pixels = F.interpolate(
             pixels, size=(small, small), mode="bilinear", antialias=True, align_corners=False
         )
         pixels = F.interpolate(pixels, size=(size, size), mode="bilinear", align_corners=False)
-    count = len(pixels)
-    gain = torch.from_numpy(rng.uniform(0.7, 1.2, (count, 3, 1, 1)).astype(np.float32))
-    shift = torch.from_numpy(rng.uniform(-0.25, 0.25, (count, 3, 1, 1)).astype(np.float32))
-    noise = torch.from_numpy(rng.normal(0, rng.uniform(0, 0.12), pixels.shape).astype(np.float32))
-    pixels = pixels * gain + shift + noise
-    down, across = rng.integers(-4, 5, 2)
+    gain = 0.7 + 0.5 * torch.rand((count, 3, 1, 1), generator=generator, device=device)
+    shift = 0.5 * torch.rand((count, 3, 1, 1), generator=generator, device=device) - 0.25
+    noise = torch.randn(pixels.shape, generator=generator, device=device)
+    pixels = pixels * gain + shift + strengths.uniform(0, 0.12) * noise
+    down, across = strengths.integers(-4, 5, 2)
     return torch.roll(pixels, (int(down), int(across)), dims=(2, 3)).clamp(-1, 1)
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What the judge learns from: pictures uint8 [N, 64, 64, 3], 0/1 targets [N, labels], indices [N] of
+    style and background, -1 for no style.
+    """
+
+    images: Tensor
+    targets: Tensor
+    style_ids: Tensor
+    background_ids: Tensor
+
+    def to(self, device: torch.device) -> "Lessons":
+        return Lessons(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
+
+
+def lessons_of(images: Tensor, scenes: Sequence[Scene], judge: Judge) -> Lessons:
+    """Scenes and their pictures as the judge of these labels learns from them."""
+    return Lessons(
+        images,
+        torch.tensor([targets_of(scene.words, judge.labels) for scene in scenes]),
+        torch.tensor([judge.styles.index(s.style) if s.words else -1 for s in scenes]),
+        torch.tensor([judge.backgrounds.index(s.background) for s in scenes]),
+    )
 
 
 def train_judge(
     judge: Judge,
-    images: np.ndarray,
-    targets: Tensor,
-    style_ids: Tensor,
-    background_ids: Tensor,
+    lessons: Lessons,
     *,
     steps: int,
     seed: int,
     work: Path,
     device: torch.device,
     batch_size: int = 64,
+    processes: Processes | None = None,
 ) -> None:
-    """Binary cross-entropy a label, then a temperature fitted on the last tenth of the scenes.
-
-    `targets` [N, labels] are 0/1; `style_ids` and `background_ids` [N] are indices, -1 for no style.
-    """
+    """Binary cross-entropy a label, then a temperature fitted on the last tenth of the lessons."""
     judge.to(device, memory_format=torch.channels_last).train()
-    train = len(images) * 9 // 10
+    lessons = lessons.to(device)
+    train = len(lessons.images) * 9 // 10
 
     def loss_of(step: int) -> Tensor:
-        rng = np.random.default_rng((seed, step))
-        rows = rng.integers(train, size=batch_size)
-        pixels = augment(to_pixels(images[rows]), rng).to(device, memory_format=torch.channels_last)
+        generator = random_of(seed, step, processes, device)
+        rows = torch.randint(train, (batch_size,), generator=generator, device=device)
+        pixels = augment(to_pixels(lessons.images[rows]), generator)
         with autocast(device):
-            pooled = judge.pool(pixels)
+            pooled = judge.pool(pixels.contiguous(memory_format=torch.channels_last))
             logits = judge.head(pooled).float()
             style, background = judge.style_head(pooled).float(), judge.background_head(pooled).float()
-        loss = F.binary_cross_entropy_with_logits(logits, targets[rows].to(device)) * len(judge.labels)
-        loss = loss + 0.5 * F.cross_entropy(style, style_ids[rows].to(device), ignore_index=-1)
-        return loss + 0.5 * F.cross_entropy(background, background_ids[rows].to(device))
+        loss = F.binary_cross_entropy_with_logits(logits, lessons.targets[rows]) * len(judge.labels)
+        loss = loss + 0.5 * F.cross_entropy(style, lessons.style_ids[rows], ignore_index=-1)
+        return loss + 0.5 * F.cross_entropy(background, lessons.background_ids[rows])
 
-    fit("judge", judge, loss_of, steps=steps, learning_rate=3e-3, work=work)
+    fit("judge", judge, loss_of, steps=steps, learning_rate=3e-3, work=work, processes=processes)
     judge.eval()
-    held_out = augment(to_pixels(images[train:]), np.random.default_rng((seed, steps)))
+    held_out = augment(to_pixels(lessons.images[train:]), random_of(seed, steps, None, device))
+    targets = lessons.targets[train:]
     with torch.no_grad():
-        logits = torch.cat([judge(part.to(device)).float() for part in held_out.split(256)]).cpu()
+        logits = torch.cat([judge(part).float() for part in held_out.split(256)])
     grid = torch.linspace(0.5, 3.0, 51)
-    losses = torch.stack([F.binary_cross_entropy_with_logits(logits / t, targets[train:]) for t in grid])
-    judge.temperature.fill_(float(grid[losses.argmin()]))
+    losses = torch.stack([F.binary_cross_entropy_with_logits(logits / float(t), targets) for t in grid])
+    judge.temperature.fill_(float(grid[int(losses.argmin())]))
 
 
 @torch.no_grad()
@@ -164,21 +192,13 @@ def load_reference(folder: Path) -> dict:
     return arrays | json.loads((folder / "reference.json").read_text())
 
 
-def save_judge(judge: Judge, folder: Path, accuracy: dict[str, float], scenes: int) -> None:
-    """Write config.json and model.safetensors; `accuracy` in percent on `scenes` held-out scenes.
-
-    `accuracy` has the keys "object" (single-object scenes and empty ones), "style" and "background".
-    """
+def save_judge(judge: Judge, folder: Path, measured: dict) -> None:
+    """Write config.json, which holds what was `measured` beside the labels, and model.safetensors."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.contiguous() for name, tensor in judge.state_dict().items()}
     save_file(state, folder / "model.safetensors")
     config = {"labels": judge.labels, "styles": judge.styles, "backgrounds": judge.backgrounds}
-    config |= {"width": judge.features[0].out_channels, "held_out_scenes": scenes}
-    config |= {
-        "held_out_accuracy": round(accuracy["object"], 2),
-        "held_out_style_accuracy": round(accuracy["style"], 2),
-        "held_out_background_accuracy": round(accuracy["background"], 2),
-    }
+    config |= {"width": judge.features[0].out_channels} | measured
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
 
 

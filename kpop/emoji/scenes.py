@@ -1,9 +1,13 @@
 """Captioned scenes composed from drawings: what the autoencoder, the denoiser and the judge learn from."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
+from torch.utils.data import DataLoader, Dataset
 
 from kpop.emoji.world import BACKGROUNDS, EMPTY_CAPTIONS, INDIRECT, THINGS, a
 
@@ -27,7 +31,7 @@ class Scene:
 def compose(
     rng: np.random.Generator,
     drawings: Drawings,
-    size: int = 64,
+    size: int = 128,
     empty: float = 0.1,
     pairs: float = 0.22,
     weights: dict[str, float] | None = None,
@@ -51,6 +55,48 @@ def compose(
     return Scene(np.asarray(canvas), _caption(rng, words, style, background), words, style, background)
 
 
+@dataclass(frozen=True)
+class SceneSet(Dataset):
+    """`count` scenes, each drawn from (seed, index): any of them can be made alone, by any process.
+
+    shrink: side of the pictures kept, smaller than they are composed; None keeps them as they are.
+    how: arguments of `compose`.
+    """
+
+    drawings: Drawings = field(repr=False)
+    count: int
+    seed: tuple[int, ...]
+    shrink: int | None = None
+    how: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Scene:
+        if not 0 <= index < self.count:
+            raise IndexError(index)
+        scene = compose(np.random.default_rng((*self.seed, index)), self.drawings, **self.how)
+        if self.shrink is None or self.shrink >= len(scene.image):
+            return scene
+        small = Image.fromarray(scene.image).resize((self.shrink, self.shrink), Image.Resampling.LANCZOS)
+        return replace(scene, image=np.asarray(small))
+
+    def chunks(self, workers: int, size: int = 512) -> Iterator[tuple[torch.Tensor, list[Scene]]]:
+        """In order, pictures uint8 [n, H, W, 3] beside their scenes, which hold no picture any more."""
+        workers = workers if self.count > 4 * size else 0
+        yield from DataLoader(self, batch_size=size, num_workers=workers, collate_fn=_stacked)
+
+    def all(self, workers: int) -> tuple[torch.Tensor, list[Scene]]:
+        """Every scene at once, as `chunks` gives them."""
+        images, scenes = zip(*self.chunks(workers), strict=True)
+        return torch.cat(images), [scene for part in scenes for scene in part]
+
+
+def _stacked(scenes: list[Scene]) -> tuple[torch.Tensor, list[Scene]]:
+    images = torch.from_numpy(np.stack([scene.image for scene in scenes]))
+    return images, [replace(scene, image=scene.image[:0]) for scene in scenes]
+
+
 def _gradient(rng: np.random.Generator, colour: tuple[int, int, int], size: int) -> Image.Image:
     base = np.asarray(colour, np.float32) + rng.normal(0, 4, 3)
     slope = rng.normal(0, 5, 2)
@@ -66,8 +112,8 @@ def _paste(rng: np.random.Generator, canvas: Image.Image, drawing: Image.Image, 
     else:
         side, centre_x, jitter = rng.uniform(0.44, 0.5) * size, (0.26, 0.74)[place] * size, 0.02 * size
     side = round(side)
-    object_ = drawing.rotate(rng.uniform(-7, 7), Image.Resampling.BICUBIC, expand=False)
-    object_ = object_.resize((side, side), Image.Resampling.LANCZOS)
+    object_ = drawing.resize((side, side), Image.Resampling.LANCZOS)  # first: turning fewer pixels is faster
+    object_ = object_.rotate(rng.uniform(-7, 7), Image.Resampling.BICUBIC, expand=False)
     left = centre_x - side / 2 + rng.uniform(-jitter, jitter)
     top = size / 2 - side / 2 + rng.uniform(-jitter, jitter)
     canvas.paste(object_, (round(left), round(top)), object_)
