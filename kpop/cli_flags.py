@@ -143,6 +143,14 @@ def reproduce_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--existing", action="store_true", help="make no cell: write what the cells give")
     parser.add_argument("--pictures", type=int, default=None, metavar="N", help="a prompt; for a trial")
     parser.add_argument("--steps", type=int, default=None, metavar="N", help="of a training; for a trial")
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N",
+        help="cells made at once on this machine, each in a process of its own; for a big GPU",
+    )  # fmt: skip
+    parser.add_argument(
+        "--minutes", type=float, default=None, metavar="M",
+        help="with --jobs: end after so long, and write what the cells there are give",
+    )  # fmt: skip
 
 
 def device_flag(parser: argparse.ArgumentParser, default: str | None = "auto") -> None:

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from .command_output import output_folder, progress_bar
 from .config import GenerationConfig
-from .errors import InputError
+from .errors import InputError, KpopError
 from .run_commands import portable, runs_dir
+
+GPU_BATCH = 64  # pictures drawn at once on a GPU; not part of what a cell is
 
 
 def reproduce(args: argparse.Namespace) -> None:
@@ -20,6 +22,10 @@ def reproduce(args: argparse.Namespace) -> None:
     from .evaluation.cells import Store
 
     chosen = targets.named(args.targets)
+    if args.jobs < 1 or (args.minutes is not None and (args.minutes <= 0 or args.jobs == 1)):
+        raise InputError("--jobs must be 1 or more, --minutes above 0, and --minutes goes with --jobs.")
+    if args.jobs > 1 and args.runner == "ray":
+        raise InputError("--jobs is for this machine: with --runner ray the cluster decides. Leave one out.")
     scale = plan.SCALES[args.scale]
     for name in ("pictures", "steps"):
         value = getattr(args, name)
@@ -29,6 +35,8 @@ def reproduce(args: argparse.Namespace) -> None:
     name = "emoji" if models.family(args.model) == "emoji" else "resnet50"
     judge = detectors.load(name)
     sampling = GenerationConfig().resolved(args.model)
+    if models.pick_device(args.device).type == "cuda":
+        sampling = replace(sampling, batch_size=GPU_BATCH)
     told = plan.Plan(args.model, models.model_hash(args.model), name, scale, sampling)
     chosen = _possible(chosen, told, judge, args.existing)
     store = Store(Path(args.cells))
@@ -39,17 +47,22 @@ def reproduce(args: argparse.Namespace) -> None:
     maker = None
     if not args.existing:
         maker = _maker(args, store, judge)
+    failed = []
+    if args.jobs > 1 and maker is not None:
+        failed = _make_side_by_side(chosen, told, args, store)
     for target in chosen:
         rows = target.rows(told)
         if args.runner == "ray" and maker is not None:
             _make_on_cluster(target, told, args, store)
-        elif maker is not None:
+        elif args.jobs == 1 and maker is not None:
             _make(target, told, maker)
         result = target.build(told, rows, store, maker)
         have, want = targets.count(rows, store)
         print(f"{target.name}: {have} of {want} cells", file=sys.stderr)
         for path in targets.write_result(result, out):
             print(path)
+    if failed:
+        raise KpopError(failed[0] if len(failed) == 1 else f"{failed[0]} And {len(failed) - 1} more cells.")
 
 
 def _possible(chosen, told, judge, existing: bool) -> list:
@@ -93,6 +106,45 @@ def _make(target, told, maker) -> None:
         with progress_bar("") as show:
             maker.tell = lambda what, done, of, show=show: show(done, of, what)
             maker.make(spec, wanted)
+
+
+def _make_side_by_side(chosen, told, args: argparse.Namespace, store) -> list[str]:
+    """The missing cells of all targets, --jobs at a time; a sentence for each that failed."""
+    from functools import partial
+
+    from .evaluation.cell_pool import make_all
+    from .evaluation.plan import is_whole, merged
+
+    every = merged(need for target in chosen for need in target.needs(told))
+    cells = [need for need in every if not is_whole(store, *need)]
+    made = 0
+
+    def tell(what) -> None:
+        nonlocal made
+        name = cells[what.number][0].name
+        if what.error is None:
+            print(f"begun: {name}", file=sys.stderr)
+            return
+        made += 1
+        print(f"{made} of {len(cells)}, {what.seconds:.0f} s: {name} {what.error}".rstrip(), file=sys.stderr)
+
+    failed = make_all(cells, partial(_cell_worker, portable(args), told.judge), args.jobs, args.minutes, tell)
+    for spec, _ in every:
+        store.load(spec, anew=True)
+    left = sum(not is_whole(store, *need) for need in every)
+    if left:
+        print(f"{left} of {len(every)} cells are missing; the same command makes them.", file=sys.stderr)
+    return failed
+
+
+def _cell_worker(args: argparse.Namespace, judge: str):
+    """What makes one cell in a worker process: the model and the judge are loaded once."""
+    from .evaluation import detectors
+    from .evaluation.cells import Store
+
+    maker = _maker(args, Store(Path(args.cells)), detectors.load(judge))
+    maker.takes_turns = False  # the workers share the device by themselves
+    return lambda cell: maker.make(*cell)
 
 
 def _make_on_cluster(target, told, args: argparse.Namespace, store) -> None:

@@ -8,6 +8,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,13 +46,17 @@ Tell = Callable[[str, int, int], None]  # what is done, how far, of how much
 
 @dataclass
 class Maker:
-    """What all cells are made with. work: folder of the runs, which hold weights and keys."""
+    """What all cells are made with. work: folder of the runs, which hold weights and keys.
+
+    takes_turns: whether drawings wait for others that draw in the same folder.
+    """
 
     pipe: StableDiffusionPipeline
     judge: Detector
     store: Store
     work: Path
     device: str = "auto"
+    takes_turns: bool = True
     tell: Tell = field(default=lambda what, done, of: None)
 
     def make(self, spec: CellSpec, wanted: Wanted) -> Cell:
@@ -194,7 +199,7 @@ class Maker:
     def _pictures(self, rows: list[Row], delta: WeightDelta | None, spec: CellSpec) -> list[Image.Image]:
         for row in rows:
             models.check_text(self.pipe, row.prompt)
-        with device_lock(self.work):
+        with device_lock(self.work) if self.takes_turns else nullcontext():
             images = draw(self.pipe, rows, delta, None, spec.sampling, None, None)
         for row, image in zip(rows, images, strict=True):
             if row.variant == "original":
