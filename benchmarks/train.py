@@ -45,7 +45,8 @@ def main() -> None:
     with contextlib.nullcontext(asked.work) if asked.work else tempfile.TemporaryDirectory() as folder:
         found = measure_all(asked, Path(folder))
         if not asked.quality:
-            put(cost_table(asked, found), "train", asked.out)
+            part = "train" if asked.model == "emoji" else f"train {asked.model}"
+            put(cost_table(asked, found), part, asked.out)
         else:
             from benchmarks.quality import quality_table
 

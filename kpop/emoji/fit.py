@@ -53,7 +53,7 @@ def fit(
         if average is not None:
             average.load_state_dict(state["average"])
     saved = time.monotonic()
-    with tqdm(total=steps, initial=done, desc=name, unit="step", mininterval=5, disable=None) as bar:
+    with tqdm(total=steps, initial=done, desc=name, unit="step", mininterval=5) as bar:
         for step in range(done, steps):
             loss = loss_of(step)
             optimizer.zero_grad()

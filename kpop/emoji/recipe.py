@@ -30,9 +30,9 @@ class Recipe:
     vae_steps: int = 6_000
     vae_batch_size: int = 64
     judge_scenes: int = 60_000
-    judge_steps: int = 5_000
+    judge_steps: int = 4_000
     judge_batch_size: int = 256
-    alignment_steps: int = 4_000
+    alignment_steps: int = 3_000
     alignment_batch_size: int = 256
     reference_scenes: int = 4_000
     scenes: int = 120_000
