@@ -170,13 +170,15 @@ def measure(pipe, parts: Sequence[str], seeds: Sequence[int], on_step=None) -> d
 
     on_step(i, n): after each of n denoising steps of what is being drawn.
     """
+    from kpop.config import GenerationConfig
     from kpop.evaluation import detectors
     from kpop.generation import generate
 
     judge = detectors.load("emoji")
+    at_once = GenerationConfig(batch_size=64 if pipe.device.type == "cuda" else None)
 
     def draw(prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
-        return generate(pipe, list(prompts), list(seeds), on_step=on_step)
+        return generate(pipe, list(prompts), list(seeds), config=at_once, on_step=on_step)
 
     return {
         part: {"seeds": [seeds[0], seeds[-1]], "judge_accuracy": judge.accuracy}
