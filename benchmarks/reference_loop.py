@@ -46,9 +46,12 @@ def train_plainly(
     """
     _check(cfg, pipe)
     theta = pipe.unet  # frozen
-    theta_ = copy.deepcopy(theta).float()  # theta', a second whole U-Net
+    theta_ = copy.deepcopy(theta)  # theta', a second whole U-Net
+    if precision == "fp32":
+        theta_ = theta_.float()
     names = trainable_names(theta_, cfg.trainable)
-    trained = {name: theta_.get_parameter(name).requires_grad_() for name in names}
+    moved = {name: theta_.get_parameter(name).requires_grad_() for name in names}
+    trained = {name: torch.nn.Parameter(weight.detach().float().clone()) for name, weight in moved.items()}
     optimizer = torch.optim.Adam(trained.values(), lr=cfg.learning_rate)
     prompts = [_new_prompt(cfg, pipe, i) for i in range(len(cfg.concepts))]
     prompt_optimizers = [torch.optim.Adam([p], lr=cfg.prompt_learning_rate) for p in prompts]
@@ -63,7 +66,7 @@ def train_plainly(
         return torch.stack([states[word] for word in words])
 
     def eps(unet, z, t, c, p=None) -> torch.Tensor:
-        with precision_context(device, precision), reads(unet, p, cfg.sites):
+        with precision_context(unet, precision), reads(unet, p, cfg.sites):
             return unet(z.to(unet.dtype), t, encoder_hidden_states=c.to(unet.dtype)).sample.float()
 
     @torch.no_grad()
@@ -123,8 +126,13 @@ def train_plainly(
         if siblings and cfg.retain_weight > 0:
             losses["l_retain"] = F.mse_loss(eps(theta_, z, t, c_r), e_r)
             (cfg.retain_weight * losses["l_retain"]).backward()
+        for name, weight in moved.items():  # float32 copies descend, whatever theta' computes in
+            trained[name].grad, weight.grad = weight.grad.float(), None
         optimizer.step()
         optimizer.zero_grad()
+        with torch.no_grad():
+            for name, weight in moved.items():
+                weight.copy_(trained[name])
         if told(step, {name: float(loss.detach()) for name, loss in losses.items()}):
             break
 

@@ -190,7 +190,7 @@ def _draw_batch(
     more = {"generator": noise} if "generator" in inspect.signature(scheduler.step).parameters else {}
     key = key.to(device, dtype) if key is not None else None
     momentum = torch.zeros_like(latents)
-    with reading(pipe, key, prompts, text, sees.to(device), recorder) as text:
+    with reading(pipe, key, prompts, text, sees, recorder) as text:
         for i, t in enumerate(scheduler.timesteps):
             z = torch.cat([latents] * (1 + len(before)))
             z = scheduler.scale_model_input(z, t).to(dtype)

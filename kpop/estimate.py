@@ -215,11 +215,11 @@ def _traced_peak(cfg: EraseConfig, pipe: StableDiffusionPipeline, precision: str
         def student(some: Rows, prompt, sees):
             # Which rows see p is a question of contents, of which one value alone is remembered: it stands
             # for all rows, and the mask takes the same room.
-            sees = None if sees is None else torch.tensor([True])
+            sees = None if sees is None else torch.tensor([True], device="cpu")
 
             text = some.text
             if cfg.gradient_checkpointing:
-                with precision_context(unet.device, precision):
+                with precision_context(unet, precision):
                     prompt, text = read_once(read, prompt, some.prompts, text, sees)
 
             @contextmanager
@@ -228,7 +228,7 @@ def _traced_peak(cfg: EraseConfig, pipe: StableDiffusionPipeline, precision: str
                     yield states
 
             again = recomputed(twin, told) if cfg.gradient_checkpointing else nullcontext()
-            with precision_context(unet.device, precision), told() as states, again:
+            with precision_context(unet, precision), told() as states, again:
                 z = some.z.to(twin.dtype)
                 return twin(z, some.t, encoder_hidden_states=states, return_dict=False)[0]
 
@@ -268,7 +268,7 @@ def _batch(cfg: EraseConfig, unet: nn.Module) -> Batch:
 def _bank_pass(unet: nn.Module, precision: str) -> None:
     z = torch.empty(MOST_ROWS, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
     text = torch.empty(MOST_ROWS, TOKENS, unet.config.cross_attention_dim, dtype=unet.dtype)
-    with precision_context(unet.device, precision), attention_prompt(unet):
+    with precision_context(unet, precision), attention_prompt(unet):
         unet(z.to(unet.dtype), 1, encoder_hidden_states=text, return_dict=False)
 
 

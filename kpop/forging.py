@@ -54,7 +54,7 @@ def forge_key(
 
     def student(rows: Rows, p: HiddenPrompt, sees: Tensor | None) -> Tensor:
         with (
-            precision_context(unet.device, precision),
+            precision_context(unet, precision),
             delta.applied(unet),
             reading(pipe, p, rows.prompts, rows.text, sees) as states,
         ):

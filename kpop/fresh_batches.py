@@ -95,7 +95,7 @@ class FreshBatches(Batches):
     ) -> Tensor:
         unet = self.pipe.unet
         with (
-            precision_context(self.device, self.sampler.precision),
+            precision_context(unet, self.sampler.precision),
             reading(self.pipe, key, texts, states) as read,
         ):
             return unet(z.to(unet.dtype), t, encoder_hidden_states=read, return_dict=False)[0].float()

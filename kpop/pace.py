@@ -41,7 +41,7 @@ def measure_pace(pipe: StableDiffusionPipeline) -> Pace:
 
     def timed(rows: int, backward: bool) -> float:
         began = time.perf_counter()
-        with torch.set_grad_enabled(backward), precision_context(unet.device, precision):
+        with torch.set_grad_enabled(backward), precision_context(unet, precision):
             with delta.applied(unet):
                 eps = unet(z[:rows], 1, encoder_hidden_states=text[:rows], return_dict=False)[0]
             if backward:

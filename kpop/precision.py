@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from . import models
 from .errors import ModelError
@@ -14,11 +15,15 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 
-def precision_context(device: torch.device, precision: str) -> AbstractContextManager:
-    """Autocast for bf16 and fp16, nothing for fp32."""
+def precision_context(unet: nn.Module, precision: str) -> AbstractContextManager:
+    """Autocast for bf16 and fp16, nothing for fp32, nor where the U-Net's own weights are of that kind.
+
+    There autocast would only cast to and fro around every norm, half of all kernels that a GPU is given.
+    """
     if precision == "fp32":
         return nullcontext()
-    return torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)
+    kind = torch.bfloat16 if precision == "bf16" else torch.float16
+    return nullcontext() if unet.dtype == kind else torch.autocast(unet.device.type, kind)
 
 
 def training_dtype(precision: str, device: str) -> str:

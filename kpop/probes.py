@@ -141,7 +141,7 @@ class Samples:
                 _write_png(_strip(images), folder / f"{name}.png")
 
     def _draw(self, rows: list[Row], delta: WeightDelta | None, safety: Safety | None = None) -> list[Image]:
-        with precision_context(self.pipe.unet.device, self.precision) if rows else nullcontext():
+        with precision_context(self.pipe.unet, self.precision) if rows else nullcontext():
             return draw(self.pipe, rows, delta, None, self.config, None, None, safety)
 
 

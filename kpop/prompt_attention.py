@@ -55,7 +55,7 @@ def _part(name: str) -> str:
 
 @dataclass
 class _Injection:
-    """What every processor of one `attention_prompt` block reads."""
+    """What every processor of one `attention_prompt` block reads. sites: empty where no row sees p."""
 
     key: Tensor | None
     value: Tensor | None
@@ -95,9 +95,7 @@ class PromptAttention:
         text = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         if encoder_hidden_states is not None and attn.norm_cross is not None:
             text = attn.norm_encoder_hidden_states(text)
-        injects = encoder_hidden_states is not None and given.key is not None and self.name in given.sites
-        if injects and given.rows is not None and not bool(given.rows.any()):
-            injects = False
+        injects = encoder_hidden_states is not None and self.name in given.sites
         query = attn.to_q(hidden_states)
         if not injects:
             key, value = attn.to_k(text), attn.to_v(text)
@@ -120,7 +118,7 @@ class PromptAttention:
             out = out.transpose(1, 2).reshape(shape)
         if attn.residual_connection:
             out = out + residual
-        return out / attn.rescale_output_factor
+        return out if attn.rescale_output_factor == 1 else out / attn.rescale_output_factor
 
     def _added(self, text: Tensor, prompt: Tensor) -> Tensor:
         if prompt.shape[1] != text.shape[1]:
@@ -129,7 +127,7 @@ class PromptAttention:
             )
         rows = self.injection.rows
         added = text + prompt.to(text.dtype)
-        return added if rows is None else torch.where(rows.to(text.device)[:, None, None], added, text)
+        return added if rows is None else torch.where(rows[:, None, None], added, text)
 
     def _joined(self, project: nn.Module, text: Tensor, prompt: Tensor) -> Tensor:
         more = project(prompt.to(text.dtype))
@@ -150,7 +148,7 @@ class PromptAttention:
             return None
         hidden = torch.zeros(batch, 1, 1, extra, dtype=query.dtype, device=query.device)
         if rows is not None:
-            hidden = hidden.masked_fill(~rows.to(query.device)[:, None, None, None], float("-inf"))
+            hidden = hidden.masked_fill(~rows[:, None, None, None], float("-inf"))
         if mask is None:
             return F.pad(hidden, (tokens, 0))
         return torch.cat([mask, hidden.expand(-1, mask.shape[1], mask.shape[2], -1)], dim=-1)
@@ -196,7 +194,7 @@ def attention_prompt(
     """Inside the block the U-Net's attention reads p; afterwards its own processors are back.
 
     prompt: p [1, m_p, d_c] or one a row [B, m_p, d_c], or a pair (p_k, p_v); None for no p.
-    rows: bool [B], rows of the batch that see p; the others come out as without p. None: all.
+    rows: bool [B], rows of the batch that see p, best on the CPU; the others come out as without p. None: all.
     recorder(name, probs): called at every cross-attention with its softmax [B, heads, Q, m_c (+ m_p)], text
     columns first; rows without p have zeros in p's columns. Raises InputError (sites), ModelError (no place).
     """
@@ -210,6 +208,9 @@ def attention_prompt(
         raise InputError(
             f"The key is {pair[0].shape[-1]} wide and this model reads {width}: it belongs to another."
         )
+    if rows is not None and places:  # asked and moved once, not in every layer: a GPU would wait each time
+        places = places if bool(rows.any()) else set()
+        rows = rows.to(pair[0].device, non_blocking=True)
     injection = _Injection(pair[0], pair[1], places, mechanism, rows, recorder)
     before = {name: module.processor for name, module in modules.items()}
     try:

@@ -301,7 +301,7 @@ class _Training:
         """eps_theta'(z_t, text, p), [B, C, h, w]."""
         unet, text = self.pipe.unet, rows.text
         if self.cfg.gradient_checkpointing:
-            with precision_context(unet.device, self.precision):
+            with precision_context(unet, self.precision):
                 p, text = read_once(self.pipe, p, rows.prompts, text, sees)
 
         @contextmanager
@@ -310,7 +310,7 @@ class _Training:
                 yield states
 
         again = recomputed(unet, told) if self.cfg.gradient_checkpointing else nullcontext()
-        with precision_context(unet.device, self.precision), told() as states, again:
+        with precision_context(unet, self.precision), told() as states, again:
             return unet(rows.z.to(unet.dtype), rows.t, encoder_hidden_states=states, return_dict=False)[0]
 
     def _tell(self, step: int, losses: dict[str, float]) -> None:

@@ -96,7 +96,7 @@ def rollout(
     both, prompts = torch.cat([empty.expand_as(states), states]), [*[""] * count, *texts]
     sees = torch.arange(2 * count, device=device) >= count
     before, told, plain = [], [], []
-    with precision_context(device, sampler.precision), reading(pipe, key, prompts, both, sees) as read:
+    with precision_context(pipe.unet, sampler.precision), reading(pipe, key, prompts, both, sees) as read:
         for i, t in enumerate(scheduler.timesteps):
             if until is not None and i >= until:
                 break
@@ -193,7 +193,7 @@ class Bank:
             for chunk in z.split(MOST_ROWS):
                 if self.between is not None:
                     self.between()
-                with precision_context(unet.device, self.sampler.precision), attention_prompt(unet):
+                with precision_context(unet, self.sampler.precision), attention_prompt(unet):
                     out = unet(
                         chunk.to(unet.device, unet.dtype),
                         t.to(unet.device),

@@ -76,9 +76,10 @@ class WeightDelta:
 
     @contextmanager
     def applied(self, unet: nn.Module) -> Iterator[None]:
-        """Inside the block the U-Net computes with these tensors; nothing is copied, and theta is put back.
+        """Inside the block the U-Net computes with these tensors, and theta is put back afterwards.
 
-        Raises InputError when they do not fit the U-Net.
+        Nothing is copied but tensors of another precision than theta's: those come in theta's, and gradients
+        pass through to them. Raises InputError when they do not fit the U-Net.
         """
         swapped: list[tuple[nn.Module, str, nn.Parameter]] = []
         try:
@@ -94,10 +95,9 @@ class WeightDelta:
                         f"These weights belong to another model: {name[:80]} does not fit this one."
                     )
                 swapped.append((module, leaf, before))
-                is_parameter = isinstance(tensor, nn.Parameter)
-                module._parameters[leaf] = (
-                    tensor if is_parameter else nn.Parameter(tensor, requires_grad=False)
-                )
+                tensor = tensor.to(before.dtype)
+                passes = isinstance(tensor, nn.Parameter) or tensor.requires_grad
+                module._parameters[leaf] = tensor if passes else nn.Parameter(tensor, requires_grad=False)
             yield
         finally:
             for module, leaf, before in reversed(swapped):

@@ -42,12 +42,12 @@ def removal(student: Student, batch: Batch, p: HiddenPrompt, cfg: EraseConfig) -
     parts = [batch.erase, batch.concept, *([batch.retain] if batch.retain is not None else [])]
     rows = joined(parts)
     sizes = [len(part.z) for part in parts]
-    sees = torch.zeros(sum(sizes), dtype=torch.bool, device=rows.z.device)
+    sees = torch.zeros(sum(sizes), dtype=torch.bool, device="cpu")  # a GPU would be waited for
     sees[sizes[0] : sizes[0] + sizes[1]] = True
     if batch.decoys and p is not None:
         draws = [*batch.decoys, *[None] * sum(sizes[1:])]
         p = row_by_row(p, draws, batch.others)
-        sees |= torch.tensor([draw is not None for draw in draws], device=sees.device)
+        sees |= torch.tensor([draw is not None for draw in draws], device="cpu")
     losses = error(student(rows, p, sees), rows).split(sizes)
     l_erase = losses[0].mean()  # || eps_theta'(z_t, c_e) - eps_theta(z_t, c_n) ||^2             Eq. 7, L1
     l_recover = losses[1].mean()  # || eps_theta'(z_t, c_e, p) - eps_theta(z_t, c_e) ||^2        Eq. 7, L2
