@@ -194,7 +194,7 @@ def attention_prompt(
     """Inside the block the U-Net's attention reads p; afterwards its own processors are back.
 
     prompt: p [1, m_p, d_c] or one a row [B, m_p, d_c], or a pair (p_k, p_v); None for no p.
-    rows: bool [B], rows of the batch that see p, best on the CPU; the others come out as without p. None: all.
+    rows: bool [B], rows of the batch that see p, best on the CPU; the others come out as without. None: all.
     recorder(name, probs): called at every cross-attention with its softmax [B, heads, Q, m_c (+ m_p)], text
     columns first; rows without p have zeros in p's columns. Raises InputError (sites), ModelError (no place).
     """

@@ -151,6 +151,17 @@ def test_a_stage_made_by_another_recipe_is_not_taken(shapes, tmp_path):
         build(tmp_path / "m", tmp_path / "w", tmp_path / "none", other, shapes, stages=("autoencoder",))
 
 
+def test_a_judge_of_another_build_serves_a_model_of_another_shape(shapes, tmp_path):
+    first, second = tmp_path / "w1", tmp_path / "w2"
+    build(tmp_path / "m1", first, tmp_path / "none", SMALL, shapes, stages=("judge", "alignment"))
+    other = replace(SMALL, unet_channels=(16, 32), vae_channels=(8, 16), judge_steps=7, seed=5)
+    out = build(tmp_path / "m2", second, tmp_path / "none", other, shapes, judge=first)
+    taken = (out / "judge" / "model.safetensors").read_bytes()
+    assert taken == (first / "judge" / "model.safetensors").read_bytes()
+    told = json.loads((out / "build.json").read_text())["stages"]
+    assert told["judge"]["judge_steps"] == 3 and told["denoiser"]["seed"] == 5
+
+
 def test_rendered_drawings_are_kept_and_enough_without_the_packages(tmp_path, monkeypatch):
     folder = tmp_path / f"noto-{DRAWING_SETS[0].version}"
     folder.mkdir()

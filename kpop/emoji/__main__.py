@@ -16,6 +16,7 @@ from kpop.errors import KpopError
 
 _RECIPE_FLAGS = {
     "seed": "of scenes and training",
+    "size": "of a picture, in pixels",
     "scenes": "of the denoiser",
     "pairs": "share of scenes with two objects",
     "steps": "of the denoiser",
@@ -50,10 +51,17 @@ def main(arguments: list[str] | None = None) -> int:
         flag = "--" + name.replace("_", "-")
         build_parser.add_argument(flag, type=kind, help=f"{what} ({default})")
     build_parser.add_argument(
+        "--vae-channels", type=int, nargs="+", metavar="N",
+        help=f"of each level of the autoencoder, which halves the picture between two {Recipe.vae_channels}",
+    )  # fmt: skip
+    build_parser.add_argument(
         "--stages", default=",".join(STAGES), help="only these, comma-separated (%(default)s)"
     )
     build_parser.add_argument(
         "--start", type=Path, help="go on from the weights of this earlier model folder"
+    )
+    build_parser.add_argument(
+        "--judge", type=Path, help="work folder of a build whose judge and CLIP this one takes over"
     )
     build_parser.add_argument("--no-compile", action="store_true", help="do without torch.compile")
     drawings_parser = commands.add_parser("drawings", help="fetch and render the drawings, and no more")
@@ -85,8 +93,16 @@ def _build(given: argparse.Namespace) -> Path:
     unknown = set(stages) - set(STAGES)
     if unknown or any(not isinstance(value, float) and value < 0 for value in changes.values()):
         raise KpopError(f"--stages knows {', '.join(STAGES)}; numbers must not be negative.")
+    if given.vae_channels:
+        changes["vae_channels"] = tuple(given.vae_channels)
     recipe = Recipe(compile_unet=not given.no_compile, **changes)
-    return build(given.out, given.work, given.drawings, recipe, start=given.start, stages=stages)
+    if given.judge and not all(
+        (given.judge / stage / "recipe.json").is_file() for stage in ("judge", "alignment")
+    ):
+        raise KpopError(f"{given.judge} holds no finished judge and alignment of a build.")
+    return build(
+        given.out, given.work, given.drawings, recipe, start=given.start, stages=stages, judge=given.judge
+    )
 
 
 def _drawings(given: argparse.Namespace) -> str:

@@ -29,6 +29,7 @@ def build(
     drawings: Drawings | None = None,
     start: Path | None = None,
     stages: tuple[str, ...] = tuple(STAGES),
+    judge: Path | None = None,
 ) -> Path:
     """Run each of `stages` that is not done yet; with all done, write the model folder `out`; returns it.
 
@@ -36,8 +37,10 @@ def build(
     `drawings` takes the place of the fetched ones (a smoke build draws its own). With `start`, the folder of
     an earlier model of the same shape, training goes on from its weights: the encoder stays as it is, all
     else learns on, save a stage whose steps are 0, which is taken over; objects that model was measured to
-    draw badly come more often. Processes launched together share each training. Raises KpopError when
-    drawings cannot be had, and where `work` holds the products of another recipe.
+    draw badly come more often. judge: the work folder of another build, whose judge and CLIP are taken over
+    (the judge learns from scenes alone, so one serves models of any shape). Processes launched together share
+    each training. Raises KpopError when drawings cannot be had, and where `work` holds the products of
+    another recipe.
     """
     recipe = recipe or Recipe()
     processes = launched()
@@ -46,7 +49,7 @@ def build(
     others: Drawings = {}
     if drawings is None:
         drawings, others = world_drawings(drawings_cache)
-    builder = Builder(recipe, work, drawings, others, start, device, processes)
+    builder = Builder(recipe, work, drawings, others, start, device, processes, judge)
     made = {
         "autoencoder": making.make_autoencoder,
         "judge": making.make_judge,
@@ -57,7 +60,10 @@ def build(
     for stage in stages:
         if not builder.has(stage):
             torch.manual_seed(recipe.seed)
-            made[stage](builder)
+            if builder.taken(stage):
+                shutil.copytree(judge / stage, builder.place(stage), dirs_exist_ok=True)
+            else:
+                made[stage](builder)
             builder.finish(stage)
     if processes.leads and all(builder.has(stage) for stage in STAGES):
         write_model(builder, out)
@@ -82,6 +88,7 @@ def write_model(builder: Builder, out: Path) -> None:
     measured = json.loads((builder.place("autoencoder") / "measured.json").read_text())
     record = {
         "recipe": asdict(builder.recipe),
+        "stages": builder.stamps(),
         "device": device,
         "started_from": file_hash(builder.start / "unet" / WEIGHTS_FILE) if builder.start else None,
         "autoencoder_psnr": measured["psnr"],

@@ -57,7 +57,10 @@ STAGES = {
 
 @dataclass(frozen=True)
 class Builder:
-    """What all stages share. known: the world's drawings; others: distractors that the judge learns too."""
+    """What all stages share. known: the world's drawings; others: distractors that the judge learns too.
+
+    judge: the work folder of another build, whose judge and CLIP this one takes over; None makes its own.
+    """
 
     recipe: Recipe
     work: Path
@@ -66,6 +69,7 @@ class Builder:
     start: Path | None
     device: torch.device
     processes: Processes
+    judge: Path | None = None
 
     def place(self, stage: str) -> Path:
         """Where the stage's product lies or will lie. Raises KpopError where another recipe's is."""
@@ -87,9 +91,20 @@ class Builder:
         self.processes.wait()
 
     def _stamp(self, stage: str) -> dict:
+        """The numbers that the stage's product was or will be made with."""
+        if self.taken(stage):
+            return json.loads((self.judge / stage / "recipe.json").read_text())
         found = {name: getattr(self.recipe, name) for name in STAGES[stage]}
         found["start"] = file_hash(self.start / "unet" / WEIGHTS_FILE) if self.start else None
         return json.loads(json.dumps(found))
+
+    def taken(self, stage: str) -> bool:
+        """Whether another build's product serves."""
+        return self.judge is not None and stage in ("judge", "alignment")
+
+    def stamps(self) -> dict[str, dict]:
+        """The numbers behind every stage's product."""
+        return {stage: self._stamp(stage) for stage in STAGES}
 
     def scenes(
         self, drawings: Drawings, count: int, number: int, shrink: int | None = None, **how
