@@ -160,7 +160,7 @@ def _unpack(found: Named, tensors: Named, optimizer: torch.optim.Optimizer) -> N
         for key, value in found.items():
             kind, _, rest = key.partition("/")
             if rest == name and kind != "w":
-                # Adam counts its steps on the CPU and keeps moments beside the parameter
-                state[kind] = value.clone() if kind == "step" else value.to(tensor.device, tensor.dtype)
+                # A fused Adam counts its steps beside the parameter, as it keeps its moments
+                state[kind] = value.to(tensor.device, value.dtype if kind == "step" else tensor.dtype)
         if state:
             optimizer.state[tensor] = state

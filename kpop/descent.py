@@ -104,14 +104,28 @@ def descend(
     radius: float | None,
     processes: Processes = ALONE,
 ) -> None:
+    """One step of the optimizer on `tensors` alone, down the gradient of `loss`; else as `move`."""
+    move(optimizer, tensors, gradients_of(loss, tensors), radius, processes)
+
+
+def gradients_of(loss: Tensor, tensors: dict[str, Tensor]) -> Sequence[Tensor | None]:
+    """One a tensor, None where the loss does not see it."""
+    return torch.autograd.grad(loss, list(tensors.values()), allow_unused=True)
+
+
+def move(
+    optimizer: torch.optim.Optimizer,
+    tensors: dict[str, Tensor],
+    gradients: Sequence[Tensor | None],
+    radius: float | None,
+    processes: Processes = ALONE,
+) -> None:
     """One step of the optimizer on `tensors` alone, not farther (L2) than `radius` from where they are.
 
     The gradient is the mean of those of all processes.
     """
     parameters: Sequence[Tensor] = list(tensors.values())
-    for parameter, gradient in zip(
-        parameters, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True
-    ):
+    for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
     # Every process sees the same kinds of rows, so a parameter is unused in all of them or in none.
     processes.average([parameter.grad for parameter in parameters if parameter.grad is not None])

@@ -182,6 +182,17 @@ def _attend(
     return probs.to(value.dtype) @ value
 
 
+def _moved(rows: Tensor, device: torch.device) -> Tensor:
+    """rows on the device. Written there, not copied: a CUDA graph can hold no copy from the CPU."""
+    if rows.device == device or device.type != "cuda" or type(rows) is not Tensor:
+        return rows.to(device)
+    there = torch.zeros(len(rows), dtype=torch.bool, device=device)
+    for row, sees in enumerate(rows.tolist()):
+        if sees:
+            there[row].fill_(True)
+    return there
+
+
 @contextmanager
 def attention_prompt(
     unet: nn.Module,
@@ -210,7 +221,7 @@ def attention_prompt(
         )
     if rows is not None and places:  # asked and moved once, not in every layer: a GPU would wait each time
         places = places if bool(rows.any()) else set()
-        rows = rows.to(pair[0].device, non_blocking=True)
+        rows = _moved(rows, pair[0].device)
     injection = _Injection(pair[0], pair[1], places, mechanism, rows, recorder)
     before = {name: module.processor for name, module in modules.items()}
     try:

@@ -18,7 +18,8 @@ from .batches import BankBatches, Batches, Rows
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import EraseConfig, concept_name
 from .continual import keep_earlier_keys, start_of
-from .descent import descend, new_prompts, prompt_rate, rate_left, removal_steps, set_rate
+from .cuda_graphs import Graphs, found_by, worth_it
+from .descent import move, new_prompts, prompt_rate, rate_left, removal_steps, set_rate
 from .errors import InputError, RunError
 from .fresh_batches import FreshBatches
 from .health import Health, check_fits, device_in_words
@@ -204,6 +205,7 @@ class _Training:
         )
         self.cosines = Cosines(self.pipe, cfg) if self.prompts else None
         self.health = Health(cfg)
+        self.graphs = Graphs() if worth_it(cfg, unet.device, self.processes.count) else None
 
     def _named_prompts(self) -> dict[str, tuple[dict[str, Tensor], torch.optim.Optimizer]]:
         return {str(i): (prompt.tensors, prompt.optimizer) for i, prompt in enumerate(self.prompts)}
@@ -276,10 +278,10 @@ class _Training:
         if self.prompts:
             prompt = self.prompts[batch.concept_index % len(self.prompts)]
             set_rate(prompt.optimizer, prompt_rate(step, cfg))
-            loss, named = self.method.transfer(self._student, batch, prompt.live(), cfg)
-            descend(prompt.optimizer, prompt.tensors, loss, cfg.rho_p, self.processes)
-            losses = {name: value.detach() for name, value in named.items()}
-            del loss, named  # or what p's gradient did not pass through is held while theta' learns
+            losses, gradients = found_by(
+                self.method.transfer, self._student, batch, prompt.live(), cfg, prompt.tensors, self.graphs
+            )
+            move(prompt.optimizer, prompt.tensors, gradients, cfg.rho_p, self.processes)
             fixed = prompt.frozen()
             if batch.decoys:
                 others = tuple(other.frozen() for other in self.prompts if other is not prompt)
@@ -287,9 +289,11 @@ class _Training:
         removals = removal_steps(cfg.steps, cfg.key_share)
         if step <= removals:
             set_rate(self.optimizer, cfg.learning_rate * rate_left(step, removals, cfg.rate_decay))
-            loss, named = self.method.removal(self._student, batch, fixed, cfg)
-            descend(self.optimizer, self.delta.tensors, loss, cfg.rho, self.processes)
-            losses |= {name: value.detach() for name, value in named.items()}
+            named, gradients = found_by(
+                self.method.removal, self._student, batch, fixed, cfg, self.delta.tensors, self.graphs
+            )
+            move(self.optimizer, self.delta.tensors, gradients, cfg.rho, self.processes)
+            losses |= named
         values = torch.stack(list(losses.values()))
         self.processes.average([values])
         found = dict(zip(losses, values.tolist(), strict=True))
