@@ -53,7 +53,8 @@ def main() -> None:
         lines = [command(model, asked), "", f"{machine(pipe)}; {asked.prompt!r}, word {asked.word!r}, seed "
                  f"{asked.seed}, median of {asked.rounds} rounds, spread in brackets.", "", HEAD]  # fmt: skip
         lines += [f"| {about} | {row} |" for row in rows(times, layers, total_layers(pipe))]
-        put("\n".join(lines), f"attribution {model}", asked.out)
+        part = f"attribution {model}" + " cuda" * (pipe.device.type == "cuda")
+        put("\n".join(lines), part, asked.out)
         del pipe
         gc.collect()
 
@@ -61,6 +62,7 @@ def main() -> None:
 def command(model: str, asked: argparse.Namespace) -> str:
     """Markdown: what makes this model's table."""
     steps = f" --steps {asked.steps}" if asked.steps else ""
+    steps += f" --device {asked.device}" if asked.device != "auto" else ""
     out = f" --out {asked.out}" if asked.out else ""
     return f"    python -m benchmarks.attribution --models {model}{steps} --rounds {asked.rounds}{out}"
 
@@ -72,7 +74,7 @@ BASE = {"kpop.attribute": "kpop.generate", "daam.trace": "diffusers alone"}
 def load(model: str, device: str):
     if model == sd_random.NAME:
         device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        return sd_random.sd_random(device, torch.float16 if device.startswith("cuda") else torch.float32)
+        return sd_random.sd_random(device, torch.bfloat16 if device.startswith("cuda") else torch.float32)
     return kpop.load_pipeline(model, device=device)
 
 

@@ -19,6 +19,8 @@ from benchmarks.reference_loop import rollout_depth, train_plainly
 from benchmarks.sd_random import NAME, sd_random
 from kpop import models, training
 from kpop.config import EraseConfig
+from kpop.cuda_graphs import at_replay
+from kpop.estimate import estimate_run
 from kpop.precision import pick_precision, training_dtype
 from kpop.runs import create_run
 
@@ -35,10 +37,15 @@ class Rows:
 
         def count(_module, given, named):
             rows = len(given[0] if given else named["sample"])
-            self.forward += rows
-            self.backward += rows if torch.is_grad_enabled() else 0
+            more = rows if torch.is_grad_enabled() else 0
+            if not at_replay(lambda: self.add(rows, more)):
+                self.add(rows, more)
 
         unet.register_forward_pre_hook(count, with_kwargs=True)
+
+    def add(self, forward: int, backward: int) -> None:
+        self.forward += forward
+        self.backward += backward
 
 
 @dataclass
@@ -47,6 +54,7 @@ class Watch:
 
     rows: Rows
     most: int | None  # steps after which to end, None for all
+    until: float | None = None  # the clock at which to end, None for never
     before: tuple[float, int, int] = (0.0, 0, 0)
     began: list[tuple[float, int, int]] = field(default_factory=list)
     ended: list[tuple[float, int, int]] = field(default_factory=list)
@@ -62,23 +70,30 @@ class Watch:
     def end(self) -> bool:
         self.began.append(self.before)
         self.ended.append(self.stand())
-        return self.most is not None and len(self.ended) >= self.most
+        late = self.until is not None and self.ended[-1][0] >= self.until
+        return late or (self.most is not None and len(self.ended) >= self.most)
 
 
 def measure(asked: dict) -> dict:
     """What train.py puts in its table. asked: way (a key of train.WAYS), model, device, settings, steps,
-    precision (of the reference), measure (steps, 1 of them to warm up; None: the whole run), runs (folder).
+    precision (of the reference), measure (steps, 1 of them to warm up; None: the whole run), runs (folder);
+    and, where given: seconds (after which to end), channels_last, waits (for a line before the clock starts).
     """
     cfg = EraseConfig.from_dict({**asked["settings"], "steps": asked["steps"]}).resolved()
     pipe = load(asked["model"], asked["device"], cfg.precision)
+    if asked.get("channels_last"):
+        pipe.unet.to(memory_format=torch.channels_last)
     models.model_hash(pipe)  # of the model, so not timed
     rows = Rows()
     rows.watch(pipe.unet)
     watch = Watch(rows, asked["measure"])
     on_cuda = pipe.unet.device.type == "cuda"
     run = create_run(cfg, asked["runs"], status="starting")
+    if asked.get("waits"):
+        wait_for_turn()
     loaded = forget_peak(on_cuda)
     started = watch.stand()
+    watch.until = started[0] + asked["seconds"] if asked.get("seconds") else None
     if asked["way"].startswith("reference"):
         kind = pick_precision(cfg.precision, pipe) if asked["precision"] == "same" else asked["precision"]
         separate = asked["way"] == "reference-separate"
@@ -86,24 +101,37 @@ def measure(asked: dict) -> dict:
     else:
         on_step = lambda event: run.request_stop() if watch.end() else None  # noqa: E731
         training.train(cfg, run=run, pipe=pipe, device=asked["device"], on_step=on_step, gate=watch.start)
-    over = watch.stand()
+    over, peak = watch.stand(), peak_memory(on_cuda)
+    if asked.get("waits"):
+        print("over", flush=True)  # the next may start its clock
+    guessed = on_cuda and asked["way"] == "bank"  # takes seconds, and is nearly the same with fresh latents
     which = {"reference": [""], "reference-separate": ["", " removal"], "fresh": [""]}.get(asked["way"], [])
     depths = [sum(rollout_depth(cfg, step, one) for one in which) for step in range(1, cfg.steps + 1)]
     return {
         "run": str(run.path),
         "whole": len(watch.ended) == cfg.steps,
+        "limited": watch.until is not None,
         "setup": watch.began[0][0] - started[0],
         "bank_rows": watch.began[0][1] - started[1],
+        "between": sum(b[0] - e[0] for b, e in zip(watch.began[1:], watch.ended, strict=False)),
         "finish": over[0] - watch.ended[-1][0],
         "seconds": over[0] - started[0],
         "steps": [[b[i] - a[i] for i in range(3)] for a, b in zip(watch.began, watch.ended, strict=True)],
         "depths": depths,
-        "peak": peak_memory(on_cuda),
+        "peak": peak,
+        "estimate": estimate_run(cfg, pipe).memory if guessed else None,
         "loaded": loaded,
         "machine": machine(pipe),
         "precision": pick_precision(cfg.precision, pipe),
         "batch_size": cfg.batch_size,
     }
+
+
+def wait_for_turn() -> None:
+    """Tell that all is loaded, and wait for a line; without one the other end is gone."""
+    print("ready", flush=True)
+    if not sys.stdin.readline():
+        sys.exit(1)
 
 
 def load(model: str, device: str, precision: str):

@@ -1,10 +1,15 @@
 """A pipeline of Stable Diffusion 1.4's shape with random weights, for counting and timing."""
 
+import hashlib
+
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from kpop.model_words import KPOP_FIELDS
+
 NAME = "sd-random"
+HASH = hashlib.sha256(NAME.encode()).hexdigest()  # of 860 M random numbers it would take many seconds
 
 
 def sd_random(device: str, dtype: torch.dtype, seed: int = 0) -> StableDiffusionPipeline:
@@ -33,5 +38,6 @@ def sd_random(device: str, dtype: torch.dtype, seed: int = 0) -> StableDiffusion
     ).to(device, dtype)  # fmt: skip
     for part in (unet, vae, encoder):
         part.requires_grad_(False).eval()
+    setattr(pipe, KPOP_FIELDS, {"hash": HASH})
     pipe.set_progress_bar_config(disable=True)
     return pipe

@@ -2,13 +2,15 @@
 
     python -m benchmarks.train --steps 200 1000 --measure-steps 20 --out docs/benchmarks.md
     python -m benchmarks.train --steps 200 --quality --out docs/benchmarks.md
-    python -m benchmarks.train --model sd-random --steps 1000 --measure-steps 10 --device cuda
+    python -m benchmarks.train --model sd-random --steps 1000 --measure-steps 3 --most-seconds 90 --together \
+        --ways bank reference reference-separate fresh --device cuda --out docs/benchmarks.md
 
 Every way runs in a process of its own with the model loaded before the clock starts; the clock ends when
 weights and key are on disk. --measure-steps N: the ways of --measure do one step to warm up and N more, and
 the rest of their time follows from a line through (depth of the rollout, seconds) and the whole run's depths.
-Every step of every way moves p and theta' (key_share 0). --quality draws pictures with what the whole runs
-left and asks the judge; its command writes that table alone.
+A run of another way that is not over after --most-seconds is extrapolated from all its steps. The ways run in
+the order given. Every step of every way moves p and theta' (key_share 0). --quality draws pictures with what
+the whole runs left and asks the judge; its command writes that table alone.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ def main() -> None:
         else:
             from benchmarks.quality import quality_table
 
-            last = {way: found[way, asked.steps[0]][-1] for way in WAYS if way in asked.ways}
+            last = {way: found[way, asked.steps[0]][-1] for way in WAYS if (way, asked.steps[0]) in found}
             put(quality_table(asked, last, Path(folder)), "quality", asked.out)
 
 
@@ -65,6 +67,9 @@ def arguments() -> argparse.Namespace:
     add("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     add("--measure-steps", type=int, help="time this many steps after one to warm up, and extrapolate")
     add("--measure", nargs="*", choices=WAYS, default=list(SLOW), help="ways that --measure-steps is for")
+    add("--most-seconds", type=float, help="end the other ways' runs after this long, and extrapolate")
+    add("--together", action="store_true", help="load the models of all ways at once, then measure in turns")
+    add("--channels-last", action="store_true", help="lay out the U-Net's pictures with channels last")
     add("--rounds", type=int, default=1, help="the table shows medians")
     add("--batch-size", type=int, help="default: the model's")
     add("--set", action="append", default=[], metavar="FIELD=JSON", help="any other setting of all ways")
@@ -80,8 +85,8 @@ def arguments() -> argparse.Namespace:
     add("--judge", default="emoji")
     add("--out", type=Path, help="markdown file whose marked part is replaced (default: print)")
     asked = parser.parse_args()
-    if "bank-warm" in asked.ways and "bank" not in asked.ways:
-        parser.error("bank-warm needs bank, which fills its cache")
+    if "bank-warm" in asked.ways and "bank" not in asked.ways[: asked.ways.index("bank-warm")]:
+        parser.error("bank-warm needs bank before it, which fills its cache")
     asked.settings = {"model": asked.model, "concepts": [asked.concept], "sample_every": 0, "key_share": 0.0}
     if asked.batch_size:
         asked.settings["batch_size"] = asked.batch_size
@@ -92,49 +97,97 @@ def arguments() -> argparse.Namespace:
 
 
 def measure_all(asked: argparse.Namespace, folder: Path) -> dict[tuple[str, int], list[dict]]:
-    """(way, steps) -> what measure.py told, a round each; the ways take turns, back and forth."""
+    """(way, steps) -> what measure.py told, a round each; the ways take turns, back and forth.
+
+    A way that fails is left out, with a word.
+    """
     found: dict[tuple[str, int], list[dict]] = {}
     for number in range(asked.rounds):
         for steps in asked.steps:
-            ways = [way for way in WAYS if way in asked.ways]
+            ways = list(asked.ways)
             if number % 2:  # the other way round, but a warm bank after the cold one
                 ways = [way for way in reversed(ways) if way != "bank-warm"]
                 ways += ["bank-warm"] if "bank-warm" in asked.ways else []
-            for way in ways:
-                cache = folder / f"cache-{number}-{steps}"
-                found.setdefault((way, steps), []).append(
-                    measure_one(asked, way, steps, number, folder, cache)
-                )
+            cache = folder / f"cache-{number}-{steps}"
+            turns = [Turn(asked, way, steps, number, folder, cache) for way in ways]
+            if asked.together:
+                for turn in turns:
+                    turn.load()
+            for turn in turns:
+                turn.measure()
+                for each in turns:  # kept at once, should what follows be broken off
+                    if each.process is not None and each.process.poll() == 0:
+                        each.told()
+            for turn in turns:
+                told = turn.told()
+                if told is not None:
+                    found.setdefault((turn.way, steps), []).append(told)
+    if not found:
+        sys.exit("No way could be measured.")
     return found
 
 
-def measure_one(
-    asked: argparse.Namespace, way: str, steps: int, number: int, folder: Path, cache: Path
-) -> dict:
-    settings = dict(asked.settings, latents="fresh" if way in SLOW else "bank")
-    if way in SLOW:
-        settings.setdefault("rollout_steps", PAPER_ROLLOUT)
-    partly = asked.measure_steps is not None and way in asked.measure and asked.measure_steps + 1 < steps
-    order = {
-        "way": way, "model": asked.model, "device": asked.device, "settings": settings, "steps": steps,
-        "precision": asked.reference_precision, "measure": asked.measure_steps + 1 if partly else None,
-        "runs": str(folder / "runs"),
-    }  # fmt: skip
-    kept = asked.work / f"{way}-{steps}-{number}.json" if asked.work else None
-    if kept and kept.is_file() and (told := json.loads(kept.read_text()))["order"] == order:
-        return told
-    print(f"{WAYS[way]}, {steps} steps ...", file=sys.stderr, flush=True)
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.measure", json.dumps(order)], stdout=subprocess.PIPE, text=True,
-        env={**os.environ, "KPOP_CACHE": str(cache)}, cwd=Path(__file__).resolve().parent.parent,
-    )  # fmt: skip
-    if done.returncode:
-        sys.exit(f"{WAYS[way]}: ended with status {done.returncode}")
-    told = json.loads(done.stdout.splitlines()[-1])
-    told |= whole_run(told)
-    if kept:
-        write_json(kept, {**told, "order": order})
-    return told
+class Turn:
+    """One way in a process of its own: loaded, measured when it is its turn, and what it told."""
+
+    def __init__(
+        self, asked: argparse.Namespace, way: str, steps: int, number: int, folder: Path, cache: Path
+    ):
+        self.way, self.title, self.process = way, f"{WAYS[way]}, {steps} steps", None
+        settings = dict(asked.settings, latents="fresh" if way in SLOW else "bank")
+        if way in SLOW:
+            settings.setdefault("rollout_steps", PAPER_ROLLOUT)
+        partly = asked.measure_steps is not None and way in asked.measure and asked.measure_steps + 1 < steps
+        self.order = {
+            "way": way, "model": asked.model, "device": asked.device, "settings": settings, "steps": steps,
+            "precision": asked.reference_precision, "measure": asked.measure_steps + 1 if partly else None,
+            "seconds": None if partly else asked.most_seconds, "channels_last": asked.channels_last,
+            "waits": True, "runs": str(folder / "runs"),
+        }  # fmt: skip
+        self.kept = asked.work / f"{way}-{steps}-{number}.json" if asked.work else None
+        self.found, self.cache = None, cache
+        if self.kept and self.kept.is_file():
+            before = json.loads(self.kept.read_text())
+            self.found = before if before["order"] == self.order else None
+
+    def load(self) -> None:
+        """Start the process, which loads the model and waits."""
+        if self.found is None and self.process is None:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "benchmarks.measure", json.dumps(self.order)], text=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).resolve().parent.parent,
+                env={**os.environ, "KPOP_CACHE": str(self.cache)},
+            )  # fmt: skip
+
+    def measure(self) -> None:
+        """Returns when its clock is over; it may still be writing down what it found."""
+        self.load()
+        if self.process is None:
+            return
+        self._until("ready")
+        print(f"{self.title} ...", file=sys.stderr, flush=True)
+        with contextlib.suppress(BrokenPipeError):  # it died while it loaded
+            self.process.stdin.write("go\n")
+            self.process.stdin.flush()
+        self._until("over")
+
+    def _until(self, word: str) -> None:
+        for line in self.process.stdout:
+            if line.strip() == word:
+                return
+
+    def told(self) -> dict | None:
+        """What measure.py told, and the whole run's figures; None where it failed."""
+        if self.found is None:
+            out = self.process.stdout.read()
+            if self.process.wait():
+                print(f"{self.title}: ended with status {self.process.returncode}", file=sys.stderr)
+                return None
+            self.found = json.loads(out.splitlines()[-1])
+            self.found |= whole_run(self.found)
+            if self.kept:
+                write_json(self.kept, {**self.found, "order": self.order})
+        return self.found
 
 
 def whole_run(told: dict) -> dict:
@@ -146,11 +199,15 @@ def whole_run(told: dict) -> dict:
     if told["whole"]:
         rows, back = (statistics.mean(step[i] for step in steps) for i in (1, 2))
         return {"total": told["seconds"], "rows": rows, "back": back}
-    later = steps[1:]  # the first step warms up
+    first = min(1, len(steps) - 1)
+    later = steps[first:]  # the first step warms up
     seconds, rows, back = (
-        predicted(depths[1 : len(steps)], [step[i] for step in later], depths) for i in range(3)
+        predicted(depths[first : len(steps)], [step[i] for step in later], depths) for i in range(3)
     )
     total = told["setup"] + sum(seconds) + told["finish"]
+    total += told.get("between", 0.0) * (len(depths) - 1) / max(1, len(steps) - 1)
+    if told.get("limited"):  # a run like any other, its first step too
+        total += steps[0][0] - seconds[0]
     return {"total": total, "rows": statistics.mean(rows), "back": statistics.mean(back)}
 
 
@@ -169,17 +226,18 @@ def predicted(depths: list[int], values: list[float], wanted: list[int]) -> list
 def cost_table(asked: argparse.Namespace, found: dict[tuple[str, int], list[dict]]) -> str:
     first = next(iter(found.values()))[0]
     rounds = f"median of {asked.rounds} rounds" if asked.rounds > 1 else "one round"
+    guess = any(one.get("estimate") for many in found.values() for one in many)
     lines = [
         command(), "",
         f"{asked.model}, {asked.concept}, batch {first['batch_size']}, {first['precision']} "
         f"(plain loop: {asked.reference_precision}), {rounds}; {first['machine']}.", "",
         "| way | steps | seconds | of them before step 1 | U-Net rows a step | with backward | bank rows | "
-        "times the cold bank | peak MB | of them by training |",
-        "|---|---:|" + "---:|" * 8,
+        "times the cold bank | peak MB | of them by training |" + " estimated MB |" * guess,
+        "|---|---:|" + "---:|" * (8 + guess),
     ]  # fmt: skip
     for steps in asked.steps:
         base = middle(found.get(("bank", steps)), "total")
-        for way in (way for way in WAYS if way in asked.ways):
+        for way in (way for way in WAYS if (way, steps) in found):
             many = found[way, steps]
             whole = all(one["whole"] for one in many)
             total = middle(many, "total")
@@ -190,13 +248,19 @@ def cost_table(asked: argparse.Namespace, found: dict[tuple[str, int], list[dict
                 f"{middle(many, 'rows'):.1f}", f"{middle(many, 'back'):.1f}",
                 f"{middle(many, 'bank_rows'):.0f}", ratio, f"{peak:.0f}", f"{peak - loaded:.0f}",
             ]  # fmt: skip
+            if guess:
+                told = [one["estimate"] for one in many if one["estimate"]]
+                cells.append(f"{statistics.median(told) / 2**20:.0f}" if told else "")
             lines.append(f"| {' | '.join(cells)} |")
     memory = "resident, of a process each" if first["machine"].startswith("CPU") else "torch's on the GPU"
     lines += ["", "Rows: counted by a hook on the U-Net, all of a batch. Seconds: from the loaded model to "
               f"weights and key on disk, without sample pictures. Memory: {memory}."]  # fmt: skip
-    if any(not one["whole"] for many in found.values() for one in many):
+    if any(not one["whole"] and not one.get("limited") for many in found.values() for one in many):
         lines += [f"~: timed over {asked.measure_steps} steps after one to warm up, the rest extrapolated by "
                   "the depth of each step's rollout."]  # fmt: skip
+    for (way, _), many in found.items():
+        if many[0].get("limited") and not many[0]["whole"]:
+            lines += [f"~, {WAYS[way]}: ended after {len(many[0]['steps'])} steps, the rest as their mean."]
     return "\n".join(lines) + "\n"
 
 

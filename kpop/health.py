@@ -29,6 +29,7 @@ TOO_MUCH = 1e4  # times what was usual
 SOUND = 10.0  # no alarm below: predicting nothing at all costs 1 in eps
 ON_PROMPT = ("l_transfer", "l_key_retain")  # losses that p descends
 SMALLER = "Choose a smaller batch_size, or close other programs."
+ROOMY = 8  # times the U-Net and its copies, for each of a batch: three times what SD takes on a GPU
 TIGHT = 0.25  # share of free memory from which on the CPU's memory is looked at closely
 
 
@@ -87,13 +88,16 @@ class Health:
 def check_fits(cfg: EraseConfig, pipe: StableDiffusionPipeline) -> None:
     """Raises ModelError, with what would fit, when the run cannot have the memory that it needs.
 
-    On the CPU, where little is known of other programs, only a run that needs a good share is looked at.
+    A close look takes seconds. There is none on a GPU with much more room, nor on the CPU, where little is
+    known of other programs, for a run that needs no good share.
     """
     device = pipe.unet.device
     free = free_memory(device)
     if free is None:
         return
     if device.type == "cpu" and _copies(cfg, pipe) < TIGHT * free:
+        return
+    if device.type == "cuda" and ROOMY * cfg.batch_size * (_size(pipe) + _copies(cfg, pipe)) < free:
         return
     try:
         found = estimate_run(cfg, pipe)
@@ -173,6 +177,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 def _beside(found: Estimate) -> int:
     """What a run takes above the model, which is loaded already."""
     return found.memory - found.weights
+
+
+def _size(pipe: StableDiffusionPipeline) -> int:
+    return sum(weight.numel() * weight.element_size() for weight in pipe.unet.parameters())
 
 
 def _copies(cfg: EraseConfig, pipe: StableDiffusionPipeline) -> int:

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 import kpop
+from benchmarks import train as train_command
 from benchmarks.measure import Rows, measure
 from benchmarks.quality import difference, judged
 from benchmarks.reference_loop import rollout_depth, train_plainly
@@ -88,6 +89,38 @@ def test_a_run_is_extrapolated_along_the_depth_of_its_rollouts():
     assert found["total"] == pytest.approx(5 + 1 + sum(1 + 0.2 * d for d in told["depths"]))
     assert (found["rows"], found["back"]) == (pytest.approx(5 + 2 * 3), 5)
     assert predicted([1, 1], [2.0, 4.0], [0, 50]) == [3.0, 3.0]
+
+
+def test_a_run_that_was_ended_early_goes_on_like_its_mean():
+    told = {"whole": False, "limited": True, "setup": 5.0, "finish": 1.0, "between": 4.0, "depths": [0] * 10,
+            "steps": [[3.0, 6, 6], [1.0, 6, 6], [2.0, 6, 6]]}  # fmt: skip
+    assert whole_run(told)["total"] == pytest.approx(5 + 1 + 3.0 + 9 * 1.5 + 9 * 2.0)
+    told |= {"steps": [[3.0, 6, 6]], "between": 0.0}
+    assert whole_run(told)["total"] == pytest.approx(5 + 1 + 10 * 3.0)
+
+
+def test_ways_take_turns_and_one_that_fails_is_left_out(tiny_folder, tmp_path, monkeypatch, capfd):
+    page = tmp_path / "page.md"
+    told = ["train", "--model", str(tiny_folder), "--steps", "40", "--together", "--device", "cpu"]
+    told += ["--measure-steps", "1", "--measure", "reference", "--most-seconds", "0.5", "--batch-size", "1"]
+    told += ["--ways", "bank", "reference", "fresh", "--set", 'retain=["castle"]', "--set", "rollout_steps=2"]
+    told += ["--set", "negative_guidance=0", "--set", 'templates=["{}"]', "--out", str(page)]
+    plain = train_command.Turn.load
+
+    def load(self):
+        if self.way == "fresh":
+            self.order["way"], self.order["steps"] = "fresh", "none"
+        plain(self)
+
+    monkeypatch.setattr(train_command.Turn, "load", load)
+    monkeypatch.setattr("sys.argv", told)
+    train_command.main()
+    table = page.read_text()
+    assert "ours, bank cold | 40 | ~" in table and "plain loop, z shared by both steps | 40 | ~" in table
+    assert (
+        "latents fresh |" not in table and "--together" in table and "steps, the rest as their mean" in table
+    )
+    assert "status" in capfd.readouterr().err
 
 
 def test_a_table_replaces_the_one_before_and_nothing_else(tmp_path):

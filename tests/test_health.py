@@ -92,7 +92,7 @@ def test_bad_numbers_never_overwrite_good_files(tiny_config, tiny_pipe, tmp_path
 
     monkeypatch.setattr(training._Training, "_student", student)
     if ill == "weights":
-        monkeypatch.setattr(training, "descend", lambda *_: None)
+        monkeypatch.setattr(training, "move", lambda *_: None)
     with pytest.raises(RunError, match="no numbers?.* any more"):
         train(run.config, run=run, pipe=tiny_pipe)
     assert run.status.state == "failed" and "Lower" in run.status.error and run.checkpoint_step() == 3
