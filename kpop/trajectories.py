@@ -97,7 +97,8 @@ def rollout(
     sees = torch.arange(2 * count, device=device) >= count
     before, told, plain = [], [], []
     with precision_context(pipe.unet, sampler.precision), reading(pipe, key, prompts, both, sees) as read:
-        for i, t in enumerate(scheduler.timesteps):
+        # The scheduler gets numbers: it looks at them on the CPU, and would wait for a GPU to tell.
+        for i, (t, at) in enumerate(zip(scheduler.timesteps, scheduler.timesteps.tolist(), strict=True)):
             if until is not None and i >= until:
                 break
             if between is not None:
@@ -108,7 +109,7 @@ def rollout(
             before.append(z)
             told.append(e_n)
             plain.append(e_0)
-            z = scheduler.step(e_0 + sampler.guidance * (e_n - e_0), t, z, return_dict=False)[0]
+            z = scheduler.step(e_0 + sampler.guidance * (e_n - e_0), at, z, return_dict=False)[0]
     return z, scheduler.timesteps, before, told, plain
 
 
