@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field, fields, replace
 
 import torch
@@ -26,14 +27,15 @@ Found = tuple[dict[str, Tensor], Sequence[Tensor | None]]  # losses by name, and
 Compute = Callable[[Batch], Found]
 MECHANISMS = ("concat", "additive")  # the others look at texts, on the CPU
 MOST = 16  # graphs of a run: two a concept
-_replays: list[Callable[[], None]] | None = None  # of the recording in progress
+_replays: ContextVar[list[Callable[[], None]] | None] = ContextVar("replays", default=None)  # while recording
 
 
 def at_replay(told: Callable[[], None]) -> bool:
     """While a graph is recorded: `told` is called whenever it is launched. False at any other time."""
-    if _replays is None:
+    replays = _replays.get()
+    if replays is None:
         return False
-    _replays.append(told)
+    replays.append(told)
     return True
 
 
@@ -62,11 +64,11 @@ def found_by(
 
 
 def worth_it(cfg: EraseConfig, device: torch.device, processes: int = 1) -> bool:
-    """Whether steps of cfg are recorded. Not where memory is short, for a recording keeps what it took.
+    """Whether steps of cfg are recorded: KPOP_GRAPHS=1 asks for it, until a GPU has shown what it is worth.
 
-    KPOP_GRAPHS=0 turns it off.
+    Not where memory is short, for a recording keeps what it took.
     """
-    if device.type != "cuda" or processes > 1 or os.environ.get("KPOP_GRAPHS") == "0":
+    if device.type != "cuda" or processes > 1 or os.environ.get("KPOP_GRAPHS") != "1":
         return False
     if device.index not in (None, torch.cuda.current_device()):
         return False
@@ -121,13 +123,12 @@ class Graphs:
         return {loss: value.clone() for loss, value in named.items()}, gradients
 
     def _recorded(self, batch: Batch, compute: Compute) -> _Kept:
-        global _replays
-        own = _copied(batch)
-        _replays = told = []
+        own, told = _copied(batch), []
+        before = _replays.set(told)
         try:
             found, launch = self.record(lambda: compute(own))
         finally:
-            _replays = None
+            _replays.reset(before)
         return _Kept(own, found, launch, told)
 
 
@@ -138,13 +139,12 @@ class Recorder:
         self.stream, self.pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
 
     def __call__(self, compute: Callable[[], Found]) -> tuple[Found, Callable[[], None]]:
-        global _replays
-        told, _replays = _replays, None  # to warm up is a forward like any other
+        before = _replays.set(None)  # to warm up is a forward like any other
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):  # libraries set themselves up, which no graph can hold
             compute()
         torch.cuda.synchronize()
-        _replays = told
+        _replays.reset(before)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
             found = compute()

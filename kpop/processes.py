@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -80,8 +81,21 @@ def launched(device: str = "auto") -> Processes:
     # The first process fills the bank and waits for its turn while the others wait for it.
     cpu = device == "cpu" or not torch.cuda.is_available()
     state = PartialState(cpu=cpu, timeout=timedelta(hours=12))
-    atexit.register(state.destroy_process_group)  # or threads of the group abort the process as it ends
+    atexit.register(state.destroy_process_group)  # or torch complains as the process ends
     return Processes(state.process_index, state.num_processes)
+
+
+def leave(status: int) -> None:
+    """End one of several processes, which are done, with that exit status.
+
+    Without Python taking itself apart: threads of the group that are still there then abort the process now
+    and then, and the launcher would take the training for failed.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 class Onlooker(Run):
