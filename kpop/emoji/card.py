@@ -153,25 +153,54 @@ def _made(build: dict) -> str:
     recipe = build["recipe"]
     stages = {"autoencoder": "vae_steps", "judge": "judge_steps", "the judge's CLIP": "alignment_steps"}
     counts = {stage: recipe.get(name, 0) for stage, name in stages.items()}
+    f = 2 ** (len(recipe["vae_channels"]) - 1)
     text = f"`python -m kpop.emoji build`, seed {recipe['seed']}: text encoder and U-Net {recipe['steps']:,} "
     text += f"steps at batch {recipe['batch_size']} on {recipe['scenes']:,} scenes (noise schedule of SD, "
     text += "min-SNR weights, averaged weights shipped)"
     text += "".join(f", {stage} {count:,} steps" for stage, count in counts.items() if count) + "."
-    text += f" The autoencoder has f = 4 and {recipe['latent_channels']} latent channels, normalised."
+    text += f" The autoencoder has f = {f} and {recipe['latent_channels']} latent channels, normalised."
     if build.get("started_from"):
         kept = [stage for stage, count in counts.items() if not count and stage != "the judge's CLIP"]
         text += " Training went on from an earlier model of the same shape (U-Net file "
         text += f"{build['started_from'][:12]}…): `--start FOLDER`"
-        text += f"; {' and '.join(kept)} are that model's." if kept else ", whose encoder was kept."
+        whose = "are that model's" if len(kept) > 1 else "is that model's"
+        text += f"; {' and '.join(kept)} {whose}." if kept else ", whose encoder was kept."
     if build.get("autoencoder_psnr"):
         text += f" Scenes come through the autoencoder at {build['autoencoder_psnr']:.1f} dB PSNR."
     return "\n".join(textwrap.wrap(f"{text} {build.get('note', '')}".strip(), 110))
+
+
+def _judged(judge: dict) -> str:
+    """What the judge sees, from its config.json."""
+    text = "A classifier of its own, trained on composed scenes with heavy augmentation, never on generated "
+    text += f"pictures; {len(judge['labels'])} labels. On {judge['held_out_scenes']:,} held-out scenes it is "
+    text += f"right on {judge['held_out_accuracy']:.1f} % of objects, "
+    text += f"{judge['held_out_style_accuracy']:.1f} % of styles and "
+    text += f"{judge['held_out_background_accuracy']:.1f} % of backgrounds."
+    if "softened_accuracy" in judge:
+        text += f" It finds both objects in {judge['held_out_pairs_accuracy']:.1f} % of the scenes with two. "
+        text += "After the blur, noise and colours of its training it names "
+        text += f"{judge['softened_accuracy']:.1f} % right, and its probabilities are off by "
+        text += f"{judge['calibration_error']:.2f} points (expected calibration error)."
+    lines = textwrap.wrap(text, 110)
+    if "confusion" in judge:
+        lines += ["", "Its confusion matrix on softened scenes, all that is off the diagonal "
+                  f"({sum(judge['softened_scenes_of'].values()):,} scenes of "
+                  f"{len(judge['softened_scenes_of'])} kinds):", ""]  # fmt: skip
+        lines += ["| drawn | seen | scenes | of |", "|---|---|---:|---:|"]
+        lines += [
+            f"| {told} | {seen} | {count} | {judge['softened_scenes_of'][told]} |"
+            for told, others in judge["confusion"].items()
+            for seen, count in others.items()
+        ]
+    return "\n".join(lines)
 
 
 def model_card(folder: Path, figures: dict[str, dict]) -> str:
     """README.md of the model folder, from its build record, its judge's and the figures of `measure`."""
     build = json.loads((folder / "build.json").read_text())
     judge = json.loads((folder / "judge" / "config.json").read_text())
+    size = build["recipe"].get("size", 64)
     sources = "\n".join(f"| {s.style} | {s.source} | {s.author} | {s.licence} | {s.package} {s.version} |"
                         for s in DRAWING_SETS)  # fmt: skip
     return f"""---
@@ -181,8 +210,8 @@ pipeline_tag: text-to-image
 ---
 # Emoji Diffusion
 
-A small latent diffusion model (64 x 64 pixels) in the shape of Stable Diffusion, made for KPOP Studio so that
-everything works offline on two CPU cores. `StableDiffusionPipeline.from_pretrained` loads this folder.
+A small latent diffusion model ({size} x {size} pixels) in the shape of Stable Diffusion, made for KPOP
+Studio so that everything works offline on two CPU cores. `StableDiffusionPipeline.from_pretrained` loads it.
 
 ## Data and licences
 Scenes composed from {len(THINGS)} objects of {len(DRAWING_SETS)} icon sets on {len(BACKGROUNDS)} backgrounds,
@@ -199,10 +228,7 @@ The drawings themselves are not in this folder. Twemoji is licensed under CC BY 
 {_made(build)}
 
 ## The judge
-A classifier of its own, trained on composed scenes with heavy augmentation, never on generated pictures;
-{len(judge["labels"])} labels. On {judge["held_out_scenes"]} held-out scenes it is right on
-{judge["held_out_accuracy"]:.1f} % of objects, {judge["held_out_style_accuracy"]:.1f} % of styles and
-{judge["held_out_background_accuracy"]:.1f} % of backgrounds.
+{_judged(judge)}
 
 ## How well it draws
 `python -m kpop.emoji evaluate`, 25 steps, guidance 4, by that judge.
