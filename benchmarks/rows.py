@@ -54,7 +54,7 @@ def table(asked: argparse.Namespace, pipe) -> str:
         lines.append(f"| {name} | {' | '.join(f'{1000 * seconds:.1f}' for seconds in took)} |")
     cfg = EraseConfig(model=asked.model, concepts=("church",), sample_every=0, key_share=0.0).resolved()
     found = estimate_run(cfg, pipe)
-    told = f"A run of the default settings on one concept, batch {cfg.batch_size}: {found.step_rows:.0f} rows "
+    told = f"A run of the default settings, one concept, batch {cfg.batch_size}: {found.step_rows:.0f} rows "
     told += f"a step, {found.bank_rows} for the bank; estimated peak {found.memory / 1e9:.2f} GB."
     lines += ["", told]
     return "\n".join(lines) + "\n"
