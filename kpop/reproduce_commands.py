@@ -59,7 +59,7 @@ def reproduce(args: argparse.Namespace) -> None:
         result = target.build(told, rows, store, maker)
         have, want = targets.count(rows, store)
         print(f"{target.name}: {have} of {want} cells", file=sys.stderr)
-        for path in targets.write_result(result, out):
+        for path in targets.write_result(result, out, told.model_hash):
             print(path)
     if failed:
         raise KpopError(failed[0] if len(failed) == 1 else f"{failed[0]} And {len(failed) - 1} more cells.")

@@ -152,7 +152,7 @@ def test_every_target_is_built(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["recovery", "fig4", "fig12"])
 def test_files_of_a_result(tmp_path, name):
-    paths = targets.write_result(built(tmp_path, name), tmp_path)
+    paths = targets.write_result(built(tmp_path, name), tmp_path, "abc")
     assert [path.name for path in paths] == [f"{name}.{kind}" for kind in ("json", "md", "png", "svg")]
     assert json.loads(paths[0].read_text())["cells"] > 0
     with Image.open(paths[2]) as picture:

@@ -132,11 +132,11 @@ def of_table(table: Table) -> Result:
     return Result(table.name, table.to_dict(), table.markdown(), forest(table))
 
 
-def write_result(result: Result, out: Path) -> list[Path]:
-    """NAME.json, NAME.md, NAME.png and NAME.svg in `out`. Raises RunError."""
+def write_result(result: Result, out: Path, model_hash: str) -> list[Path]:
+    """NAME.json, NAME.md, NAME.png and NAME.svg in `out`. model_hash: of what drew. Raises RunError."""
     from .plots import save
 
-    write_json(out / f"{result.name}.json", dict(result.data))
+    write_json(out / f"{result.name}.json", {**result.data, "model_hash": model_hash})
     picture = f"\n![{result.name}]({result.name}.png)\n"
     write_text(out / f"{result.name}.md", result.markdown + picture)
     pictures = [save(result.figure, out / f"{result.name}.{kind}") for kind in ("png", "svg")]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
+from .. import models
 from .markdown import markdown_html
 from .pictures import notice
 
@@ -29,7 +31,15 @@ def _title(path: Path) -> str:
 
 
 def paper_table_html(name: str | None, folder: Path = RESULTS) -> str:
-    """HTML of one of them, its picture inlined; any other name says how they are made."""
+    """HTML of one of them, its picture inlined; any other name says how they are made.
+
+    One that was not drawn by the embedded model as it is says so.
+    """
     if name not in [known for _, known in paper_tables(folder)]:
         return notice("No table here yet", "Make the paper's tables with: python -m kpop reproduce table2")
-    return f'<div class="paper">{markdown_html((folder / f"{name}.md").read_text("utf-8"), folder)}</div>'
+    text = (folder / f"{name}.md").read_text("utf-8")
+    drew = json.loads((folder / f"{name}.json").read_text("utf-8")).get("model_hash")
+    if drew != models.model_hash("emoji"):
+        text += "\n*Drawn by other weights than the embedded model has now. With these: "
+        text += f"python -m kpop reproduce {name}*\n"
+    return f'<div class="paper">{markdown_html(text, folder)}</div>'
