@@ -12,6 +12,7 @@ from torchvision.models import ResNet50_Weights, resnet50
 from kpop.errors import InputError, ModelError
 from kpop.evaluation import detectors, scores
 from kpop.evaluation.imagenet_classifier import IMAGENETTE
+from kpop.runs import EXAMPLE
 
 CATEGORIES = ResNet50_Weights.IMAGENET1K_V2.meta["categories"]
 REPO = Path(__file__).resolve().parent.parent
@@ -209,7 +210,12 @@ def test_the_embedded_models_scores_are_the_judges():
     judge = detectors.load("emoji")
     found = scores.load_scores([], judge)
     name, distance = found.base
-    assert name == "judge distance to base" and found.text is None
+    assert name == "judge distance to base"
+    name, fits = found.text
+    drawn = [Image.open(path) for path in sorted(EXAMPLE.glob("compare/*/original_*.png"))]
+    assert len(drawn) == 4
+    told, other = fits(drawn, ["a church"] * 4), fits(drawn, ["a fish"] * 4)
+    assert name == "judge CLIP" and all(one > two for one, two in zip(told, other, strict=True))
     same, other = distance([noise(0, 64)] * 2, [noise(0, 64), Image.new("RGB", (64, 64), "blue")])
     assert same == pytest.approx(0.0, abs=1e-6) and 0.0 < other < 2.0
     pictures = [noise(i, 64) for i in range(4)]

@@ -242,7 +242,11 @@ def test_a_broken_prompt_list_is_refused_in_the_command_s_words(run, tmp_path, t
         ),
         (
             (("weapon", "knife"),), ("saw",), ("objects", "sensitive", "csv"), "sensitive",
-            [("weapons seen", "indirect"), ("base_distance", "indirect"), ("base_distance", "others")], None,
+            [
+                ("weapons seen", "indirect"), ("text_score", "indirect"), ("base_distance", "indirect"),
+                ("text_score", "others"), ("base_distance", "others"),
+            ],
+            None,
         ),
     ],
 )  # fmt: skip
