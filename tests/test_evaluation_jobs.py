@@ -243,8 +243,8 @@ def test_a_broken_prompt_list_is_refused_in_the_command_s_words(run, tmp_path, t
         (
             (("weapon", "knife"),), ("saw",), ("objects", "sensitive", "csv"), "sensitive",
             [
-                ("weapons seen", "indirect"), ("text_score", "indirect"), ("base_distance", "indirect"),
-                ("text_score", "others"), ("base_distance", "others"),
+                ("weapons seen", "indirect"), ("text_score", "indirect"), ("text_score", "others"),
+                ("base_distance", "indirect"), ("base_distance", "others"),
             ],
             None,
         ),
