@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -147,15 +148,18 @@ class EmojiJudge:
 
     def alignment(self, images: Sequence[Image.Image], texts: Sequence[str]) -> np.ndarray:
         """Cosines [N, N] of every picture and every text by the judge's own small CLIP. Not a CLIP score."""
+        from kpop.emoji.alignment import cosines
+
+        return cosines(*self._clip, _pixels(images), list(texts))
+
+    @cached_property
+    def _clip(self) -> tuple:
         import torch
         from transformers import CLIPModel, CLIPTokenizer
 
-        from kpop.emoji.alignment import cosines
-
         folder = self.folder / "clip"
         clip = CLIPModel.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True).eval()
-        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-        return cosines(clip, tokenizer, _pixels(images), list(texts))
+        return clip, CLIPTokenizer.from_pretrained(folder, local_files_only=True)
 
     def detections(self, images: Sequence[Image.Image]) -> list[list[tuple[str, float]]]:
         """Labels of probability 0.05 or more, likeliest first; "none" is one of them."""
