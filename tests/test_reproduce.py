@@ -150,6 +150,13 @@ def test_every_target_is_built(tmp_path, name):
     json.dumps(result.data)
 
 
+@pytest.mark.parametrize("name", [name for name in BY_NAME if name != "fig2"])
+def test_every_target_is_built_of_no_cell_at_all(tmp_path, name):
+    target, store = BY_NAME[name], Store(tmp_path / "cells")
+    result = target.build(QUICK, target.rows(QUICK), store, None)
+    assert result.data["cells"] == 0 < result.data["cells_wanted"]
+
+
 @pytest.mark.parametrize("name", ["recovery", "fig4", "fig12"])
 def test_files_of_a_result(tmp_path, name):
     paths = targets.write_result(built(tmp_path, name), tmp_path, "abc")
