@@ -334,3 +334,13 @@ def test_figure_2_from_a_run(ask, monkeypatch):
         "sanitized",
         "recovered",
     }
+
+
+def test_a_limit_that_is_over_writes_what_there_is(ask, tmp_path):
+    status, out, err = ask("fig7", "fig2", "--jobs", "2", "--minutes", "0.001")
+    assert status == 0 and "2 of 2 cells are missing" in err and "begun" not in err
+    assert "fig2 is left out" in err and ask.judge.judged == 0
+    assert sorted(path.name for path in ask.out.iterdir()) == [
+        f"fig7.{kind}" for kind in ("json", "md", "png", "svg")
+    ]
+    assert len(out.split()) == 4
