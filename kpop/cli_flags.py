@@ -149,7 +149,7 @@ def reproduce_flags(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--minutes", type=float, default=None, metavar="M",
-        help="with --jobs: end after so long, and write what the cells there are give",
+        help="with --jobs: save and end after so long, and write what the cells there are give",
     )  # fmt: skip
 
 

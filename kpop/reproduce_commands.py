@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from .command_output import output_folder, progress_bar
@@ -13,10 +16,15 @@ from .errors import InputError, KpopError
 from .run_commands import portable, runs_dir
 
 GPU_BATCH = 64  # pictures drawn at once on a GPU; not part of what a cell is
+BUILD_SECONDS = 0.5  # of a target with its plot: what --minutes leaves for it
 
 
 def reproduce(args: argparse.Namespace) -> None:
-    """Make what is missing, then write every target; its paths on stdout. --dry-run only lists."""
+    """Make what is missing, then write every target; its paths on stdout. --dry-run only lists.
+
+    Raises InputError, ModelError, RunError, and KpopError where cells failed, once all else is written.
+    """
+    began = time.monotonic()
     from . import models
     from .evaluation import detectors, plan, targets
     from .evaluation.cells import Store
@@ -44,21 +52,22 @@ def reproduce(args: argparse.Namespace) -> None:
         _list(chosen, told, store)
         return
     out = output_folder(args.out)
-    maker = None
-    if not args.existing:
-        maker = _maker(args, store, judge)
-    failed = []
-    if args.jobs > 1 and maker is not None:
-        failed = _make_side_by_side(chosen, told, args, store)
-    for target in chosen:
+    aside = args.jobs > 1 and not args.existing  # processes of their own hold the model
+    maker = None if aside or args.existing else _maker(args, store, judge)
+    until = None if args.minutes is None else began + 60 * args.minutes - BUILD_SECONDS * len(chosen)
+    failed = _make_side_by_side(chosen, told, args, store, until) if aside else []
+    for target in sorted(chosen, key=lambda one: aside and one.name == "fig2"):  # it may take until the limit
         rows = target.rows(told)
         if args.runner == "ray" and maker is not None:
             _make_on_cluster(target, told, args, store)
-        elif args.jobs == 1 and maker is not None:
+        elif maker is not None:
             _make(target, told, maker)
-        result = target.build(told, rows, store, maker)
         have, want = targets.count(rows, store)
         print(f"{target.name}: {have} of {want} cells", file=sys.stderr)
+        if aside and target.name == "fig2":
+            failed += _build_aside(target, told, args, have == want, until)
+            continue
+        result = target.build(told, rows, store, maker)
         for path in targets.write_result(result, out, told.model_hash):
             print(path)
     if failed:
@@ -108,27 +117,33 @@ def _make(target, told, maker) -> None:
             maker.make(spec, wanted)
 
 
-def _make_side_by_side(chosen, told, args: argparse.Namespace, store) -> list[str]:
+def _make_side_by_side(chosen, told, args: argparse.Namespace, store, until: float | None) -> list[str]:
     """The missing cells of all targets, --jobs at a time; a sentence for each that failed."""
-    from functools import partial
+    from tqdm import tqdm
 
+    from .disk import clear_torn
     from .evaluation.cell_pool import make_all
     from .evaluation.plan import is_whole, merged
 
     every = merged(need for target in chosen for need in target.needs(told))
     cells = [need for need in every if not is_whole(store, *need)]
-    made = 0
+    over = 0
+    with progress_bar("cell", len(cells)) as show:
 
-    def tell(what) -> None:
-        nonlocal made
-        name = cells[what.number][0].name
-        if what.error is None:
-            print(f"begun: {name}", file=sys.stderr)
-            return
-        made += 1
-        print(f"{made} of {len(cells)}, {what.seconds:.0f} s: {name} {what.error}".rstrip(), file=sys.stderr)
+        def tell(what) -> None:
+            nonlocal over
+            name = cells[what.number][0].name
+            if what.error is None:
+                tqdm.write(f"begun: {name}", file=sys.stderr)
+                return
+            over += 1
+            line = f"{over} of {len(cells)}, {what.seconds:.0f} s: {name} {what.error}".rstrip()
+            tqdm.write(line, file=sys.stderr)
+            show(over, len(cells))
 
-    failed = make_all(cells, partial(_cell_worker, portable(args), told.judge), args.jobs, args.minutes, tell)
+        worker = partial(_cell_worker, portable(args), told.judge)
+        failed = make_all(cells, worker, args.jobs, _minutes_to(until), tell)
+    clear_torn(store.folder)
     for spec, _ in every:
         store.load(spec, anew=True)
     left = sum(not is_whole(store, *need) for need in every)
@@ -137,14 +152,64 @@ def _make_side_by_side(chosen, told, args: argparse.Namespace, store) -> list[st
     return failed
 
 
+def _build_aside(target, told, args: argparse.Namespace, whole: bool, until: float | None) -> list[str]:
+    """Write a target that needs a run's weights, in a process that ends with the limit; what failed."""
+    from .evaluation.cell_pool import make_all
+
+    paths, failed = [], []
+
+    def tell(what) -> None:
+        if what.error == "":
+            kinds = ("json", "md", "png", "svg")
+            paths.extend(output_folder(args.out) / f"{target.name}.{kind}" for kind in kinds)
+
+    if whole:
+        worker = partial(_target_worker, portable(args), told)
+        failed = make_all([target.name], worker, 1, _minutes_to(until), tell)
+    for path in paths:
+        print(path)
+    if not paths and not failed:
+        print(f"{target.name} is left out: its cell is missing, or there was no time.", file=sys.stderr)
+    return failed
+
+
+def _minutes_to(until: float | None) -> float | None:
+    return None if until is None else max(0.0, until - time.monotonic()) / 60
+
+
 def _cell_worker(args: argparse.Namespace, judge: str):
     """What makes one cell in a worker process: the model and the judge are loaded once."""
+    maker = _maker_aside(args, judge, args.jobs)
+    return lambda cell: maker.make(*cell)
+
+
+def _target_worker(args: argparse.Namespace, told):
+    """What builds and writes one target in a worker process."""
+    from .evaluation import targets
+
+    maker = _maker_aside(args, told.judge, 1)
+
+    def build(name: str) -> None:
+        target = targets.targets()[name]
+        result = target.build(told, target.rows(told), maker.store, maker)
+        targets.write_result(result, output_folder(args.out), told.model_hash)
+
+    return build
+
+
+def _maker_aside(args: argparse.Namespace, judge: str, jobs: int):
+    """A maker of one of `jobs` processes, with its share of the cores."""
+    import torch
+
+    from . import models
     from .evaluation import detectors
     from .evaluation.cells import Store
 
+    on_gpu = models.pick_device(args.device).type == "cuda"  # the cores only launch its work
+    torch.set_num_threads(1 if on_gpu else max(1, (os.cpu_count() or 1) // jobs))
     maker = _maker(args, Store(Path(args.cells)), detectors.load(judge))
     maker.takes_turns = False  # the workers share the device by themselves
-    return lambda cell: maker.make(*cell)
+    return maker
 
 
 def _make_on_cluster(target, told, args: argparse.Namespace, store) -> None:

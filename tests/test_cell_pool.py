@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from functools import partial
 
@@ -20,8 +21,18 @@ def writer(folder):
             raise RunError("This one cannot be made.")
         if cell == "dies":
             os.kill(os.getpid(), signal.SIGKILL)
+        if cell == "breaks":
+            raise ValueError("Not foreseen.")
+        if cell == "leaves":
+            threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGKILL)).start()
+        if cell == "naps":
+            time.sleep(3)
         if cell == "slow":
-            time.sleep(60)
+            try:
+                time.sleep(60)
+            except KeyboardInterrupt:
+                (folder / "kept").touch()
+                raise
         with open(folder / cell, "x") as file:
             file.write(str(os.getpid()))
 
@@ -47,11 +58,25 @@ def test_one_that_fails_and_one_that_dies_cost_nothing_but_themselves(tmp_path):
     ]
 
 
-def test_the_limit_ends_what_is_at_work(tmp_path):
+def test_what_nobody_foresaw_costs_its_own_cell(tmp_path):
+    assert make_all(["breaks", "a"], partial(writer, tmp_path), 1) == ["ValueError: Not foreseen."]
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_worker_may_die_while_it_has_nothing_to_do(tmp_path):
+    assert make_all(["leaves", "naps"], partial(writer, tmp_path), 2) == []
+
+
+def test_the_limit_lets_what_is_at_work_save_itself(tmp_path):
     began = time.monotonic()
-    assert make_all(["slow", "a", "b"], partial(writer, tmp_path), 2, minutes=0.2) == []
-    assert time.monotonic() - began < 25
-    assert {"a", "b"} == {path.name for path in tmp_path.iterdir()}
+    assert make_all(["slow", "a", "b"], partial(writer, tmp_path), 2, minutes=0.05) == []
+    assert time.monotonic() - began < 15
+    assert {"a", "b", "kept"} == {path.name for path in tmp_path.iterdir()}
+
+
+def test_after_the_limit_nothing_is_begun(tmp_path):
+    told = []
+    assert make_all(["a"], partial(writer, tmp_path), 2, minutes=0.0, tell=told.append) == [] == told
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,13 @@ def test_every_target_is_built(tmp_path, name):
     json.dumps(result.data)
 
 
+@pytest.mark.parametrize("name", [name for name in BY_NAME if name != "fig2"])
+def test_every_target_is_built_of_no_cell_at_all(tmp_path, name):
+    target, store = BY_NAME[name], Store(tmp_path / "cells")
+    result = target.build(QUICK, target.rows(QUICK), store, None)
+    assert result.data["cells"] == 0 < result.data["cells_wanted"]
+
+
 @pytest.mark.parametrize("name", ["recovery", "fig4", "fig12"])
 def test_files_of_a_result(tmp_path, name):
     paths = targets.write_result(built(tmp_path, name), tmp_path, "abc")
@@ -327,3 +334,13 @@ def test_figure_2_from_a_run(ask, monkeypatch):
         "sanitized",
         "recovered",
     }
+
+
+def test_a_limit_that_is_over_writes_what_there_is(ask, tmp_path):
+    status, out, err = ask("fig7", "fig2", "--jobs", "2", "--minutes", "0.001")
+    assert status == 0 and "2 of 2 cells are missing" in err and "begun" not in err
+    assert "fig2 is left out" in err and ask.judge.judged == 0
+    assert sorted(path.name for path in ask.out.iterdir()) == [
+        f"fig7.{kind}" for kind in ("json", "md", "png", "svg")
+    ]
+    assert len(out.split()) == 4

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 DEPTH = 5  # labels kept of a picture
 SIDE = 96  # pixels of a kept picture's longer side, at most
 BATCHES = 4  # drawn between two writes of the cell
+MOST_DRAWN = 64  # pictures between two writes, where one batch is not more
 HISTORY = 30  # rows kept of a training
 Wanted = Sequence[tuple[Ask, Sequence[int]]]
 Tell = Callable[[str, int, int], None]  # what is done, how far, of how much
@@ -174,7 +175,8 @@ class Maker:
         left = self._left(cell, wanted)
         # Pictures of one model and one key lie together, so that batches are full.
         left.sort(key=lambda item: (item[0].variant, item[0].key_of or ""))
-        size = max(1, cell.spec.sampling.batch_size) * BATCHES
+        batch = max(1, cell.spec.sampling.batch_size)
+        size = max(batch, min(batch * BATCHES, MOST_DRAWN))
         words = f"drawing {cell.spec.method}, {cell.spec.split}, {cell.spec.setting}"
         began, start = time.perf_counter(), 0
         while start < len(left):

@@ -142,7 +142,8 @@ def bars(axes: Axes, groups: Mapping[str, Mapping[str, float]], title: str, x: s
     _dress(axes, "x")
     axes.set_xlabel(x, fontsize=9, color=INK)
     axes.set_title(title, fontsize=10, color=INK, parse_math=False)
-    axes.legend(frameon=False, fontsize=8.5)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=8.5)
 
 
 def picture_grid(
@@ -153,7 +154,7 @@ def picture_grid(
     note: str = "",
 ) -> Figure:
     """Labelled rows of pictures. marked: (row, column) that get a frame."""
-    count = max(map(len, rows.values()), default=1)
+    count = max(1, *map(len, rows.values()))  # no picture may be there yet
     figure = blank(1.5 + 0.9 * count, 0.9 + 0.95 * len(rows), title)
     grid = figure.subplots(len(rows), count, squeeze=False)
     for line, (name, images) in enumerate(rows.items()):
