@@ -48,7 +48,7 @@ SCALES: Mapping[str, Scale] = {
 }
 
 # The rows of the tables. "*": with the list to retain (the paper's star). Without it nothing is retained, the
-# neutral text neither, as the methods were published.
+# neutral text neither, as the methods were published; KPOP's losses are those of Eq. 5-7 alone.
 _ALONE = {"retain": (), "retain_weight": 0.0}
 ROWS: Mapping[str, dict[str, Any]] = {
     "CA": {"method": "ca", **_ALONE, "retain_neutral": False},
@@ -61,6 +61,7 @@ ROWS: Mapping[str, dict[str, Any]] = {
         "key_retain_weight": 0.0,
         "key_share": 0.0,
         "decoy_share": 0.0,
+        "negative_guidance": 0.0,
     },
     "CA*": {"method": "ca"},
     "ESD*": {"method": "esd"},
