@@ -7,8 +7,7 @@ and no contents (torch's fake tensors), and every storage is counted while it li
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -24,13 +23,12 @@ from .config import EraseConfig
 from .descent import removal_steps, start_of_prompt
 from .errors import InputError
 from .hidden_prompt import HiddenPrompt
-from .mechanisms import read_once, reading
 from .method_table import METHODS
 from .methods import load_method
 from .precision import precision_context
 from .prompt_attention import attention_prompt
-from .recompute import recomputed
 from .run_texts import retained_texts
+from .student import student_of
 from .trajectories import MOST_ROWS
 from .weights import WeightDelta, trainable_names
 
@@ -212,28 +210,15 @@ def _traced_peak(cfg: EraseConfig, pipe: StableDiffusionPipeline, precision: str
         batch = _batch(cfg, twin)
         p = _prompt(cfg, pipe)
 
-        def student(some: Rows, prompt, sees):
+        student = student_of(read, delta, cfg, precision)
+
+        def masked(rows: Rows, prompt: HiddenPrompt | None, sees: Tensor | None) -> Tensor:
             # Which rows see p is a question of contents, of which one value alone is remembered: it stands
             # for all rows, and the mask takes the same room.
-            sees = None if sees is None else torch.tensor([True], device="cpu")
-
-            text = some.text
-            if cfg.gradient_checkpointing:
-                with precision_context(unet, precision):
-                    prompt, text = read_once(read, prompt, some.prompts, text, sees)
-
-            @contextmanager
-            def told() -> Iterator[Tensor]:
-                with delta.applied(twin), reading(read, prompt, some.prompts, text, sees) as states:
-                    yield states
-
-            again = recomputed(twin, told) if cfg.gradient_checkpointing else nullcontext()
-            with precision_context(unet, precision), told() as states, again:
-                z = some.z.to(twin.dtype)
-                return twin(z, some.t, encoder_hidden_states=states, return_dict=False)[0]
+            return student(rows, prompt, None if sees is None else torch.tensor([True], device="cpu"))
 
         def stepped(losses, tensors):
-            loss, _ = losses(student, batch, p, cfg)
+            loss, _ = losses(masked, batch, p, cfg)
             return torch.autograd.grad(loss, tensors, allow_unused=True)
 
         known = [*twin.parameters(), *twin.buffers(), *delta.tensors.values(), *p.tensors.values()]
@@ -281,7 +266,9 @@ class Live(TorchDispatchMode):
     def __init__(self, known: Iterable[Tensor]) -> None:
         super().__init__()
         self.now = self.peak = 0
-        self._sizes = {tensor.untyped_storage()._cdata: 0 for tensor in known}
+        self._sizes = {}
+        for storage in [tensor.untyped_storage() for tensor in known]:
+            self._hold(storage, 0)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
@@ -294,10 +281,14 @@ class Live(TorchDispatchMode):
         storage = tensor.untyped_storage()
         if storage._cdata in self._sizes:
             return
-        self._sizes[storage._cdata] = storage.nbytes()
-        self.now += storage.nbytes()
+        self._hold(storage, storage.nbytes())
         self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._gone, storage._cdata)
+
+    def _hold(self, storage: torch.UntypedStorage, size: int) -> None:
+        if storage._cdata not in self._sizes:
+            self._sizes[storage._cdata] = size
+            self.now += size
+            weakref.finalize(storage, self._gone, storage._cdata)  # its place may be another's later
 
     def _gone(self, storage: int) -> None:
         self.now -= self._sizes.pop(storage, 0)

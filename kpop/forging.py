@@ -10,16 +10,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
 from . import models
-from .batches import BankBatches, Rows
+from .batches import BankBatches
 from .config import Concept, EraseConfig
 from .descent import descend, new_prompts, prompt_rate, set_rate
 from .hidden_prompt import HiddenPrompt
-from .mechanisms import reading
 from .methods.kpop import transfer
-from .precision import pick_precision, precision_context
+from .precision import pick_precision
+from .student import student_of
 from .trajectories import Bank, Sampler, cache_folder
 from .weights import WeightDelta
 
@@ -46,20 +44,12 @@ def forge_key(
         cfg, concepts=(concept,), retain=(), retain_weight=0.0, key_retain_weight=0.0, steps=steps, seed=seed,
         latents="bank", base_run=None, prompt_sharing="per-concept",
     )  # fmt: skip
-    unet, digest = pipe.unet, models.model_hash(pipe)
-    precision = pick_precision(cfg.precision, pipe)
+    digest, precision = models.model_hash(pipe), pick_precision(cfg.precision, pipe)
     sampler = Sampler(cfg.rollout_steps, cfg.rollout_guidance, precision)
     batches = BankBatches(pipe, cfg, Bank(pipe, sampler, digest, cache_folder(), between))
     prompt = new_prompts(pipe, cfg, digest)[0]
 
-    def student(rows: Rows, p: HiddenPrompt, sees: Tensor | None) -> Tensor:
-        with (
-            precision_context(unet, precision),
-            delta.applied(unet),
-            reading(pipe, p, rows.prompts, rows.text, sees) as states,
-        ):
-            return unet(rows.z.to(unet.dtype), rows.t, encoder_hidden_states=states, return_dict=False)[0]
-
+    student = student_of(pipe, delta, cfg, precision)
     for step in range(1, steps + 1):
         if between is not None:
             between()

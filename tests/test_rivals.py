@@ -93,7 +93,7 @@ def test_the_rows_to_keep_are_those_of_kpop(tiny_pipe, tiny_config):
     for name in ("z", "t", "text", "target"):
         assert torch.equal(getattr(batch.retain, name), getattr(theirs.retain, name))
         assert torch.equal(getattr(batch.concept, name), getattr(theirs.concept, name))
-    loss, named = training.method.removal(training._student, batch, None, cfg)
+    loss, named = training.method.removal(training.student, batch, None, cfg)
     assert float(loss.detach()) == pytest.approx(float((named["l_erase"] + 2 * named["l_retain"]).detach()))
     alone = tiny_config(method="esd", retain_weight=0).resolved()
     training, batches = prepared(alone, tiny_pipe)
@@ -111,7 +111,7 @@ def test_ca_aims_at_its_own_answer_to_the_anchor(tiny_pipe, tiny_config):
     z, t = batch.erase.z[0], batch.erase.t[0]
     goal = eps(moved, tiny_pipe, z, t, "background").detach()
     l_erase = (eps(moved, tiny_pipe, z, t, "church") - goal).square().mean()
-    loss, named = training.method.removal(training._student, batch, None, cfg)
+    loss, named = training.method.removal(training.student, batch, None, cfg)
     assert float(named["l_erase"].detach()) == pytest.approx(float(l_erase.detach()), abs=1e-5, rel=1e-4)
     cross = [name for name in training.delta.tensors if ".to_k." in name]
     by_hand = torch.autograd.grad(l_erase, [weights[name] for name in cross])
