@@ -61,13 +61,14 @@ def load_checkpoint(
     theta: Named,
     theta_optimizer: torch.optim.Optimizer,
     prompts: dict[str, tuple[Named, torch.optim.Optimizer]],
+    before: int | None = None,
 ) -> int:
     """Fill parameters and optimizers in place; returns the step, 0 where there is no checkpoint.
 
-    Where the newest checkpoint is damaged, that of the one before. Raises RunError when no whole one is left,
-    or it belongs to another base model.
+    Where the newest checkpoint is damaged, that of the one before. before: only those of earlier steps.
+    Raises RunError when no whole one is left, or it belongs to another base model.
     """
-    states = run.checkpoint_states()
+    states = [each for each in run.checkpoint_states() if before is None or each["step"] < before]
     if not states:
         return 0
     whole = [state for state in states if _is_whole(run, state)]

@@ -1,6 +1,7 @@
 """Whether a run is well: losses and weights that are still numbers, and memory that is there.
 
-A step is judged before anything of it is told or saved, so the checkpoint before it stays good.
+A step is judged before anything of it is told or saved. Its losses are those of the weights before it moves
+them, so where they ran away the checkpoint of the step before is not to be trusted either.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 EARLY = 10  # steps whose losses say what is usual
-TOO_MUCH = 1e4  # times what was usual
-SOUND = 10.0  # no alarm below: predicting nothing at all costs 1 in eps
+TOO_MUCH = 100  # times what was usual
+SOUND = 3.0  # no alarm below, once something is usual: predicting nothing at all costs 1 in eps
+AT_FIRST = 10.0  # the most before
 ON_PROMPT = ("l_transfer", "l_key_retain")  # losses that p descends
 SMALLER = "Choose a smaller batch_size, or close other programs."
 ROOMY = 8  # times the U-Net and its copies, for each of a batch: three times what SD takes on a GPU
@@ -34,7 +36,11 @@ TIGHT = 0.25  # share of free memory from which on the CPU's memory is looked at
 
 
 class Diverged(RunError):
-    """A training whose losses or weights ran away."""
+    """A training whose losses or weights ran away. step: after it, at the latest, the weights are bad."""
+
+    def __init__(self, message: str, step: int):
+        super().__init__(message)
+        self.step = step
 
 
 class Health:
@@ -46,7 +52,8 @@ class Health:
 
     def __init__(self, cfg: EraseConfig, rows: Sequence[Mapping[str, object]] = ()):
         self.cfg = cfg
-        self.sound = SOUND * (MOST_WEIGHT if cfg.loss_space == "x0" else 1.0)
+        # A target past the neutral text lies farther off, and noisy rows weigh more in x0.
+        self.scale = (MOST_WEIGHT if cfg.loss_space == "x0" else 1.0) * (1 + cfg.negative_guidance) ** 2
         self.early: list[dict[str, float]] = []
         for row in rows[:EARLY]:
             found = {name: value for name, value in row.items() if name.startswith("l_")}
@@ -56,15 +63,16 @@ class Health:
         """Raises Diverged when step `step` must not be kept. tensors: theta' and p after the step."""
         bad = [name for name, value in losses.items() if not math.isfinite(value)]
         if bad:
-            raise self._ill(step, f"{', '.join(bad)}: no number any more", bad)
+            raise self._ill(step, step - 1, f"{', '.join(bad)}: no number any more", bad)
         usual = self.usual()
-        most = None if usual is None else max(TOO_MUCH * usual, self.sound)
-        bad = [name for name, value in losses.items() if most is not None and value > most]
+        most = self.scale * AT_FIRST if usual is None else max(TOO_MUCH * usual, self.scale * SOUND)
+        bad = [name for name, value in losses.items() if value > most]
         if bad:
             told = ", ".join(f"{name} grew to {losses[name]:.3g}" for name in bad)
-            raise self._ill(step, f"{told}, and the first losses were near {usual:.2g}", bad)
+            first = "" if usual is None else f", and the first losses were near {usual:.2g}"
+            raise self._ill(step, step - 1, f"{told}{first}", bad)
         if not bool(torch.nn.utils.get_total_norm(list(tensors)).isfinite()):
-            raise self._ill(step, "weights or key are no numbers any more", ())
+            raise self._ill(step, step, "weights or key are no numbers any more", ())
         if len(self.early) < EARLY:
             self.early.append(dict(losses))
 
@@ -75,13 +83,14 @@ class Health:
         kinds = {name for row in self.early for name in row}
         return max(statistics.median(row.get(name, 0.0) for row in self.early) for name in kinds)
 
-    def _ill(self, step: int, what: str, bad: Sequence[str]) -> Diverged:
+    def _ill(self, step: int, since: int, what: str, bad: Sequence[str]) -> Diverged:
         model = f"learning_rate ({self.cfg.learning_rate:g})"
         prompt = f"prompt_learning_rate ({self.cfg.prompt_learning_rate:g})"
         first, then = (prompt, model) if bad and set(bad) <= set(ON_PROMPT) else (model, prompt)
         return Diverged(
             f"Stopped at step {step}: {what}. Lower {first}, or {then}, and start a new run. "
-            "What was saved before that step is kept."
+            "What was saved before that step is kept.",
+            since,
         )
 
 
@@ -113,13 +122,17 @@ def check_fits(cfg: EraseConfig, pipe: StableDiffusionPipeline) -> None:
 def what_fits(cfg: EraseConfig, pipe: StableDiffusionPipeline, free: int) -> str:
     """A sentence: the mildest change with which the run fits into `free` bytes beside the model."""
     smaller, size = [], cfg.batch_size
+    again = {} if cfg.gradient_checkpointing else {"gradient_checkpointing": True}
     while size > 1:
         size //= 2
         smaller.append({"batch_size": size})
-    smaller.append({"batch_size": 1, "trainable": "kv"})
+    if again:  # the same losses in more time; slower than half a batch, so only where that is not enough
+        smaller.append({"batch_size": 1, **again})
+    for subset in ("xattn", "kv"):
+        smaller.append({"batch_size": 1, "trainable": subset, **again})
     for changes in smaller:
         found = estimate_run(replace(cfg, **changes), pipe)
-        told = " with ".join(f"{name} {value}" for name, value in changes.items())
+        told = ", ".join(f"{name} {str(value).lower()}" for name, value in changes.items())
         if _beside(found) <= free:
             return f"{told} would need about {gigabytes(_beside(found))}."
     return (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from . import models
-from .batches import BankBatches, Batches, Rows
+from .batches import BankBatches, Batches
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import EraseConfig, concept_name
 from .continual import keep_earlier_keys, start_of
@@ -22,20 +22,18 @@ from .cuda_graphs import Graphs, found_by, worth_it
 from .descent import move, new_prompts, prompt_rate, rate_left, removal_steps, set_rate
 from .errors import InputError, RunError
 from .fresh_batches import FreshBatches
-from .health import Health, check_fits, device_in_words
-from .hidden_prompt import HiddenPrompt
+from .health import Diverged, Health, check_fits, device_in_words
 from .interrupts import interrupts
 from .key_sealing import check_open
-from .mechanisms import read_once, reading
 from .method_table import METHODS
 from .methods import load_method
-from .precision import pick_precision, precision_context, training_dtype
+from .precision import pick_precision, training_dtype
 from .probes import Cosines, Samples
 from .processes import Onlooker, Processes, launched
-from .recompute import recomputed
 from .run_status import ENDED
 from .run_texts import all_texts
 from .runs import Run, create_run, open_run
+from .student import student_of
 from .trajectories import Bank, Sampler, cache_folder
 from .weights import WeightDelta
 
@@ -177,7 +175,11 @@ class _Training:
             if batches is None:
                 _end(self.run, "stopped")
                 return
-            self._loop(batches, samples, digest, step)
+            try:
+                self._loop(batches, samples, digest, step)
+            except Diverged as error:
+                self._keep_last_good(digest, error.step)
+                raise
 
     def _solve(self, samples: Samples | None) -> None:
         """theta' at once: the one step of a method without descent, which needs no checkpoint."""
@@ -197,6 +199,7 @@ class _Training:
     def _prepare(self) -> None:
         cfg, unet = self.cfg, self.pipe.unet
         self.delta = WeightDelta.create(unet, cfg.trainable, self.model_hash)
+        self.student = student_of(self.pipe, self.delta, cfg, self.precision)
         self.optimizer = torch.optim.Adam(list(self.delta.tensors.values()), cfg.learning_rate, fused=True)
         self.prompts = new_prompts(self.pipe, cfg, self.model_hash)
         cosines_every = max(1, cfg.steps // COSINE_POINTS)
@@ -279,7 +282,7 @@ class _Training:
             prompt = self.prompts[batch.concept_index % len(self.prompts)]
             set_rate(prompt.optimizer, prompt_rate(step, cfg))
             losses, gradients = found_by(
-                self.method.transfer, self._student, batch, prompt.live(), cfg, prompt.tensors, self.graphs
+                self.method.transfer, self.student, batch, prompt.live(), cfg, prompt.tensors, self.graphs
             )
             move(prompt.optimizer, prompt.tensors, gradients, cfg.rho_p, self.processes)
             fixed = prompt.frozen()
@@ -290,7 +293,7 @@ class _Training:
         if step <= removals:
             set_rate(self.optimizer, cfg.learning_rate * rate_left(step, removals, cfg.rate_decay))
             named, gradients = found_by(
-                self.method.removal, self._student, batch, fixed, cfg, self.delta.tensors, self.graphs
+                self.method.removal, self.student, batch, fixed, cfg, self.delta.tensors, self.graphs
             )
             move(self.optimizer, self.delta.tensors, gradients, cfg.rho, self.processes)
             losses |= named
@@ -300,22 +303,6 @@ class _Training:
         moved = [self.delta.tensors, *([prompt.tensors] if self.prompts else [])]
         self.health.check(step, found, [tensor for part in moved for tensor in part.values()])
         return found
-
-    def _student(self, rows: Rows, p: HiddenPrompt | None, sees: Tensor | None) -> Tensor:
-        """eps_theta'(z_t, text, p), [B, C, h, w]."""
-        unet, text = self.pipe.unet, rows.text
-        if self.cfg.gradient_checkpointing:
-            with precision_context(unet, self.precision):
-                p, text = read_once(self.pipe, p, rows.prompts, text, sees)
-
-        @contextmanager
-        def told() -> Iterator[Tensor]:
-            with self.delta.applied(unet), reading(self.pipe, p, rows.prompts, text, sees) as states:
-                yield states
-
-        again = recomputed(unet, told) if self.cfg.gradient_checkpointing else nullcontext()
-        with precision_context(unet, self.precision), told() as states, again:
-            return unet(rows.z.to(unet.dtype), rows.t, encoder_hidden_states=states, return_dict=False)[0]
 
     def _tell(self, step: int, losses: dict[str, float]) -> None:
         cosines = {}
@@ -339,6 +326,15 @@ class _Training:
         if self.processes.leads:
             parts = (self.delta.tensors, self.optimizer, self._named_prompts())
             save_checkpoint(self.run, step, digest, *parts, last=step == self.cfg.steps)
+
+    def _keep_last_good(self, digest: str, bad: int) -> None:
+        """Weights and key of the newest checkpoint before step `bad`, if there is one and none were kept."""
+        if not self.processes.leads or self.run.weights_path.exists():
+            return
+        if load_checkpoint(
+            self.run, digest, self.delta.tensors, self.optimizer, self._named_prompts(), before=bad
+        ):
+            self._keep()
 
     def _keep(self) -> None:
         """Key files first, then the weights that need them: weights without their key are of no use."""

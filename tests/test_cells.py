@@ -179,7 +179,7 @@ def test_a_training_broken_off_is_gone_on_with(maker, kpop, monkeypatch):
 
 def test_a_training_that_runs_away_is_a_result(maker, kpop, monkeypatch):
     def away(*_, **__):
-        raise Diverged("Stopped at step 3: l_erase: no number any more.")
+        raise Diverged("Stopped at step 3: l_erase: no number any more.", 1)
 
     monkeypatch.setattr(cell_maker, "train", away)
     assert maker.make(kpop, [(CHURCH, (0,))]).about["failed"].startswith("Stopped at step 3")
