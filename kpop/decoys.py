@@ -18,13 +18,14 @@ SCALES = (0.5, 1.5)  # of a random key's norm, times the true one's
 def row_by_row(p: HiddenPrompt, draws: Sequence[int | None], others: Sequence[HiddenPrompt]) -> HiddenPrompt:
     """p with a key a row, tensors [B, m, d]: its own where the draw is None, else a decoy's.
 
-    others: keys of the run's other concepts; where there are any they serve every other draw.
+    others: keys of the run's other concepts; where there are any they serve every other draw. Not for keys
+    with a network, which is one for all rows.
     """
     rows = [p if draw is None else _decoy(p, draw, others) for draw in draws]
     key = torch.cat([row.key for row in rows])
     value = key if p.value is p.key else torch.cat([row.value for row in rows])
     named = {"p": key} if p.value is p.key else {"p_k": key, "p_v": value}
-    return p.holding({**named, **p.network})
+    return p.holding(named)
 
 
 def _decoy(p: HiddenPrompt, draw: int, others: Sequence[HiddenPrompt]) -> HiddenPrompt:
