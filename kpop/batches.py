@@ -124,9 +124,19 @@ class Batches:
         self.concepts = [phrasings(concept, cfg.templates) for concept in cfg.concepts]
         self.retained, self.near = (), [()] * len(cfg.concepts)
         if cfg.retain_weight > 0 or cfg.key_retain_weight > 0:
-            more = [phrase(cfg.templates[0], word) for item in earlier for word in names(item.concept)]
+            told = [concept for item in earlier for concept in (item.concept, *item.siblings)]
+            more = [
+                phrase(cfg.templates[0], word)
+                for concept in told
+                for word in names(concept)
+                if word.lower() not in erased
+            ]
             self.retained = tuple(dict.fromkeys([*retained_texts(cfg), *more]))
-            self.near = [near_texts(pipe, cfg, concept) for concept in cfg.concepts]
+            # Near a concept that an earlier run erased as much is at stake as near one's own.
+            before = [text for item in earlier for text in near_texts(pipe, cfg, item.concept, item.siblings)]
+            before = [text for text in before if text in self.retained]
+            near = [near_texts(pipe, cfg, concept, cfg.retain or ()) for concept in cfg.concepts]
+            self.near = [tuple(dict.fromkeys([*own, *before])) for own in near]
         self.keeps_neutral = bool(cfg.retain_neutral) and (cfg.retain_weight > 0 or cfg.key_retain_weight > 0)
         self.states: dict[str, Tensor] = {}
         self.alphas = noise_levels(pipe)
@@ -145,14 +155,15 @@ class Batches:
     def retain_of(self, step: int, row: int) -> str | None:
         """The retained text of a row, or None for the neutral text; the first row is the neutral text's.
 
-        Every other row is of a text near the concept, where most is at stake.
+        A share of the rows (near_share) is of texts near the concept, where most is at stake.
         """
         if self.keeps_neutral and (not self.retained or (row == 0 and self.all_rows > 1)):
             return None
         alone = [None] if self.keeps_neutral and self.all_rows == 1 else []  # one row serves both in turn
         draw = keyed(self.cfg.seed, step, row, "retain")
         text, near = draw.choice([*self.retained, *alone]), self.near[self.concept_of(step)]
-        return draw.choice(near) if near and text is not None and draw.random() < 0.5 else text
+        share = self.cfg.near_share
+        return draw.choice(near) if near and text is not None and draw.random() < share else text
 
     def decoys_of(self, step: int, kinds: int) -> tuple[int | None, ...]:
         """Batch.decoys; kinds: how many rows of `erase` there are to each row of a step."""
@@ -260,7 +271,7 @@ class BankBatches(Batches):
         places += [draw.choice(self.retained)] if self.retained else []
         where = draw.choice(places)
         z, t, eps = self._pick(draw, where)
-        what = self.neutral if self.neutral in eps else ""
+        what = draw.choice([text for text in dict.fromkeys((self.neutral, "")) if text in eps])
         return z, t, what, eps[what]
 
     def _pick(self, draw: random.Random, text: str) -> tuple[Tensor, int, dict[str, Tensor]]:

@@ -45,6 +45,7 @@ REAL = {  # inclusive ranges; None: no upper end
     "rate_decay": (0, 1),
     "key_share": (0, 1),
     "decoy_share": (0, 1),
+    "near_share": (0, 1),
     "negative_guidance": (0, 100),
     "rollout_guidance": (0, 100),
     "rho": (0, None),
@@ -68,6 +69,7 @@ class EraseConfig:
     instead; ours, 0 in the paper.
     decoy_share: share of L1's rows in which another p is present, random or another concept's, so that only
     the true one opens; ours, 0 in the paper.
+    near_share: share of the retained rows that are of the texts nearest to the concept; ours, 0 in the paper.
     rho, rho_p: radii (L2) of Eq. 7 and Eq. 5 that one step of theta' and of p may not leave; None: no bound.
     templates: phrasings a concept is put into, "{}" stands for the word. latents: "bank" of the frozen
     model's rollouts, or "fresh" rollouts with the current theta' at each step (the paper's).
@@ -100,6 +102,7 @@ class EraseConfig:
     key_retain_weight: float | None = None
     key_share: float | None = None
     decoy_share: float | None = None
+    near_share: float | None = None
     rate_decay: float | None = None
     negative_guidance: float | None = None
     loss_space: str | None = None
@@ -171,6 +174,12 @@ class EraseConfig:
             )
         if self.mechanism == "additive" and (self.prompt_tokens_factor or 1) != 1:
             raise InputError('mechanism "additive" adds p onto the text, so prompt_tokens_factor must be 1.')
+        if self.mechanism == "amortized" and self.decoy_share:
+            raise InputError("decoy_share needs a key that is the same for every text; amortized has none.")
+        if self.key_share == 1:
+            raise InputError("key_share 1 leaves no step in which the weights forget; choose less.")
+        if self.latents == "fresh" and self.rollout_steps == 1:
+            raise InputError('latents "fresh" with rollout_steps 1 sees noise alone; give at least 2 steps.')
         from . import model_table
 
         for name, value in model_table.ignored(self.method).items():
@@ -191,7 +200,8 @@ class EraseConfig:
         found: dict[str, Any] = {}
         concepts = self.concepts
         if self.preset == "paper":
-            found = dict(presets.PAPER)
+            # "Ours*" of the paper draws from the list and the empty text alike (method.md 1.2).
+            found = {**presets.PAPER, "retain_neutral": bool(self.retain)}
         elif self.preset is not None:
             preset = presets.load_preset(self.preset)
             concepts = concepts or preset.concepts

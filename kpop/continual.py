@@ -2,6 +2,7 @@
 
 A run with `base_run` starts at that run's theta'. Nothing in Eq. 5-7 holds what an earlier key opens, so its
 prompt is one more thing to retain: eps_theta'(z, c_1, p_1) stays what it was, with z on p_1's trajectories.
+So are the siblings that it retained, which its concept's neighbourhood still needs.
 Methods that train by steps do so with retain_weight; UCE, in closed form, holds neither.
 """
 
@@ -12,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .config import Concept, EraseConfig, names
-from .errors import RunError
+from .errors import KpopError, RunError
 from .hidden_prompt import HiddenPrompt
 from .key_sealing import check_open, has_key_file, load_key
 from .models import file_hash
@@ -22,10 +23,14 @@ from .weights import WeightDelta
 
 @dataclass(frozen=True)
 class Forgotten:
-    """A concept that a run hides, and its key; None where the run's method leaves none."""
+    """A concept that a run hides, and its key; None where the run's method leaves none.
+
+    siblings: what that run retained, where it is still there.
+    """
 
     concept: Concept
     key: HiddenPrompt | None
+    siblings: tuple[Concept, ...] = ()
 
 
 def start_of(cfg: EraseConfig, run: Run, model_hash: str) -> tuple[WeightDelta | None, list[Forgotten], str]:
@@ -42,7 +47,9 @@ def start_of(cfg: EraseConfig, run: Run, model_hash: str) -> tuple[WeightDelta |
     delta = WeightDelta.load(base.weights_path)
     if delta.model_hash != model_hash:
         raise RunError(f"Run {base.id} was trained on another base model than {cfg.model}. Choose that one.")
-    return delta, forgotten(base), f"{model_hash}+{file_hash(base.weights_path)}"
+    kept = _siblings(base)
+    earlier = [replace(item, siblings=kept.get(item.concept, ())) for item in forgotten(base)]
+    return delta, earlier, f"{model_hash}+{file_hash(base.weights_path)}"
 
 
 def forgotten(run: Run) -> list[Forgotten]:
@@ -77,6 +84,18 @@ def keep_earlier_keys(run: Run, earlier: list[Forgotten]) -> None:
         if item.key is not None:
             about = {**item.key.about, "names": json.dumps(names(item.concept))}
             replace(item.key, about=about).save(run.earlier_key_path(i, item.concept))
+
+
+def _siblings(run: Run | None) -> dict[Concept, tuple[Concept, ...]]:
+    """What each concept's run retained, as far back as the runs are there."""
+    found: dict[Concept, tuple[Concept, ...]] = {}
+    while run is not None:
+        found |= dict.fromkeys(run.config.concepts, run.config.retain or ()) | found
+        try:
+            run = open_run(run.config.base_run, run.path.parent) if run.config.base_run else None
+        except KpopError:
+            run = None
+    return found
 
 
 def _own_key_files(run: Run) -> dict[Concept, Path]:

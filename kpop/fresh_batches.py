@@ -47,6 +47,7 @@ class FreshBatches(Batches):
         cfg, index = self.cfg, self.concept_of(step)
         until = keyed(cfg.seed, step, "timestep").randrange(self.sampler.steps)
         texts, noise = [], []
+        empty = list(dict.fromkeys((self.neutral, "")))  # guidance asks for eps(z, '') whatever is neutral
         for row in self.own_rows:
             texts.append(keyed(cfg.seed, step, row).choice(self.concepts[index]))
             noise.append(self._noise(step, row))
@@ -54,7 +55,7 @@ class FreshBatches(Batches):
         if self.retained or self.keeps_neutral:
             for row in self.own_rows:
                 kept = self.retain_of(step, row)
-                texts.append(self.neutral if kept is None else kept)
+                texts.append(keyed(cfg.seed, step, row, "empty").choice(empty) if kept is None else kept)
                 noise.append(self._noise(step, self.all_rows + row))
         states = torch.stack([self.state(text) for text in texts])
         towards, whither = states.clone(), list(texts)

@@ -68,6 +68,7 @@ _COMMON = {
     "key_retain_weight": 1.0,
     "key_share": 0.0,
     "decoy_share": 0.0,
+    "near_share": 0.5,
     "rate_decay": 0.5,
     "negative_guidance": 0.0,
     "loss_space": "eps",
@@ -160,6 +161,8 @@ _NO_DESCENT = {
     "latents": "bank",
     "rollout_steps": 1,
     "rollout_guidance": 0.0,
+    "near_share": _COMMON["near_share"],
+    "gradient_checkpointing": False,
 }
 _NO_WEIGHTS = {
     **_NO_DESCENT,

@@ -37,9 +37,11 @@ def retained_texts(cfg: EraseConfig) -> tuple[str, ...]:
     return tuple(dict.fromkeys(texts))
 
 
-def near_texts(pipe: StableDiffusionPipeline, cfg: EraseConfig, concept: Concept) -> tuple[str, ...]:
-    """Texts of the third of the retained words that are nearest to a concept."""
-    words = [word for kept in cfg.retain or () for word in names(kept)]
+def near_texts(
+    pipe: StableDiffusionPipeline, cfg: EraseConfig, concept: Concept, kept: Iterable[Concept] = ()
+) -> tuple[str, ...]:
+    """Texts of the third of the words of `kept` that are nearest to a concept."""
+    words = [word for one in kept for word in names(one)]
     ranked = by_meaning(pipe, names(concept), words) if words else []
     return tuple(text for word in ranked[: -(-len(words) // 3)] for text in phrasings(word, cfg.templates))
 

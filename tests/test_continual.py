@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from kpop import generate, train
-from kpop.continual import forgotten, key_files
+from kpop import generate, models, train
+from kpop.batches import ALONE, Batches
+from kpop.continual import forgotten, key_files, start_of
 from kpop.hidden_prompt import HiddenPrompt
 from kpop.mechanisms import reading
 from kpop.models import encode
@@ -55,6 +56,16 @@ def test_a_third_run_carries_every_key(tiny_config, tiny_pipe, folder, second):
 def test_fresh_latents_keep_earlier_keys_too(tiny_config, tiny_pipe, folder, first):
     cfg = tiny_config(concepts=("house",), base_run=first.id, latents="fresh", steps=2)
     assert {"l_earlier", "l_retain"} < set(train(cfg, folder, pipe=tiny_pipe).metrics()[-1])
+
+
+def test_what_the_earlier_run_retained_is_retained_again(tiny_config, tiny_pipe, first, second):
+    """Church and house were each erased beside a castle, which the third run does not name."""
+    _, earlier, _ = start_of(tiny_config(base_run=second.id), second, models.model_hash(tiny_pipe))
+    assert [item.siblings for item in earlier] == [("castle",), ("castle",)]
+    cfg = tiny_config(concepts=("tower",), retain=("background",), templates=("a {}",)).resolved()
+    made = Batches(tiny_pipe, cfg, earlier, ALONE)
+    assert set(made.retained) == {"a background", "a church", "a chapel", "a house", "a castle"}
+    assert made.near == [("a background", "a castle")]
 
 
 def test_trajectories_of_a_key_are_what_it_opens_and_are_not_kept(first, tiny_pipe, tmp_path):

@@ -6,6 +6,7 @@ import torch
 from kpop import models
 from kpop.batches import BankBatches
 from kpop.fresh_batches import FreshBatches
+from kpop.methods.losses import error
 from kpop.run_texts import phrase, phrasings
 from kpop.trajectories import Bank, Sampler, noise_levels, rollout
 from kpop.weights import WeightDelta
@@ -130,9 +131,38 @@ def test_the_first_retain_row_is_the_neutral_text(batches, tiny_pipe):
 
 def test_x0_space_weighs_an_error_of_eps_as_one_of_x0(batches, tiny_pipe):
     rows = batches(loss_space="x0").draw(1).concept
-    a = noise_levels(tiny_pipe)[rows.t]
-    torch.testing.assert_close(rows.weight, (1 - a) / a)
+    a = noise_levels(tiny_pipe)[rows.t].view(-1, 1, 1, 1)
+    guess = rows.target + torch.linspace(-0.3, 0.7, rows.z.numel()).view_as(rows.z)
+    x0 = [(rows.z - (1 - a).sqrt() * eps) / a.sqrt() for eps in (guess, rows.target)]
+    expected = (x0[0] - x0[1]).square().flatten(1).mean(1)
+    torch.testing.assert_close(error(guess, rows), expected, rtol=1e-3, atol=1e-4)
     assert torch.equal(batches().draw(1).concept.weight, torch.ones(2))
+
+
+def test_rows_of_pure_noise_do_not_outweigh_all_others(batches, tiny_pipe):
+    made = batches(loss_space="x0")
+    made.alphas = torch.tensor([1e-6, 0.5])
+    torch.testing.assert_close(made.weights(torch.tensor([0, 1])), torch.tensor([1000.0, 1.0]))
+
+
+def test_an_error_of_v_counts_as_the_error_of_eps_or_x0_that_it_is(batches, tiny_pipe):
+    """eps = sqrt(1 - a) z + sqrt(a) v and x0 = sqrt(a) z - sqrt(1 - a) v, at a = 0.36 by hand."""
+    for space, weight in (("eps", 0.36), ("x0", 0.64)):
+        made = batches(loss_space=space)
+        made.predicts_v, made.alphas = True, torch.tensor([0.36])
+        z, v = torch.randn(2, 4), torch.randn(2, 2, 4)
+        x = [0.8 * z + 0.6 * one if space == "eps" else 0.6 * z - 0.8 * one for one in v]
+        found = made.weights(torch.tensor([0])) * (v[0] - v[1]).square().mean()
+        torch.testing.assert_close(found[0], (x[0] - x[1]).square().mean())
+        torch.testing.assert_close(found[0], weight * (v[0] - v[1]).square().mean())
+
+
+def test_the_empty_text_is_held_beside_another_neutral_one(batches, tiny_pipe):
+    made = batches(neutral="background", retain=("castle",), templates=("{}",))
+    states = {text: made.state(text) for text in ("", "background")}
+    first = [made.draw(step).retain.text[0] for step in range(1, 41)]
+    seen = {text: sum(torch.equal(one, state) for one in first) for text, state in states.items()}
+    assert sum(seen.values()) == 40 and min(seen.values()) >= 8
 
 
 def test_fresh_rows_walk_with_the_current_weights(tiny_pipe, tiny_config):
@@ -160,6 +190,16 @@ def test_every_other_retained_row_is_of_the_texts_nearest_to_the_concept(batches
     assert set(share) == {"castle", "background", "blue"}
     assert share["background"] == pytest.approx(1 / 2 + 1 / 6, abs=0.05)  # the first third of the three
     assert share["castle"] == pytest.approx(1 / 6, abs=0.04)
+
+
+def test_the_papers_settings_draw_the_list_and_the_empty_text_alike(tiny_folder, batches):
+    """Ours*: c_r ~ U(retain + ['']), whatever is near (method.md 1.2)."""
+    words = ("castle", "background", "blue")
+    made = batches(preset="paper", retain=words, templates=("{}",), retain_neutral=None, batch_size=1,
+                   latents="bank", negative_guidance=0, rollout_steps=3)  # fmt: skip
+    drawn = [made.retain_of(step, 0) for step in range(1200)]
+    share = {text: drawn.count(text) / len(drawn) for text in set(drawn)}
+    assert share == {text: pytest.approx(1 / 4, abs=0.04) for text in (*words, None)}
 
 
 def test_what_is_near_in_meaning_is_what_the_text_encoder_puts_near():

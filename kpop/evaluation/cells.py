@@ -23,7 +23,8 @@ SCHEMA = 1
 BASE = "base"  # the method of the cell that draws with the untouched model
 COLUMNS = ("labels", "scores", "style", "background", "distance", "picture")
 NOT_WHAT_IT_IS = ("checkpoint_every", "sample_every", "gradient_checkpointing", "schema")  # of a config
-LATER = {"decoy_share": 0.0}  # fields that came when cells were kept: at these values they say nothing new
+# Fields that came when cells were kept: at these values they say nothing new.
+LATER = {"decoy_share": 0.0, "near_share": 0.5}
 
 
 @dataclass(frozen=True)
