@@ -80,3 +80,14 @@ def save_png(image: Image, path: Path) -> Path:
     """A PNG with the texts of image.info as text chunks, whole or not at all. Raises RunError."""
     write_bytes(path, png_bytes(image))
     return path
+
+
+def span(seconds: float | None) -> str:
+    """ "40 s", "2 min", "1 h 20 min"; "" where unknown."""
+    if seconds is None or seconds != seconds or seconds < 0:
+        return ""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 90 * 60:
+        return f"{round(seconds / 60)} min"
+    return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60)} min"

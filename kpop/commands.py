@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from . import jobs, runs
 from .cli_values import concept_list, erase_config, generation_config, seed_list
-from .command_output import output_folder, progress_bar, save_png, stop_on_interrupt
+from .command_output import output_folder, progress_bar, save_png, span, stop_on_interrupt
 from .config import EraseConfig, concept_name
 from .errors import InputError, KpopError
 from .key_sealing import check_open
@@ -78,6 +78,7 @@ def _follow(cfg: EraseConfig, args: argparse.Namespace, pipe) -> int:
 
 def _dry_run(cfg: EraseConfig, pipe, device: str) -> int:
     from .estimate import estimate_run, gigabytes
+    from .pace import measure_pace, seconds_of
 
     if pipe is None:
         from . import models, precision
@@ -89,11 +90,14 @@ def _dry_run(cfg: EraseConfig, pipe, device: str) -> int:
         print(json.dumps({"config": cfg.to_dict(), "estimate": None}, indent=2, ensure_ascii=False))
         print(f"{error} Nothing was trained.", file=sys.stderr)
         return 0
-    print(json.dumps({"config": cfg.to_dict(), "estimate": found.to_dict()}, indent=2, ensure_ascii=False))
+    seconds = seconds_of(cfg, pipe, measure_pace(pipe))
+    told = {**found.to_dict(), "seconds": round(seconds, 1)}
+    print(json.dumps({"config": cfg.to_dict(), "estimate": told}, indent=2, ensure_ascii=False))
     print(
         f"{found.trainable_parameters:,} parameters of the U-Net and {found.prompt_parameters:,} of the key; "
-        f"about {gigabytes(found.memory)} on {found.device}; {found.bank_rows:,} U-Net rows for the bank, "
-        f"{found.step_rows:.1f} a step ({found.backward_rows} with backward). Nothing was trained.",
+        f"about {gigabytes(found.memory)} and {span(seconds)} on {found.device}, as it is at this moment; "
+        f"{found.bank_rows:,} U-Net rows for the bank, {found.step_rows:.1f} a step "
+        f"({found.backward_rows} with backward). Nothing was trained.",
         file=sys.stderr,
     )
     return 0

@@ -1,5 +1,8 @@
 """Steps that are recorded once and launched again; a stand-in for the recording runs without a GPU."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -84,7 +87,18 @@ def test_what_is_told_while_recording_is_told_at_every_launch(monkeypatch):
     assert told == [1, 1, 1]
 
 
-def test_only_a_gpu_with_room_records(tiny_config):
-    cfg = tiny_config().resolved()
+def test_only_a_gpu_with_room_records_and_only_when_asked(tiny_config, monkeypatch):
+    cfg, gpu = tiny_config().resolved(), torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    free = {"bytes": 60}
+    monkeypatch.setattr(cuda_graphs, "free_memory", lambda device: free["bytes"])
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=100))
+    assert not cuda_graphs.worth_it(cfg, gpu)
+    monkeypatch.setenv("KPOP_GRAPHS", "1")
+    assert cuda_graphs.worth_it(cfg, gpu)
     assert not cuda_graphs.worth_it(cfg, torch.device("cpu"))
-    assert not cuda_graphs.worth_it(cfg, torch.device("cuda"), processes=2)
+    assert not cuda_graphs.worth_it(cfg, gpu, processes=2)
+    assert not cuda_graphs.worth_it(replace(cfg, gradient_checkpointing=True), gpu)
+    assert not cuda_graphs.worth_it(tiny_config(mechanism="token").resolved(), gpu)
+    free["bytes"] = 50
+    assert not cuda_graphs.worth_it(cfg, gpu)

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import re
 import shutil
 
 import pytest
@@ -120,6 +121,8 @@ def test_a_dry_run_says_what_it_would_be_and_makes_no_run(tiny_folder, tmp_path,
     told = json.loads(out)
     assert told["config"]["steps"] == 3 and told["config"]["lambda"] is not None
     assert told["estimate"]["total_rows"] == told["estimate"]["bank_rows"] + 3 * told["estimate"]["step_rows"]
+    assert 0 < told["estimate"]["seconds"] < 600
+    assert re.search(r" GB and \d+ s on cpu, as it is at this moment; ", err)
     assert "Nothing was trained" in err and [run for run in list_runs() if not run.is_example] == []
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kpop import InputError, ModelError, RunError, checkpoint, disk, generate, jobs, train
+from kpop import InputError, ModelError, RunError, checkpoint, disk, generate, jobs, train, training
 from kpop.descent import rate_left
 from kpop.hidden_prompt import HiddenPrompt
 from kpop.runs import create_run
@@ -105,6 +105,28 @@ def test_resuming_equals_never_stopping_bit_for_bit(tiny_config, tiny_pipe, tmp_
     assert same(result(whole), result(run))
     losses = [{k: v for k, v in row.items() if k.startswith("l_")} for row in run.metrics()]
     assert losses == [{k: v for k, v in row.items() if k.startswith("l_")} for row in whole.metrics()]
+
+
+def test_each_radius_bounds_its_own_steps(tiny_config, tiny_pipe, tmp_path):
+    """rho the step of theta', rho_p that of p (L2); neither is near where it would go by itself."""
+    places = {}
+
+    class Recorder:
+        def __init__(self, real):
+            self.real = real
+
+        def __call__(self, optimizer, tensors, *rest):
+            before = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+            self.real(optimizer, tensors, *rest)
+            kind = "p" if set(tensors) == {"p"} else "theta"
+            moved = sum(float((tensor - before[name]).square().sum()) for name, tensor in tensors.items())
+            places.setdefault(kind, []).append(moved**0.5)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "move", Recorder(training.move))
+        train(tiny_config(rho=0.002, rho_p=0.01, rate_decay=0), tmp_path, pipe=tiny_pipe)
+    assert places["theta"] == pytest.approx([0.002] * 4, rel=1e-3)
+    assert places["p"] == pytest.approx([0.01] * 4, rel=1e-3)
 
 
 def test_stop_and_keep_then_go_on(tiny_config, tiny_pipe, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
+from ..command_output import span
 from ..evaluation.lines import SCORES
 from ..evaluation.metrics import Estimate
 from ..evaluation.protocol import VARIANTS
@@ -15,7 +16,7 @@ from ..run_status import ACTIVE
 from .charts import whiskers
 from .markdown import markdown_html
 from .pictures import notice
-from .run_picker import STATES, ago, span
+from .run_picker import STATES, ago
 
 PROTOCOLS = {"objects": "Objects", "sensitive": "Sensitive", "style": "Styles", "csv": "My prompts"}
 ROLES = {

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import gradio as gr
 
 from .. import evaluation_jobs, jobs
+from ..command_output import span
 from ..run_status import ACTIVE
 from .boundary import plainly
 from .evaluation_view import stamp
 from .page import QUIET, Page
-from .run_picker import ago, choices, has_result, made_at, share, span
+from .run_picker import ago, choices, has_result, made_at, share
 from .run_view import samples_mark
 from .studio import Studio
 

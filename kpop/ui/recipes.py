@@ -8,12 +8,12 @@ from statistics import median
 import gradio as gr
 
 from .. import presets
+from ..command_output import span
 from ..config import EraseConfig
 from ..errors import InputError, KpopError
 from ..estimate import gigabytes
 from ..method_table import METHODS
 from .concepts import as_field, names_of
-from .run_picker import span
 from .settings import config_from, values_of
 from .studio import Studio
 

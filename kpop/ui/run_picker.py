@@ -90,17 +90,6 @@ def ago(seconds_since_epoch: float) -> str:
     return f"{int(age // 86400)} days ago"
 
 
-def span(seconds: float | None) -> str:
-    """ "40 s", "2 min", "1 h 20 min"; "" where unknown."""
-    if seconds is None or seconds != seconds or seconds < 0:
-        return ""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    if seconds < 90 * 60:
-        return f"{round(seconds / 60)} min"
-    return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60)} min"
-
-
 def share(status) -> int:
     """Percent of a run's steps, in fives: lists of runs need not change with every step."""
     return 5 * int(20 * status.step / max(status.steps, 1))

@@ -13,12 +13,13 @@ from statistics import mean
 import gradio as gr
 
 from .. import jobs
+from ..command_output import span
 from ..disk import file_stamp
 from ..kept import opened, phrase
 from ..run_status import ACTIVE, ENDED
 from .charts import Line, line_chart, smoothed
 from .pictures import NOTES, TITLES, blank, data_uri, framed, frames, notice
-from .run_picker import STATES, ago, by_method, concept_names, has_result, made_at, share, span
+from .run_picker import STATES, ago, by_method, concept_names, has_result, made_at, share
 from .studio import Studio
 from .words import sensitive
 
