@@ -215,6 +215,21 @@ def test_cells_are_shared_by_the_tables(tmp_path):
     assert not cells["table2"] & cells["table3"] - {QUICK.base().name}
 
 
+def test_joined_names_are_one_concept_judged_word_by_word():
+    ones, joined = (
+        BY_NAME["joined"].rows(QUICK)[label][0] for label in ("a concept each", "one joined text")
+    )
+    assert joined.spec.config.concepts == (", ".join(QUICK.object_splits()[0].erased),)
+    assert joined.asks == ones.asks and joined.spec.config.retain == ones.spec.config.retain
+
+
+def test_each_part_is_left_out_once():
+    rows = BY_NAME["parts"].rows(QUICK)
+    configs = [needs[0].spec.config for label, needs in rows.items() if label != "base"]
+    parts = [(cfg.key_retain_weight, cfg.near_share, cfg.key_share) for cfg in configs]
+    assert parts == [(2.0, 0.5, 0.18), (0.0, 0.5, 0.18), (2.0, 0.0, 0.18), (2.0, 0.5, 0.0)]
+
+
 def test_quick_stays_within_25_minutes_a_table(tmp_path):
     told = replace(QUICK, scale=SCALES["quick"])
     store = Store(tmp_path)

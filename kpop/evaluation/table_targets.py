@@ -24,7 +24,8 @@ OBJECT_COLUMNS = {
 }
 RECOVERY_COLUMN = {"recovery-1": "erased words drawn with the true key: first label is the word"}
 ROWS_NOTE = (
-    "KPOP without the star retains nothing, not even the neutral text, as in the paper's Eq. 5-7. ESD, CA "
+    "KPOP without the star retains nothing, not even the neutral text, and aims at the neutral text alone, "
+    "as in the paper's Eq. 5-7. ESD, CA "
     "and UCE run with the embedded model's rates and steps for KPOP; the sweep is `reproduce tuning`."
 )
 
