@@ -1,6 +1,10 @@
 """Small random models in folders, and user folders that never leave the test."""
 
+import os
 import shutil
+
+if os.environ.get("PYTEST_XDIST_WORKER"):  # several at a time: each, and what it starts, on one core
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from attribution_pipelines import random_pipeline
