@@ -18,7 +18,7 @@ from .boundary import plainly
 from .evaluation_view import stamp
 from .page import QUIET, Page
 from .run_picker import ago, choices, has_result, made_at, share, span
-from .run_view import samples_mark
+from .run_samples import samples_mark
 from .studio import Studio
 
 
