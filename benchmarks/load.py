@@ -4,7 +4,8 @@
 
 Every user is a gradio_client of its own. As an open page does, it asks every two seconds what has changed,
 and for the parts that have (raw, for these are private); it asks /run_status now and then, and once draws a
-picture by /compare.
+picture by /compare. When they are done looking, all ask for a picture at the same moment, while the run still
+trains: that is the burst.
 An answer is late where it tells an older step than stood in the run folder before it was asked.
 """
 
@@ -19,6 +20,7 @@ import tempfile
 import threading
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -27,6 +29,7 @@ from gradio_client import Client
 from gradio_client.utils import Status
 
 from benchmarks.app_process import running_app
+from benchmarks.burst import Burst, burst
 from benchmarks.machine import processor
 from benchmarks.marked_part import put
 from kpop.runs import open_run
@@ -119,12 +122,16 @@ class User(threading.Thread):
             self.seen.back += step < before
         return step
 
-    def _compare(self) -> None:
+    def submit(self, seed: int):
+        """Ask for pictures of a prompt and seed that nobody else asks for; the job."""
         prompt = f"a church on a {COLOURS[self.number % len(COLOURS)]} background"
+        return self.client.submit(EXAMPLE, prompt, str(seed), "none", api_name="/compare")
+
+    def _compare(self) -> None:
         began = time.perf_counter()
         with self.seen.turn:  # one is in the queue before the next one asks, so that there is an order
             self.seen.asked.append(self.number)
-            job = self.client.submit(EXAMPLE, prompt, str(self.number), "none", api_name="/compare")
+            job = self.submit(self.number)
             while job.status().code == Status.STARTING:
                 time.sleep(0.01)
         try:
@@ -174,8 +181,9 @@ def measure(asked: argparse.Namespace, address: str, folder: Path) -> str:
         time.sleep(2.0)
     for user in users:
         user.join(timeout=660)
+    at_once = burst([partial(user.submit, 1000 + user.number) for user in users])
     first.predict(run.id, api_name="/stop_run")
-    return table(asked, seen, memory, run.status.step - step)
+    return table(asked, seen, memory, run.status.step - step, at_once)
 
 
 def server_of(folder: Path) -> psutil.Process:
@@ -188,7 +196,9 @@ def server_of(folder: Path) -> psutil.Process:
     )
 
 
-def table(asked: argparse.Namespace, seen: Seen, memory: list[tuple[float, int]], steps: int) -> str:
+def table(
+    asked: argparse.Namespace, seen: Seen, memory: list[tuple[float, int]], steps: int, at_once: Burst
+) -> str:
     late = 60 * asked.minutes - WARM_UP
     held = [rss / 2**20 for at, rss in memory if WARM_UP <= at <= 2 * WARM_UP] or [memory[0][1] / 2**20]
     last = [rss / 2**20 for at, rss in memory if at >= late] or [memory[-1][1] / 2**20]
@@ -210,9 +220,26 @@ def table(asked: argparse.Namespace, seen: Seen, memory: list[tuple[float, int]]
         f"Answers older than the run folder: {seen.late}; steps that went back: {seen.back}; errors: "
         f"{len(seen.errors)}. Pictures served in the order asked: {'yes' if in_order else 'no'} "
         f"({len(seen.served)} of {len(seen.asked)}). Memory of the server, resident: "
-        f"{statistics.median(held):.0f} MB in minute two, {statistics.median(last):.0f} MB in the last.",
+        f"{statistics.median(held):.0f} MB in minute two, {statistics.median(last):.0f} MB in the last; "
+        f"{by_minute(memory)}.",
+        "",
+        at_once.told(),
     ]
-    return "\n".join([*lines, *(f"- {error}" for error in seen.errors[:5])])
+    return "\n".join([*lines, *(f"- {error}" for error in (*seen.errors[:5], *at_once.errors[:5]))])
+
+
+def by_minute(memory: list[tuple[float, int]]) -> str:
+    """Median of each minute in MB, and how much it grows a minute after the first (least squares)."""
+    minutes: dict[int, list[float]] = {}
+    for at, rss in memory:
+        minutes.setdefault(int(at // 60), []).append(rss / 2**20)
+    held = {minute: statistics.median(values) for minute, values in minutes.items()}
+    told = "by minute " + ", ".join(f"{each:.0f}" for each in held.values())
+    later = {minute: each for minute, each in held.items() if minute > 0}
+    if len(later) < 2:
+        return told
+    slope = statistics.linear_regression(list(later), list(later.values())).slope
+    return f"{told}, a slope of {slope:+.2f} MB a minute after the first"
 
 
 def times(seconds: list[float]) -> str:

@@ -56,7 +56,7 @@ def walk(page: Page, address: str, out: Path) -> Walk:
     page.locator("#to-train").click()
     page.locator("#train-default").click()
     expect(page.locator("#run-card").get_by_text("Forgetting")).to_be_visible()
-    expect(page.locator("#sample-now .now")).to_have_count(4)
+    expect(page.locator("#sample-now .now")).to_have_count(5)
     found.stop("2-forgetting")
     expect(page.locator("#run-card").get_by_text("Forgot")).to_be_visible()
     found.stop("3-forgot")

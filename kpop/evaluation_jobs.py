@@ -2,7 +2,8 @@
 
 <run>/evaluations/<name>/  request.json  status.json  pace.json  log.txt, and what `evaluate --out` writes
 
-Those of the example, which ships with the app, are in <runs>/.example-run/evaluations.
+Those of the example, which ships with the app, are in <runs>/.example-run/evaluations. While they are
+counted and one starts, <runs>/.evaluations.lock is held.
 
 The folder is the truth, so a page or a server may come and go. One evaluation of a runs folder works at a
 time; the others wait for it. What was broken off goes on from its predictions.
@@ -19,17 +20,20 @@ import signal
 import sys
 import time
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from .detached import alive, signal_session, start_detached
-from .disk import disk_error, hidden_folder, write_json
+from .disk import disk_error, hidden_folder, locked, write_json
 from .errors import InputError, RunError
 from .evaluation.lines import Line
 from .evaluation_plan import Ask, command_line, plan_of
 from .key_sealing import check_open
+from .limits import UNLIMITED, Limits
 from .run_records import log_tail
 from .run_status import ACTIVE, ENDED, RunStatus, change_status, host_name, process_fields, read_status
 from .runs import EXAMPLE, Run, default_runs_dir
@@ -114,12 +118,13 @@ def start(
     owner: str = "local",
     pipe=None,
     runs_dir: str | Path | None = None,
+    limits: Limits = UNLIMITED,
 ) -> EvaluationJob:
     """Check everything, make the folder and start the process.
 
     prompts: a CSV for `csv` (and `sensitive`, where the model has no own prompts), copied. pipe: the run's
-    model, to check the words with. runs_dir: as in `list_evaluations`. Raises KpopError with one sentence,
-    and then nothing was started.
+    model, to check the words with. runs_dir: as in `list_evaluations`. limits: of `owner`. Raises KpopError
+    with one sentence, and then nothing was started.
     """
     check_run(run)
     check_idle(run, runs_dir)
@@ -130,6 +135,7 @@ def start(
             request["prompts"] = Path(prompts).name[-80:]
             shutil.copyfile(prompts, made / "prompts.csv")
         lines, total = plan_of(run, request, made, pipe)
+        limits.check_judged(total)
         request |= {"lines": [line.to_dict() for line in lines], "variants": list(run.method.variants)}
         write_json(made / "request.json", request)
         status = RunStatus(
@@ -138,10 +144,26 @@ def start(
         write_json(made / "status.json", asdict(status))
         stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(now))
         place = folder / f"{ask.protocol}-{stamp}-{secrets.token_hex(2)}"
-        os.rename(made, place)
+        with _counted(place.parent.parent.parent, owner, limits):
+            os.rename(made, place)
     job = EvaluationJob(place)
     _start(job)
     return job
+
+
+@contextmanager
+def _counted(runs_dir: Path, owner: str, limits: Limits) -> Iterator[None]:
+    """Nobody else starts an evaluation in the block. Raises RunError where one more is beyond the limits."""
+    with locked(runs_dir / ".evaluations.lock"):
+        owners = [job.status.owner for job in going_on(runs_dir)]
+        limits.check_evaluations(owners.count(owner), len(owners))
+        yield
+
+
+def going_on(runs_dir: str | Path) -> list[EvaluationJob]:
+    """Every evaluation in a runs folder that waits or works, those of the example too."""
+    found = [path for path in Path(runs_dir).glob("*/evaluations/*") if NAME.fullmatch(path.name)]
+    return [job for job in map(EvaluationJob, found) if job.status.state in ACTIVE]
 
 
 def evaluations_folder(run: Run, runs_dir: str | Path | None = None) -> Path:
@@ -205,8 +227,11 @@ def stop(job: EvaluationJob) -> None:
         signal_session(before, signal.SIGTERM)
 
 
-def resume(job: EvaluationJob, pipe=None) -> None:
-    """Go on with a stopped, failed or interrupted evaluation. Raises KpopError in any other state."""
+def resume(job: EvaluationJob, pipe=None, limits: Limits = UNLIMITED) -> None:
+    """Go on with a stopped, failed or interrupted evaluation. limits: of its owner.
+
+    Raises KpopError in any other state, and beyond the limits.
+    """
     state = job.status.state
     if state == "done":
         raise RunError("This evaluation is finished. Start a new one.")
@@ -216,11 +241,13 @@ def resume(job: EvaluationJob, pipe=None) -> None:
         raise RunError(job.status.error)
     check_run(job.run)
     _check_weights(job)
-    plan_of(job.run, job.request, job.path, pipe)
+    limits.check_judged(plan_of(job.run, job.request, job.path, pipe)[1])
     change_status(job.path, None, {"state": state})  # of a dead process it may still say "stopping"
     fresh = dict.fromkeys(("error", "eta_s", "pid", "create_time", "stop_asked"))
     fresh |= {"state": "starting", "heartbeat": time.time(), "host": host_name()}
-    if change_status(job.path, ENDED, fresh):
+    with _counted(job.runs_dir, job.status.owner, limits):
+        ours = change_status(job.path, ENDED, fresh)
+    if ours:
         _start(job)
 
 

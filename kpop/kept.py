@@ -85,6 +85,14 @@ def opened(path: Path) -> Image.Image | None:
     return picture
 
 
+def frames(strip: Image.Image) -> list[Image.Image]:
+    """The square pictures that stand side by side in one sample file; the file itself if it is no strip."""
+    side = strip.height
+    if strip.width <= side or strip.width % side:
+        return [strip]
+    return [strip.crop((left, 0, left + side, side)) for left in range(0, strip.width, side)]
+
+
 def folder_of(run: Run, prompt: str, seeds: Sequence[int], key: str = OWN, place: Path | None = None) -> Path:
     """Where the sheet of a question is kept: below `place`, or in the run folder."""
     return (place or run.path / "compare") / _name(run, prompt, seeds, key)

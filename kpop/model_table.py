@@ -96,7 +96,7 @@ _RECOMMENDED = {
         "templates": ("{}", "a {}", "a photo of a {}"),
         "rollout_steps": 25,
         "checkpoint_every": 50,
-        "sample_every": 85,
+        "sample_every": 60,
     },
     "sd": {
         **_COMMON,

@@ -65,9 +65,9 @@ def seconds_of(cfg: EraseConfig, pipe: StableDiffusionPipeline, pace: Pace) -> f
     rows, backward = rows_of_steps(cfg, pipe.unet)
     steps = backward * pace.both + (rows - backward) * pace.forward
     bank = 0 if cfg.latents == "fresh" else bank_rows(cfg)
-    sampled = 6 * picture_rows(cfg.model)  # two pictures each of three variants
-    samples = sampled * (cfg.steps // cfg.sample_every if cfg.sample_every else 0)
-    return steps + (bank + samples) * pace.forward
+    # Two pictures each of three variants, after the last step too; before the first, of two.
+    pictures = 4 + 6 * -(-cfg.steps // cfg.sample_every) if cfg.sample_every else 0
+    return steps + (bank + pictures * picture_rows(cfg.model)) * pace.forward
 
 
 def picture_rows(model: str) -> int:

@@ -93,7 +93,7 @@ def _mean(values: list[float]) -> float:
 class Samples:
     """Same seeds at chosen steps, in samples/step_NNNNN/{original,sanitized,recovered,kept}.png.
 
-    There is no recovered strip where the method leaves no key.
+    There is no recovered strip where the method leaves no key, nor at step 0, where nothing is learned yet.
     """
 
     def __init__(self, pipe: StableDiffusionPipeline, cfg: EraseConfig, run: Run, precision: str):
@@ -109,9 +109,12 @@ class Samples:
         self.kept = [(text, SAMPLE_SEEDS[0]) for text in retained_texts(cfg)[: len(self.asked)]]
         self.original: list[Image] | None = None
 
-    def draw_original(self) -> None:
-        """Once, while the U-Net holds theta."""
-        self.original = self._draw([Row(text, seed, "original", None) for text, seed in self.asked], None)
+    def begin(self) -> None:
+        """Draw and write step 0, once, while the U-Net holds theta. Raises RunError."""
+        asked = [Row(text, seed, "original", None) for text, seed in (*self.asked, *self.kept)]
+        pictures, count = self._draw(asked, None), len(self.asked)
+        self.original = pictures[:count]
+        self._write(0, {"original": self.original, "sanitized": self.original, "kept": pictures[count:]})
 
     def save(self, step: int, delta: WeightDelta | None, prompts: Sequence[HiddenPrompt]) -> None:
         """Draw and write one folder; delta: theta', if any; prompts: the keys, if any. Raises RunError."""
@@ -135,6 +138,9 @@ class Samples:
             "recovered": pictures[len(plain) :],
             "kept": pictures[count : len(plain)],
         }
+        self._write(step, strips)
+
+    def _write(self, step: int, strips: dict[str, list[Image]]) -> None:
         folder = self.run.path / "samples" / f"step_{step:05d}"
         for name, images in strips.items():
             if images:

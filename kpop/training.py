@@ -152,16 +152,15 @@ class _Training:
         self.run.update_status(model_hash=self.model_hash, step=0, steps=cfg.steps)
         self.method = load_method(cfg.method)
         check_fits(cfg, self.pipe)
-        samples = None
-        if cfg.sample_every and self.processes.leads:
-            samples = Samples(self.pipe, cfg, self.run, self.precision)
+        sampled = cfg.sample_every and self.processes.leads
+        samples = Samples(self.pipe, cfg, self.run, self.precision) if sampled else None
         with ExitStack() as held:
             self.base, self.earlier, digest = start_of(cfg, self.run, self.model_hash)
             if self.base is not None:
                 held.enter_context(self.base.to(unet.device, unet.dtype).applied(unet))
             if samples is not None:
                 self.gate()
-                samples.draw_original()
+                samples.begin()
             if not METHODS[cfg.method].stepwise:
                 self._solve(samples)
                 return
@@ -266,9 +265,8 @@ class _Training:
         self._keep()
         if self.interrupted.is_set() and step < cfg.steps:
             raise KeyboardInterrupt
-        self.run.update_status(
-            state="done" if step == cfg.steps else "stopped", step=step, eta_s=None, error=None
-        )
+        state = "done" if step == cfg.steps else "stopped"
+        self.run.update_status(state=state, step=step, eta_s=None, error=None)
 
     def _step(self, batches: Batches, step: int) -> dict[str, float]:
         """One alternation: p, if any, moves with theta' fixed (Eq. 6), then theta' with p fixed (Eq. 7).

@@ -48,9 +48,11 @@ class Visitor:
         self.page.screenshot(path=PICTURES / f"{name}-{self.width}.png", full_page=True)
 
     def findings(self) -> list[str]:
-        """What axe-core calls serious or critical on the page as it stands."""
-        axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-        found = axe.run(self.page, options={"resultTypes": ["violations"]}).response["violations"]
+        """What axe-core calls serious or critical on the page as it stands, gradio's own toasts left out."""
+        from axe_playwright_python.sync_playwright import Axe  # beside playwright in requirements-dev.txt
+
+        asked = {"context": {"exclude": [".toast-wrap"]}, "options": {"resultTypes": ["violations"]}}
+        found = Axe().run(self.page, **asked).response["violations"]
         return [
             f"{rule['id']}: {node['html'][:200]} {node.get('failureSummary', '')[:200]}"
             for rule in found
@@ -58,13 +60,21 @@ class Visitor:
             for node in rule["nodes"]
         ]
 
-    def reach(self, locator, most: int = 80) -> None:
-        """Press Tab until the focus is there."""
+    def reach(self, locator, most: int = 80, key: str = "Tab") -> None:
+        """Press Tab, or Shift+Tab, until the focus is there."""
         for _ in range(most):
             if locator.evaluate("it => it === document.activeElement || it.contains(document.activeElement)"):
                 return
-            self.page.keyboard.press("Tab")
-        raise AssertionError(f"the Tab key does not reach {locator}")
+            self.page.keyboard.press(key)
+        raise AssertionError(f"the {key} key does not reach {locator}")
+
+    def moves(self) -> list[str]:
+        """What still moves where the visitor wants no motion: elements with their longest time in seconds."""
+        return self.page.evaluate("""() => [...document.querySelectorAll('*')].flatMap((it) => {
+          const style = getComputedStyle(it);
+          const times = `${style.animationDuration},${style.transitionDuration}`.split(',').map(parseFloat);
+          return Math.max(...times) > 0.001 ? [`${it.tagName} ${it.className} ${Math.max(...times)}`] : [];
+        })""")
 
     def fits(self) -> bool:
         """Whether nothing makes the page scroll sideways."""

@@ -34,20 +34,33 @@ def test_from_a_word_to_the_heads(chromium, address):
     shown = page.locator("#forget-pictures img").first
     assert shown.evaluate("image => image.naturalWidth") >= 256
     visitor.picture("1-concepts")
-    page.locator("#keep .remove-all").click()  # one sibling: a short training
-    page.locator("#keep input").fill("castle")
-    page.locator("#keep input").press("Enter")
+    # From here to the training by keyboard alone.
+    visitor.reach(page.locator("#keep input"))
+    for _ in range(page.locator("#keep .token").count()):
+        page.keyboard.press("Backspace")
+    page.keyboard.type("castle")  # one sibling: a short training
+    page.keyboard.press("Enter")
     # The strips of the presets may be drawn first.
     playwright.expect(page.locator("#keep-pictures figure")).to_have_count(2, timeout=STEP_LIMIT)
 
-    page.locator("#to-train").click()
-    page.get_by_text("All settings").click()
-    for name, value in (("steps", "20"), ("sample_every", "10"), ("batch_size", "1"), ("rollout_steps", "4")):
-        page.locator(f"#set-{name} input, #set-{name} textarea").fill(value)
-    page.get_by_text("All settings").click()
-    page.locator("#train-default").click()
+    visitor.reach(page.locator("#to-train"))
+    page.keyboard.press("Enter")
+    visitor.reach(page.locator("#all-settings > button"))
+    page.keyboard.press("Enter")
+    for name, value in (("steps", "20"), ("batch_size", "1"), ("rollout_steps", "4"), ("sample_every", "10")):
+        visitor.reach(page.locator(f"#set-{name} input, #set-{name} textarea"))
+        page.keyboard.type(value)
+    visitor.reach(page.locator("#train-default"), key="Shift+Tab")
+    page.keyboard.press("Enter")
     sees(page.locator("#run-card").get_by_text(RUNNING), STEP_LIMIT)
     assert re.search(r"[?&]run=\d{8}-\d{6}-", page.url)
+    page.locator("#stop-run").click()
+    sees(page.locator("#resume-run"), STEP_LIMIT)
+    sees(page.locator("#run-card").get_by_text("Stopped while forgetting"))
+    playwright.expect(page.locator("#said")).to_have_text("Stopped while forgetting church")
+    page.locator("#resume-run").click()
+    sees(page.locator("#run-card").get_by_text(RUNNING), STEP_LIMIT)
+    assert visitor.findings() == []  # while it trains
 
     assert visitor.errors == []
     page.reload()  # the run is on the server, and the address names run and step
@@ -60,17 +73,25 @@ def test_from_a_word_to_the_heads(chromium, address):
     second.page.close()
     sees(page.locator("#run-card").get_by_text("Forgot"), STEP_LIMIT)
     sees(page.locator("#charts .chart").first)
-    playwright.expect(page.locator("#sample-now .now")).to_have_count(4)
-    page.locator("#scrub input[type=range]").press("Home")
-    sees(page.get_by_role("heading", name="Step 10"))
+    playwright.expect(page.locator("#sample-now .now")).to_have_count(5)
+    scrub = page.locator("#scrub input[type=range]")
+    for key, step in (("Home", 0), ("ArrowRight", 10), ("ArrowRight", 20)):  # it stops at samples alone
+        scrub.press(key)
+        sees(page.get_by_role("heading", name=f"Step {step}", exact=True))
     sees(page.locator("#runs .state.done").first)
     visitor.picture("2-train")
+    steps = page.locator("#set-steps input, #set-steps textarea")
+    playwright.expect(steps).to_have_value("")  # after the reload
+    page.locator("#clone-run").click()
+    playwright.expect(steps).to_have_value("20")
+    playwright.expect(page.locator("#keep .token")).to_have_text(["castle"])
 
     visitor.step("3 Compare")
     playwright.expect(page.locator("#compare-grid .sheet-row img")).to_have_count(12, timeout=STEP_LIMIT)
     page.locator("#seeds input, #seeds textarea").fill("7")
     page.locator("#draw").click()
     sees(page.get_by_role("img", name=re.compile("recovered, seed 7")), STEP_LIMIT)
+    playwright.expect(page.locator("#said")).to_contain_text(re.compile("of 1 original"))
     page.get_by_role("button", name=re.compile("Show large: .*sanitized, seed 7")).click()
     sees(page.locator("dialog#viewer"))
     page.keyboard.press("Escape")
@@ -101,7 +122,7 @@ def test_from_a_word_to_the_heads(chromium, address):
     page.close()
 
 
-def test_every_step_fits_a_phone_in_both_themes(chromium, address):
+def test_every_step_fits_a_phone_and_wide_screens_in_both_themes(chromium, address):
     for theme in ("light", "dark"):
         visitor = Visitor(chromium, 400)
         visitor.open(address, theme)
@@ -114,6 +135,14 @@ def test_every_step_fits_a_phone_in_both_themes(chromium, address):
             visitor.picture(f"phone-{theme}-{re.sub('[^a-z]', '', name.lower())}")
             assert visitor.fits(), name
             assert visitor.findings() == [], name
+            for width in (1280, 1600):
+                visitor.page.set_viewport_size({"width": width, "height": 900})
+                assert visitor.fits(), (name, width)
+            visitor.page.set_viewport_size({"width": visitor.width, "height": 900})
+        visitor.page.emulate_media(reduced_motion="reduce")
+        assert visitor.moves() == []
+        visitor.page.emulate_media(reduced_motion="no-preference")
+        assert len(visitor.moves()) > 0  # or the line above says nothing
         assert (visitor.left, visitor.errors) == ([], [])
         visitor.page.close()
 

@@ -94,7 +94,7 @@ def test_a_run_is_trained_in_the_background_and_listed(client, finished):
     assert (status["step"], status["steps"], status["concepts"]) == (20, 20, ["church"])
     assert status["config"]["retain"] == ["castle"]
     assert {"step", "l_erase", "l_recover", "l_transfer"} <= set(status["last"])
-    assert status["samples"] == [10, 20]
+    assert status["samples"] == [0, 10, 20]
     assert client.predict(api_name="/list_runs")[0]["run"] == finished
 
 

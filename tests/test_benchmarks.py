@@ -4,10 +4,13 @@ import json
 
 import pytest
 import torch
+from gradio_client.utils import Status, StatusUpdate
 from safetensors.torch import load_file
 
 import kpop
 from benchmarks import train as train_command
+from benchmarks.burst import Burst, burst, by_rank
+from benchmarks.load import by_minute
 from benchmarks.measure import Rows, measure
 from benchmarks.quality import difference, judged
 from benchmarks.reference_loop import rollout_depth, train_plainly
@@ -121,6 +124,46 @@ def test_ways_take_turns_and_one_that_fails_is_left_out(tiny_folder, tmp_path, m
         "latents fresh |" not in table and "--together" in table and "steps, the rest as their mean" in table
     )
     assert "status" in capfd.readouterr().err
+
+
+def test_a_burst_tells_who_was_overtaken():
+    def status(code, rank=None):
+        return StatusUpdate(code, rank, None, None, None, None, None)
+
+    waiting = [status(Status.IN_QUEUE, rank) for rank in (2, 0, 1)]
+    assert by_rank([status(Status.PROCESSING, 0), *waiting]) == [2, 3, 1]
+    assert by_rank([status(Status.STARTING), *waiting]) == by_rank([None, *waiting]) == []
+    assert by_rank([*waiting, status(Status.IN_QUEUE, 1)]) == []  # read while the queue moved
+    found = Burst(5, queued=[2, 3, 1, 4], served=[0, 3, 2, 1], waits=[1.0, 2.0, 2.5, 9.0])
+    assert (found.overtaken, found.pairs) == (1, 3)  # 3 before 2; 4 was never served
+    assert found.told().endswith(
+        "4 were served, 1 of 3 pairs out of the queue's order; the longest wait was 9.0 s."
+    )
+
+
+def test_a_burst_lets_all_ask_at_once_and_keeps_going_when_one_fails():
+    class Job:
+        def __init__(self, code):
+            self.code = code
+
+        def status(self):
+            return StatusUpdate(self.code, 0, None, None, None, None, None)
+
+        def result(self, timeout):
+            if self.code == Status.CANCELLED:
+                raise ValueError("gone")
+
+    found = burst([lambda: Job(Status.FINISHED), lambda: Job(Status.CANCELLED), lambda: Job(Status.FINISHED)])
+    assert sorted(found.served) == [0, 2] and len(found.waits) == 2
+    assert found.errors == ["burst of user 1: ValueError: gone"]
+
+
+def test_memory_is_told_by_the_minute_with_its_slope():
+    memory = [(at, (900 if at < 60 else 500 + 2 * (at // 60)) * 2**20) for at in range(0, 300, 2)]
+    assert (
+        by_minute(memory) == "by minute 900, 502, 504, 506, 508, a slope of +2.00 MB a minute after the first"
+    )
+    assert by_minute(memory[:40]) == "by minute 900, 502"
 
 
 def test_a_table_replaces_the_one_before_and_nothing_else(tmp_path):

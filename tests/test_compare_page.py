@@ -2,14 +2,18 @@
 
 import io
 import json
+import shutil
 
 import pytest
 from PIL import Image, PngImagePlugin
 
-from kpop import InputError, RunError, train
+from kpop import InputError, RunError, jobs, train
+from kpop.alike_runs import find_alike
+from kpop.exposure import Exposure
 from kpop.kept import png_bytes
+from kpop.limits import Limits
 from kpop.picture_metadata import read_metadata
-from kpop.ui import compare, compare_views, questions, sheets, xy_grid
+from kpop.ui import compare, compare_views, questions, sheets, xy_grid, xy_trainings
 from kpop.ui.pictures import enlarge
 from kpop.ui.run_picker import told_apart
 from kpop.ui.studio import Studio
@@ -159,11 +163,12 @@ def test_an_xy_grid_draws_each_cell_as_asked(studio, runs):
     first, second, _ = runs
     across = xy_grid.axis(studio, first, "run", "", [first.id, second.id])
     down = xy_grid.axis(studio, first, "steps", "2, 3", None)
-    cells = xy_grid.draw_grid(studio, first, "a church", 9, "own", "sanitized", across, down)
+    cells = xy_grid.cells_of(studio, first, "a church", 9, across, down)
+    images = xy_grid.draw_grid(studio, "own", "sanitized", cells)
     fast = questions.config_from("", "3")
     alone = sheets.draw_sheet(studio, second, "a church", [9], "own", config=fast).images["sanitized"][0]
-    assert pixels(cells[1][1]) == pixels(alone) != pixels(cells[1][0])
-    html = xy_grid.grid_html(studio, first, "sanitized", across, down, cells)
+    assert pixels(images[1][1]) == pixels(alone) != pixels(images[1][0])
+    html = xy_grid.grid_html(studio, first, "sanitized", across, down, cells, images)
     assert html.count("<img") == 4 and "lambda 0.7" in html and "steps 3" in html
 
 
@@ -177,6 +182,8 @@ def test_an_xy_grid_draws_each_cell_as_asked(studio, runs):
         ("guidance", "1, 1", "Write 1 to 8 different guidance"),
         ("run", "", "Write 1 to 8 different runs"),
         ("colour", "1", "An axis is one of"),
+        ("k", "1.5", "must be a whole number"),
+        ("lambda", "", "Write 1 to 8 different lambdas"),
     ],
 )
 def test_an_axis_that_cannot_be_used_is_told_in_words(studio, runs, kind, text, words):
@@ -188,6 +195,53 @@ def test_one_axis_twice_or_too_many_cells_are_refused(studio, runs):
     seeds = xy_grid.axis(studio, runs[0], "seed", "0-7", None)
     steps = xy_grid.axis(studio, runs[0], "steps", "1,2,3,4,5", None)
     with pytest.raises(InputError, match="two different axes"):
-        xy_grid.draw_grid(studio, runs[0], "a church", 0, "own", "sanitized", seeds, seeds)
+        xy_grid.cells_of(studio, runs[0], "a church", 0, seeds, seeds)
     with pytest.raises(InputError, match="At most 36 pictures"):
-        xy_grid.draw_grid(studio, runs[0], "a church", 0, "own", "sanitized", seeds, steps)
+        xy_grid.cells_of(studio, runs[0], "a church", 0, seeds, steps)
+
+
+def test_a_grid_over_lambda_finds_the_runs_alike_and_queues_the_missing(studio, runs, monkeypatch):
+    first, second, esd = runs
+    across = xy_grid.axis(studio, first, "lambda", "0.3, 0.7, 2", None)
+    down = xy_grid.axis(studio, first, "steps", "2", None)
+    (cells,) = xy_grid.cells_of(studio, first, "a church", 9, across, down)
+    found = [cell.found for cell in cells]
+    assert [one.done and one.done.id for one in found] == [first.id, second.id, None]
+    images = xy_grid.draw_grid(studio, "own", "sanitized", [cells])
+    again = xy_grid.draw_grid(
+        studio, "own", "sanitized", xy_grid.cells_of(
+            studio, first, "a church", 9, xy_grid.axis(studio, first, "run", "", [second.id]), down
+        )
+    )  # fmt: skip
+    assert pixels(images[0][1]) == pixels(again[0][0]) and images[0][2] is None
+    html = xy_grid.grid_html(studio, first, "sanitized", across, down, [cells], images)
+    assert html.count("<img") == 2 and html.count("not trained yet") == 1
+    assert "1 of 3 runs is missing" in xy_trainings.missing_html(studio, found)
+    monkeypatch.setattr(jobs, "start_next", lambda *_: [])
+    queued, why = xy_trainings.train_missing(studio, first, found, "local")
+    try:
+        assert (len(queued), why, queued[0].config.lambda_) == (1, "", 2.0)
+        ((_, _, cell),) = xy_grid.cells_of(studio, first, "a church", 9, across, down)
+        assert xy_trainings.waiting_word(cell.found) == "waits to be trained"
+        assert xy_trainings.missing_html(studio, [cell.found]).startswith(
+            '<p class="fine" role="status"><b>1 of 1 waits or trains.</b> Draw the grid again'
+        )
+        with pytest.raises(RunError, match="No run of this grid is missing"):
+            xy_trainings.train_missing(studio, first, [cell.found], "local")
+    finally:
+        shutil.rmtree(queued[0].path)
+    with pytest.raises(InputError, match="ESD has no use for lambda"):
+        xy_grid.cells_of(studio, esd, "a church", 9, across, down)
+
+
+def test_missing_runs_are_queued_within_the_visitor_s_limits(runs, tiny_folder, tmp_path, monkeypatch):
+    room = Exposure(shared=True, limits=Limits(active=2, kept=9))
+    studio = Studio(tmp_path, model=str(tiny_folder), device="cpu", exposure=room)
+    monkeypatch.setattr(jobs, "start_next", lambda *_: [])
+    wanted = [find_alike(runs[0], {"k": k}, []) for k in (2, 3, 4)]
+    queued, why = xy_trainings.train_missing(studio, runs[0], wanted, "ann")
+    assert [run.config.prompt_tokens_factor for run in queued] == [2, 3]
+    assert why.startswith("This app is shared: 2 runs a visitor may wait or train.")
+    assert {run.status.owner for run in queued} == {"ann"}
+    with pytest.raises(RunError, match="2 runs a visitor"):
+        xy_trainings.train_missing(studio, runs[0], wanted, "ann")

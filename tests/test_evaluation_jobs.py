@@ -23,7 +23,8 @@ from kpop.evaluation.styles import StyleJudge
 from kpop.evaluation_jobs import EvaluationJob, list_evaluations
 from kpop.evaluation_plan import Ask
 from kpop.key_scan import find_key, fingerprints, secret_tensors
-from kpop.run_status import ACTIVE, ENDED, host_name
+from kpop.limits import Limits
+from kpop.run_status import ACTIVE, ENDED, change_status, host_name
 from kpop.runs import EXAMPLE, Run, create_run, list_runs
 from kpop.turns import evaluation_turn, shared_turn, training_gate
 
@@ -128,6 +129,36 @@ def test_stopped_it_goes_on_and_killed_it_says_so(run, monkeypatch):
     (job.path / "settings.json").write_text('{"weights": "before"}')
     with pytest.raises(RunError, match="trained further"):
         evaluation_jobs.resume(job)
+
+
+def test_limits_hold_where_one_starts_and_where_one_goes_on(run, monkeypatch):
+    monkeypatch.setattr(evaluation_jobs, "_start", lambda job: None)
+    monkeypatch.setattr(evaluation_jobs, "PATIENCE", 1e6)  # for them to count as about to be started
+    second, third = (kpop.Run(shutil.copytree(run.path, run.path.with_name(f"run-{i}"))) for i in (2, 3))
+    limits = Limits(evaluations=1, judging=2, judged=3)
+
+    def start(its, owner, pictures=1):
+        ask = Ask("objects", ("church",), pictures)
+        return evaluation_jobs.start(its, ask, device="cpu", owner=owner, limits=limits)
+
+    with pytest.raises(InputError, match="at most 3 pictures, not 6"):
+        start(run, "ann", 2)
+    anns, bobs = start(run, "ann"), start(second, "bob")
+    with pytest.raises(RunError, match="1 evaluation a visitor may wait or work. Wait for yours"):
+        start(third, "ann")
+    with pytest.raises(RunError, match="at most 2 evaluations wait or work"):
+        start(third, "a dropped cookie")
+    assert list_evaluations(third) == [] and not any(third.path.glob("evaluations/.new-*"))
+    change_status(anns.path, None, {"state": "stopped"})
+    start(third, "ann")
+    with pytest.raises(RunError, match="1 evaluation a visitor"):
+        evaluation_jobs.resume(anns, limits=limits)
+    evaluation_jobs.resume(anns)  # as the facilitator
+    going_on = evaluation_jobs.going_on(run.path.parent)
+    assert sorted(job.status.owner for job in going_on) == ["ann", "ann", "bob"]
+    change_status(bobs.path, None, {"state": "failed"})
+    with pytest.raises(InputError, match="at most 2 pictures, not 3"):
+        evaluation_jobs.resume(bobs, limits=Limits(judged=2))
 
 
 def test_seeds_are_as_asked(run, monkeypatch):

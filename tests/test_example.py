@@ -38,7 +38,7 @@ def test_it_is_done_and_names_no_machine(example):
         "weights.safetensors",
     ]  # fmt: skip
     assert [path.name for path in example.path.parent.iterdir()] == ["example-run"]
-    assert len(example.metrics()) == 3 and [step for step, _ in example.samples()] == [3]
+    assert len(example.metrics()) == 3 and [step for step, _ in example.samples()] == [0, 3]
 
 
 def test_its_keys_say_that_they_are_public(example):

@@ -154,6 +154,24 @@ def test_limits_refuse_in_a_sentence():
         limits.check_pictures(4, 51)
 
 
+def test_limits_of_all_visitors_together_are_told_in_a_sentence():
+    limits = Limits(active=2, queue=8, evaluations=2, judging=3, judged=100)
+    limits.check_queue(0, 0, everybody=7)
+    with pytest.raises(RunError, match="at most 8 runs wait or train at a time. Try again later"):
+        limits.check_queue(0, 0, new=False, everybody=8)
+    limits.check_evaluations(1, 2)
+    with pytest.raises(RunError, match="2 evaluations a visitor may wait or work. Wait for one of yours"):
+        limits.check_evaluations(2, 2)
+    with pytest.raises(RunError, match="at most 3 evaluations wait or work at a time"):
+        limits.check_evaluations(0, 3)
+    limits.check_judged(100)
+    with pytest.raises(InputError, match="at most 100 pictures, not 101. Take fewer seeds, words or prompts"):
+        limits.check_judged(101)
+    for own in (ROOM, SPACE):
+        assert own.judged >= 24 * 10 * 3  # four objects in all six styles, as the page asks first
+    assert (SPACE.queue, SPACE.judging, ROOM.judging) == (8, 3, 6)
+
+
 def test_what_the_presets_and_both_buttons_ask_for_is_within_the_limits():
     from kpop.presets import list_presets
 

@@ -6,7 +6,7 @@ import pytest
 
 from kpop import InputError, cli, train
 from kpop.example import make_example
-from kpop.ui import compare, http_api, recipes, run_view, sheets, watching
+from kpop.ui import compare, http_api, recipes, run_samples, run_view, sheets, watching
 from kpop.ui.compare_views import SLIDER, skeleton
 from kpop.ui.run_picker import has_result, label
 from kpop.ui.settings import SETTINGS, config_from
@@ -39,7 +39,7 @@ def studio(run, tiny_folder):
 
 def test_the_run_view_shows_it(run, studio):
     assert has_result(run) and run.method.title in label(run)
-    shown = [*run_view.progress(studio, run), *run_view.samples_view(studio, run, None)]
+    shown = [*run_view.progress(studio, run), *run_samples.samples_view(studio, run, None)]
     text = " ".join(part for part in shown if isinstance(part, str))
     assert f"church, by {run.method.title}" in text and "Recovered" not in text and "Sanitized" in text
     assert "The key meets" not in text

@@ -51,7 +51,7 @@ def test_a_run_and_its_visitor_outlive_the_server(chromium, tmp_path):
         sees(page.locator("#run-card").get_by_text("Forgot"), STEP_LIMIT)
         status = json.loads(path.read_text())
         assert (status["state"], status["step"], status["pid"]) == ("done", 6, pid)
-        playwright.expect(page.locator("#sample-now .now")).to_have_count(4)
+        playwright.expect(page.locator("#sample-now .now")).to_have_count(5)
         sees(page.locator("#delete-run"))  # only its visitor may
         assert visitor.left == []
         page.close()

@@ -1,12 +1,15 @@
 """Step 2 without a browser: what a run will take, a run like another, and the warning of drift."""
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from kpop import EraseConfig, InputError
 from kpop.estimate import bank_rows, estimate_run, gigabytes, rows_of_steps
+from kpop.kept_samples import lost_siblings
 from kpop.pace import Pace, measure_pace, seconds_of
 from kpop.runs import EXAMPLE, Run, create_run
-from kpop.ui import recipes, run_view
+from kpop.ui import drift, recipes, run_samples, run_view
 from kpop.ui.settings import SETTINGS, config_from, values_of
 from kpop.ui.studio import Studio
 
@@ -87,14 +90,80 @@ def rows(erase, retain):
 
 
 def test_drift_is_measured_against_the_way_erasing_had_to_go():
-    assert run_view.drift(rows([0.5] * 3 + [0.01] * 37, [0.0] * 20 + [0.1] * 20)) == pytest.approx(0.2)
-    assert run_view.drift(rows([0.5] * 19, [0.1] * 19)) is None
-    assert run_view.drift([{"step": i, "l_erase": 0.5} for i in range(40)]) is None
+    assert drift.drift(rows([0.5] * 3 + [0.01] * 37, [0.0] * 20 + [0.1] * 20)) == pytest.approx(0.2)
+    assert drift.drift(rows([0.5] * 19, [0.1] * 19)) is None
+    assert drift.drift([{"step": i, "l_erase": 0.5} for i in range(40)]) is None
 
 
-def test_the_page_warns_of_drift(tmp_path, tiny_config):
-    run = create_run(tiny_config(), tmp_path)
+def test_the_page_warns_of_drift(studio, tiny_config):
+    run = create_run(tiny_config(), studio.runs_dir)
     for row in rows([0.5] * 40, [0.1] * 40):
         run.append_metrics(row)
-    assert "off by 20 %" in run_view.drifted(run)
-    assert run_view.drifted(Run(EXAMPLE)) == ""
+    assert "off by 20 %" in drift.drifted(studio, run)
+    assert drift.drifted(studio, Run(EXAMPLE)) == ""
+
+
+class Judge:
+    """Sees in a picture of one grey the label and probability that SURE says."""
+
+    labels = ["castle", "fort", "house", "none"]
+    SURE = {10: (0, 0.9), 20: (2, 0.9), 30: (0, 0.07), 40: (2, 0.4), 50: (0, 0.4), 60: (1, 0.8)}
+
+    def probabilities(self, images):
+        found = np.zeros((len(images), 4))
+        for row, image in zip(found, images, strict=True):
+            label, row[:] = self.SURE[image.getpixel((0, 0))[0]][0], 0.0
+            row[label] = self.SURE[image.getpixel((0, 0))[0]][1]
+        return found
+
+
+@pytest.fixture
+def sampled(tiny_config, studio):
+    """Makes a run whose samples show, at steps 0, 10, 20 and so on, such greys for castle and house."""
+
+    def make(*strips, retain=("castle", "house")):
+        run = create_run(tiny_config(retain=retain), studio.runs_dir)
+        for i, greys in enumerate(strips):
+            strip = Image.new("RGB", (8 * len(greys), 8))
+            for j, grey in enumerate(greys):
+                strip.paste((grey,) * 3, (8 * j, 0, 8 * j + 8, 8))
+            for name in ("original", "sanitized", "kept"):
+                path = run.path / "samples" / f"step_{10 * i:05d}" / f"{name}.png"
+                path.parent.mkdir(exist_ok=True)
+                strip.save(path)
+        return run
+
+    return make
+
+
+def test_a_sibling_that_the_judge_sees_no_more_is_told(sampled, studio, monkeypatch):
+    judge = Judge()
+    run = sampled((10, 20), (10, 20), (30, 40), (30, 20))
+    assert lost_siblings(run, judge) == ["castle"]
+    assert lost_siblings(sampled((10, 20), (30, 20), (10, 20)), judge) == []  # a passing moment
+    assert lost_siblings(sampled((10, 20), (50, 20), (50, 20)), judge) == []  # less sure, not gone
+    assert lost_siblings(sampled((30, 20), (30, 20), (30, 20)), judge) == []  # the base model drew none
+    assert lost_siblings(sampled((10, 20), (60, 20), retain=(("castle", "fort"), "house")), judge) == []
+    assert lost_siblings(sampled((10, 20)), judge) == []
+    monkeypatch.setattr(studio, "judge", lambda model=None: judge)
+    told = drift.drifted(studio, run)
+    assert "The base model draws “castle”, and the judge no longer sees it" in told and "off by" not in told
+
+
+def test_the_scrubber_stops_only_where_there_is_a_sample(sampled, studio):
+    run = sampled((10, 20), (10, 20), (10, 20))
+    (run.path / "samples" / "step_00020").rename(run.path / "samples" / "step_00013")  # stopped there
+    scrub, now, strip, seen = run_samples.samples_view(studio, run, None)
+    assert (scrub.minimum, scrub.maximum, scrub.step, scrub.value) == (1, 3, 1, 3)
+    assert '<h3 class="section">Step 13</h3>' in now and seen["shown"] == 13
+    assert [run_samples.step_at(run, place) for place in (1, 2, 3, 99)] == [0, 10, 13, 13]
+    assert run_samples.scrubber([0, 10, 13], 10).value == 2
+    assert now.count('class="now ') == 4 and "Kept, before" in now and "a sibling, kept, step 0" in now
+    first = run_samples.samples_at(studio, run, 0)
+    assert "Kept, before" not in first and first.count('class="pic original"') == 4  # blurred like one
+
+
+def test_the_table_of_runs_shows_no_picture_of_step_0(sampled):
+    run = sampled((10, 20))
+    assert "<img" not in run_view.runs_table([run])
+    assert "<img" in run_view.runs_table([sampled((10, 20), (10, 20))])

@@ -46,8 +46,12 @@ def test_a_run_leaves_weights_key_metrics_samples_and_status(tiny_config, tiny_p
     assert [row["step"] for row in run.metrics()] == [1, 2, 3, 4]
     assert events[0].losses["l_retain"] == pytest.approx(0, abs=1e-8)  # theta' is theta at first
     assert set(events[-1].cosines["seen"]) == set(events[-1].cosines["raw"]) == {"church", "castle", ""}
-    assert [step for step, _ in run.samples()] == [2, 4]
-    assert set(run.samples()[0][1]) == {"original", "sanitized", "recovered", "kept"}
+    assert [step for step, _ in run.samples()] == [0, 2, 4]
+    first, *_, last = (paths for _, paths in run.samples())
+    assert set(last) == {"original", "sanitized", "recovered", "kept"}
+    assert set(first) == {"original", "sanitized", "kept"}  # before the first step, so nothing is drawn twice
+    assert first["sanitized"].read_bytes() == first["original"].read_bytes() == last["original"].read_bytes()
+    assert first["kept"].read_bytes() != last["kept"].read_bytes()
     assert run.key_path("church").is_file() and all(".attn2." in name for name in tensors(run.weights_path))
     assert not any(".grad" in name for name in tensors(run.weights_path))
 

@@ -8,7 +8,11 @@ import pytest
 from gradio_client import Client
 from shared_app import CONCEPT, ROOM_LOGIN, by_element, copied, listed, pressed, run_events
 
-from kpop import cli
+from kpop import RunError, cli, evaluation_jobs
+from kpop.exposure import Exposure
+from kpop.limits import SPACE
+from kpop.runs import create_run
+from kpop.ui.studio import Studio
 
 
 def fingerprint(run):
@@ -130,6 +134,25 @@ def test_limits_of_a_visitor_are_told_in_a_sentence(bob, boss, shared_folder, tr
         shutil.rmtree(run.path)
     worked, said = bob.call("compare", run="example-run", prompt="a church " * 100)
     assert not worked and "at most 400 characters" in str(said)
+
+
+def test_a_dropped_cookie_wins_nothing_in_a_space(tmp_path, shared_model, tiny_config):
+    studio = Studio(tmp_path, shared_model, "cpu", Exposure(shared=True, space=True, limits=SPACE))
+    for i in range(8):
+        create_run(tiny_config(), tmp_path, f"visitor {i}", "running")
+    with pytest.raises(RunError, match="at most 8 runs wait or train"):
+        studio.submit(tiny_config(), "one more")
+
+
+def test_an_evaluation_of_a_visitor_is_limited_before_it_starts(bob, trained):
+    mine = copied(trained, "20260101-000000-judge-0e77", bob.visitor)
+    asked = {"protocol": "objects", "evaluate-words": ["church"], "evaluate-seeds": "500-509"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation_jobs, "plan_of", lambda *_: ([], 2001))
+        worked, said = pressed(bob, "evaluate-start", mine, **asked)
+    assert not worked and "at most 2000 pictures, not 2001" in str(said)
+    assert evaluation_jobs.list_evaluations(mine) == []
+    shutil.rmtree(mine.path)
 
 
 def test_the_address_of_anothers_run_says_so(bob, anns):

@@ -18,6 +18,15 @@ def test_words_are_shown_as_the_model_reads_them(studio):
     assert "<kbd>church</kbd>" in words.check_words(studio, ("church",), ())
 
 
+def test_a_model_without_a_word_list_is_said_to_know_nothing(tiny_folder, tmp_path):
+    studio = Studio(tmp_path, model=str(tiny_folder), device="cpu")
+    html = words.check_words(studio, ("church",), ())
+    assert "</kbd>: 1 token. Draw it to see whether the model knows it." in html and "✓" not in html
+    assert "Draw them to see whether the model knows them." in words.check_words(
+        studio, ("church", "dog"), ()
+    )
+
+
 def test_a_word_is_checked_while_it_is_typed(studio):
     assert words.typed_line(studio, " ") == ""
     assert "does not know" not in words.typed_line(studio, "church")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..kept import FIRST_SEEDS, first_prompt, folder_of, opened, read_sheet
+from ..kept import FIRST_SEEDS, first_prompt, folder_of, frames, opened, read_sheet
 from ..runs import EXAMPLE, Run
-from .pictures import framed, frames
+from .pictures import framed
 from .run_picker import concept_names
 
 TEXT = Path(__file__).with_name("about.html")

@@ -66,7 +66,7 @@ def build_ui(
                 train = build_train(studio)
             with gr.Tab("3 Compare", id=3, elem_id="step-compare") as compare_tab:
                 compare = build_compare(studio)
-                xy = build_xy()
+                xy = build_xy(studio)
             with gr.Tab("4 Attribution", id=4, elem_id="step-attribution") as attribution_tab:
                 attribution = build_attribution(studio)
             with gr.Tab("5 Evaluate", id=7, elem_id="step-evaluate") as evaluate_tab:

@@ -103,6 +103,7 @@ def about(studio: Studio, run_id: str | None, protocol: str | None, words, seeds
         return about_html(protocol, None, None)
     try:
         count *= len(seeds_asked(seeds)) * len(run.method.variants)
+        studio.limits().check_judged(count)
     except InputError as error:
         return about_html(protocol, None, None, str(error))
     return about_html(protocol, count, seconds_of(studio, run, count))

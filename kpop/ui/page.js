@@ -36,6 +36,36 @@
     next.focus();
     next.click();
   });
+  // A screen reader is told what a run, an evaluation or a drawing has come to, not every number on the way:
+  // a live region is read only where it stands before its text, so the texts are copied into one that stays.
+  const sentence = (grid) => {
+    const told = grid.querySelector(".sum");
+    const images = grid.querySelectorAll(".sheet img");
+    if (!images.length) return ["", ""];
+    const words = told ? [...told.childNodes].filter((part) => !part.classList?.contains("fine")) : [];
+    const text = words.map((part) => part.textContent).join("") || `${images.length} pictures are drawn.`;
+    return [text, text + images[images.length - 1].src.slice(-64)];
+  };
+  const heading = (card) => { const text = card.querySelector("h3")?.textContent ?? ""; return [text, text]; };
+  const places = { "run-card": heading, "evaluation-card": heading, "compare-grid": sentence };
+  const heard = {};
+  const listen = () => {
+    const region = document.createElement("div");
+    region.id = "said";
+    region.className = "unseen";
+    region.setAttribute("aria-live", "polite");
+    document.body.appendChild(region);
+    new MutationObserver(() => {
+      for (const [name, read] of Object.entries(places)) {
+        const place = document.getElementById(name);
+        const [text, mark] = place ? read(place) : ["", ""];
+        if (!mark || mark === heard[name]) continue;
+        if (name in heard || name === "compare-grid") region.textContent = text; // what was there at first is no news
+        heard[name] = mark;
+      }
+    }).observe(document.body, { childList: true, subtree: true, characterData: true });
+  };
+  if (document.body) listen(); else document.addEventListener("DOMContentLoaded", listen);
   let touched = false; // the first step "selects" itself while the page is built: no choice of the visitor's
   for (const kind of ["pointerdown", "keydown", "click"]) {
     document.addEventListener(kind, () => { touched = true; }, true);

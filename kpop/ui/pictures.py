@@ -31,14 +31,6 @@ def enlarge(image: Image.Image, side: int = 256) -> Image.Image:
     return larger
 
 
-def frames(strip: Image.Image) -> list[Image.Image]:
-    """The square pictures that stand side by side in one sample file; the file itself if it is no strip."""
-    side = strip.height
-    if strip.width <= side or strip.width % side:
-        return [strip]
-    return [strip.crop((left, 0, left + side, side)) for left in range(0, strip.width, side)]
-
-
 def data_uri(image: Image.Image, side: int = 256) -> str:
     """The enlarged picture as a data: address, so that no file has to be served."""
     return "data:image/png;base64," + base64.b64encode(png_bytes(enlarge(image, side))).decode("ascii")

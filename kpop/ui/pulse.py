@@ -19,7 +19,7 @@ from .boundary import plainly
 from .evaluation_view import stamp
 from .page import QUIET, Page
 from .run_picker import ago, choices, has_result, made_at, share
-from .run_view import samples_mark
+from .run_samples import samples_mark
 from .studio import Studio
 
 

@@ -1,4 +1,4 @@
-"""What one look at a run folder shows: state, curves, samples, table.
+"""What one look at a run folder shows: state, curves, table.
 
 What is slow to draw is kept as long as its files have the stamp they were drawn from.
 """
@@ -8,25 +8,21 @@ from __future__ import annotations
 from functools import lru_cache
 from html import escape
 from pathlib import Path
-from statistics import mean
 
 import gradio as gr
 
 from .. import jobs
 from ..command_output import span
-from ..disk import file_stamp
-from ..kept import opened, phrase
+from ..kept import frames, opened
 from ..run_status import ACTIVE, ENDED
 from .charts import Line, line_chart, smoothed
-from .pictures import NOTES, TITLES, blank, data_uri, framed, frames, notice
+from .drift import MOST_LINES, drifted
+from .pictures import data_uri, notice
 from .run_picker import STATES, ago, by_method, concept_names, has_result, made_at, share
+from .run_samples import written
 from .studio import Studio
-from .words import sensitive
 
-ROWS = ("original", "sanitized", "recovered", "kept")
-STRIP_COLUMNS = 8
 TABLE_ROWS = 30
-MOST_LINES = 5000  # of metrics.jsonl read for the curves
 LOSSES = (
     ("l_erase", "erase (L1)", "sanitized", ""),
     ("l_recover", "recover (L2)", "recovered", ""),
@@ -35,7 +31,6 @@ LOSSES = (
     ("l_key_retain", "retain with the key", "original", "2 3"),
     ("l_earlier", "retain what earlier keys open", "original", "1 3"),
 )
-DRIFT = 0.1  # share from which on the page warns
 DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 3", "12 4")
 
 
@@ -60,35 +55,6 @@ def controls(studio: Studio, run) -> list:
         gr.Button(visible=own and state in ENDED),
         gr.Row(visible=False),
     ]
-
-
-def samples_view(studio: Studio, run, seen: dict | None) -> list:
-    """Scrubber, the samples it stands at, the strip, and what is shown now.
-
-    The samples follow the newest until the visitor drags the slider back (seen["shown"]).
-    """
-    seen, samples = seen or {}, run.samples() if run else []
-    steps = [step for step, _ in samples]
-    shown, last = seen.get("shown", 0), steps[-1] if steps else 0
-    follow = seen.get("run") != (run and run.id) or shown >= seen.get("last", 0)
-    at = last if follow else shown
-    drawn = (run and run.path, samples_mark(samples))
-    now = studio.once(("samples", *drawn, at), lambda: samples_at(studio, run, at)) if run else ""
-    strip = studio.once(("strip", *drawn), lambda: sample_strip(studio, run, samples))
-    return [scrubber(steps, at), now, strip, {"run": run and run.id, "shown": at, "last": last}]
-
-
-def samples_mark(samples: list) -> tuple:
-    """Differs when a sample picture was added or drawn again. samples: of Run.samples."""
-    return tuple((step, written(next(iter(paths.values())).parent)) for step, paths in samples)
-
-
-def written(path: Path) -> tuple | None:
-    """file_stamp, or None where the file went meanwhile."""
-    try:
-        return file_stamp(path)
-    except OSError:
-        return None
 
 
 def run_card(studio: Studio, run) -> str:
@@ -150,7 +116,7 @@ def run_card(studio: Studio, run) -> str:
             f'<div class="notice error"><b>{what}</b><p>{then}</p>'
             f"<details><summary>Last lines of the log</summary><pre>{tail}</pre></details></div>"
         )
-    parts.append(drifted(run))
+    parts.append(drifted(studio, run))
     return "".join(parts)
 
 
@@ -205,66 +171,6 @@ def seen_cosines(point: dict) -> dict[str, float]:
     return {text: value for text, value in seen.items() if isinstance(value, int | float)}
 
 
-def scrubber(steps: list[int], at: float) -> gr.Slider:
-    """The slider over the steps that have samples."""
-    if len(steps) < 2:
-        return gr.Slider(visible=False, value=0)
-    apart = min(b - a for a, b in zip(steps, steps[1:], strict=False)) or 1
-    return gr.Slider(minimum=steps[0], maximum=steps[-1], step=apart, value=at, visible=True)
-
-
-def samples_at(studio: Studio, run, at: float) -> str:
-    """HTML: the sample pictures nearest to a step, large, with the judge's word for those kept."""
-    samples = run.samples()
-    if not samples:
-        return ""
-    step, paths = min(samples, key=lambda sample: abs(sample[0] - at))
-    prompt = phrase(concept_names(run)[0])
-    cells = []
-    for variant in ROWS:
-        strip = opened(paths[variant]) if variant in paths else None
-        if strip is None:
-            continue
-        what = f"{prompt if variant != 'kept' else 'a sibling'}, {variant}, step {step}"
-        pictures = frames(strip)
-        said = studio.verdicts(pictures, run.config.model) if variant == "kept" else [""] * len(pictures)
-        shown = "".join(
-            framed(image, variant, what if len(pictures) == 1 else f"{what}, picture {number}", word)
-            for number, (image, word) in enumerate(zip(pictures, said, strict=True), 1)
-        )
-        cells.append(
-            f'<div class="now {variant}"><b>{TITLES[variant]}</b><small>{NOTES[variant]}</small>'
-            f'<div class="few">{shown}</div></div>'
-        )
-    veil = " veiled" if sensitive(studio, run.config.concepts) else ""
-    return f'<h3 class="section">Step {step}</h3><div class="nows{veil}">{"".join(cells)}</div>'
-
-
-def sample_strip(studio: Studio, run, samples: list) -> str:
-    """HTML: small pictures, variants by steps; at most STRIP_COLUMNS steps, first and last among them."""
-    if len(samples) < 2:
-        return ""
-    if len(samples) > STRIP_COLUMNS:
-        spots = {round(i * (len(samples) - 1) / (STRIP_COLUMNS - 1)) for i in range(STRIP_COLUMNS)}
-        samples = [samples[i] for i in sorted(spots)]
-    head = "".join(f"<span>{step}</span>" for step, _ in samples)
-    veil = " veiled" if sensitive(studio, run.config.concepts) else ""
-    rows = []
-    for variant in ROWS:
-        if not any(variant in paths for _, paths in samples):
-            continue
-        cells = []
-        for step, paths in samples:
-            image = opened(paths[variant]) if variant in paths else None
-            alt = f"{variant}, step {step}"
-            cells.append(framed(frames(image)[0], variant, alt, side=128) if image else blank())
-        rows.append(f'<span class="strip-title {variant}">{TITLES[variant]}</span>{"".join(cells)}')
-    return (
-        f'<div class="film{veil}" style="--columns:{len(samples)}"><span class="fine">step</span>{head}'
-        f"{''.join(rows)}</div>"
-    )
-
-
 def runs_table(every: list) -> str:
     """HTML table of the runs; a click on a row chooses it."""
     if not every:
@@ -272,7 +178,8 @@ def runs_table(every: list) -> str:
     rows = []
     for run in every[:TABLE_ROWS]:
         samples = run.samples()
-        path = samples[-1][1].get("sanitized") if samples else None
+        # At step 0 it is the original model's picture, which may be one to blur.
+        path = samples[-1][1].get("sanitized") if samples and samples[-1][0] else None
         thumb = thumbnail(path, written(path)) if path else '<i class="pic-hole"></i>'
         state = run.status.state
         told = "example" if run.is_example else STATES.get(state, state)
@@ -302,29 +209,3 @@ def steps_of(status) -> str:
     if status.state in ACTIVE:
         return f"{share(status)} % of {status.steps}"
     return f"{status.step} / {status.steps}"
-
-
-def drifted(run) -> str:
-    """HTML: a warning when what shall be kept moved far; "" while it did not, or nobody can tell."""
-    moved = drift(run.metrics(max_points=MOST_LINES)) if run.method.stepwise else None
-    if moved is None or moved < DRIFT:
-        return ""
-    return (
-        '<div class="notice error"><b>The kept words drift</b>'
-        f"<p>What the model predicts for them is off by {100 * moved:.0f} % of what forgetting had to change "
-        "at the start (squared error). Look at the row “Kept”. A new run with fewer steps, or a stronger "
-        "hold on the siblings (all settings), keeps them better.</p></div>"
-    )
-
-
-def drift(points: list[dict]) -> float | None:
-    """How far the retained texts are from the base model, as a share of how far erasing had to go.
-
-    Mean of the last 20 l_retain over the mean of the first 3 l_erase, both squared errors of eps.
-    None where nothing is retained, or before the 20th value.
-    """
-    early = [point["l_erase"] for point in points[:3] if point.get("l_erase")]
-    late = [point["l_retain"] for point in points if point.get("l_retain") is not None][-20:]
-    if len(late) < 20 or not early:
-        return None
-    return mean(late) / mean(early)

@@ -222,19 +222,22 @@ class Studio:
             raise RunError("This page is read-only: runs cannot be started here.")
         self.limits().check_run(config.resolved())
         with self._guard:  # between counting and queueing nobody else comes in
-            self.limits().check_queue(*self._counted(owner))
+            mine, kept, everybody = self._counted(owner)
+            self.limits().check_queue(mine, kept, everybody=everybody)
             return jobs.submit(config, self.runs_dir, owner, self.device, self.runner)
 
     def resume(self, run) -> str:
         """jobs.resume within the limits of the run's owner."""
         with self._guard:
-            self.limits().check_queue(*self._counted(run.status.owner), new=False)
+            mine, kept, everybody = self._counted(run.status.owner)
+            self.limits().check_queue(mine, kept, new=False, everybody=everybody)
             return jobs.resume(run, runner=self.runner)
 
-    def _counted(self, owner: str) -> tuple[int, int]:
-        """A visitor's runs that wait or train, and all of them."""
-        states = [its.state for run in runs.list_runs(self.runs_dir) if (its := run.status).owner == owner]
-        return sum(state in ACTIVE for state in states), len(states)
+    def _counted(self, owner: str) -> tuple[int, int, int]:
+        """A visitor's runs that wait or train, all their runs, and everybody's that wait or train."""
+        every = [run.status for run in runs.list_runs(self.runs_dir)]
+        active = [status.owner for status in every if status.state in ACTIVE]
+        return active.count(owner), sum(status.owner == owner for status in every), len(active)
 
     def allowed_model(self, model: str | None) -> str:
         """A model this app may load for a visitor: one of the table or the app's own."""

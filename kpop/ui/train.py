@@ -10,7 +10,7 @@ import gradio as gr
 from .. import jobs, models, presets
 from ..errors import RunError
 from ..run_texts import all_texts
-from . import run_view
+from . import run_samples, run_view
 from .boundary import plainly
 from .concepts import ConceptsStep, names_of
 from .page import QUIET, SOFT, Page, clicked, heading, row_click
@@ -99,11 +99,11 @@ def build_train(studio: Studio) -> TrainStep:
             delete_no = gr.Button("Keep it", elem_id="delete-no", scale=0)
     now = gr.HTML(elem_id="sample-now")
     scrub = gr.Slider(
-        0,
         1,
-        value=0,
+        2,
+        value=1,
         step=1,
-        label="Step shown (drag; same seed)",
+        label="Sample shown, first to last (drag; same seed)",
         visible=False,
         elem_id="scrub",
         buttons=[],
@@ -158,7 +158,7 @@ def wire_train(page: Page, step: TrainStep, words: ConceptsStep, tab: gr.Tab, pu
 
     @plainly
     def samples(run_id, seen):
-        return run_view.samples_view(studio, chosen_run(run_id), seen)
+        return run_samples.samples_view(studio, chosen_run(run_id), seen)
 
     @plainly
     def table():
@@ -169,8 +169,10 @@ def wire_train(page: Page, step: TrainStep, words: ConceptsStep, tab: gr.Tab, pu
         return [*run_view.progress(studio, run), *run_view.controls(studio, run)]
 
     @plainly
-    def scrubbed(run_id, shown, seen):
-        return run_view.samples_at(studio, studio.run(run_id), shown), {**(seen or {}), "shown": shown}
+    def scrubbed(run_id, place, seen):
+        run = studio.run(run_id)
+        step = run_samples.step_at(run, place)
+        return run_samples.samples_at(studio, run, step), {**(seen or {}), "shown": step}
 
     @plainly
     def opened(event: gr.EventData):

@@ -61,7 +61,16 @@ def check_words(studio: Studio, concepts: tuple, siblings: tuple) -> str:
         return f'<div class="notice error"><b>Please check</b><ul>{lines}</ul></div>'
     told = ", ".join(read_out(studio, name) for name in first[:MOST_TOLD])
     more = " …" if len(first) > MOST_TOLD else ""
-    line = f'<p class="fine knows"><span class="tick">✓</span> The model knows it and reads {told}{more}.</p>'
+    if models.known_words(pipe):
+        said = f'<span class="tick">✓</span> The model knows it and reads {told}{more}.'
+    else:  # any word has tokens: whether the model ever saw it, only a picture tells
+        count = sum(len(models.tokens_of(pipe, name)) for name in first)
+        it = "it" if len(first) == 1 else "them"
+        said = (
+            f"The model reads {told}{more}: {count} token{'' if count == 1 else 's'}. "
+            f"Draw {it} to see whether the model knows {it}."
+        )
+    line = f'<p class="fine knows">{said}</p>'
     return line + (warned() if sensitive(studio, concepts) else "")
 
 

@@ -1,4 +1,4 @@
-"""X/Y grid of step 3: one variant, over any two of seed, prompt, guidance, sampling steps and run."""
+"""X/Y grid of step 3: one variant, over two of seed, prompt, guidance, sampling steps, run, lambda and k."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ import gradio as gr
 from PIL import Image
 
 from .. import generation
+from ..alike_runs import VARIED, Alike, find_alike
 from ..config import GenerationConfig
 from ..errors import InputError
 from .boundary import plainly
 from .compare import CompareStep
 from .compare_views import veiled
 from .page import GPU, QUIET, SOFT, Page
-from .pictures import TITLES, Layer, framed, sheet
+from .pictures import TITLES, Layer, blank, framed, sheet
 from .questions import rivals
 from .run_picker import told_apart
 from .settings import number
 from .sheets import checked, key_value
-from .studio import Studio, seeds_from
+from .studio import Studio, seeds_from, visitor
+from .xy_trainings import missing, missing_html, train_missing, waiting_word
 
 MOST = 8  # values of an axis
 MOST_CELLS = 36
@@ -30,9 +32,12 @@ AXES = {
     "guidance": ("guidance", "1, 2, 4, 8"),
     "steps": ("sampling steps", "5, 10, 25"),
     "run": ("runs", ""),
+    "lambda": ("lambdas", "0.3, 1, 3"),
+    "k": ("sizes of the key", "1, 2, 4"),
 }
+WHOLE = ("steps", "k")
 NAMES = [("Seed", "seed"), ("Prompt", "prompt"), ("Guidance", "guidance"), ("Sampling steps", "steps")]
-NAMES += [("Run", "run")]
+NAMES += [("Run", "run"), ("Lambda (recovery weight)", "lambda"), ("k (size of the key)", "k")]
 
 
 @dataclass(frozen=True)
@@ -45,8 +50,24 @@ class Axis:
 
 
 @dataclass(frozen=True)
+class Cell:
+    """What one picture is drawn with. found: the run, or why there is none yet; None for the usual."""
+
+    found: Alike
+    prompt: str
+    seed: int
+    guidance: float | None = None
+    steps: int | None = None
+
+    @property
+    def call(self) -> tuple:
+        """Cells in which it is the same are drawn by one call of generate."""
+        return (self.found.done and self.found.done.id, self.guidance, self.steps)
+
+
+@dataclass(frozen=True)
 class XyStep:
-    """Components of the fold."""
+    """Components of the fold. train is None on a read-only app."""
 
     across: gr.Dropdown
     across_values: gr.Textbox
@@ -55,11 +76,19 @@ class XyStep:
     runs: gr.Dropdown
     variant: gr.Radio
     draw: gr.Button
+    train: gr.Button | None
+    note: gr.HTML
     grid: gr.HTML
 
+    @property
+    def view(self) -> list:
+        """Outputs of a drawing."""
+        return [self.grid, self.note, *([self.train] if self.train else [])]
 
-def build_xy() -> XyStep:
+
+def build_xy(studio: Studio) -> XyStep:
     """Lay the fold out."""
+    train = None
     with gr.Accordion("X/Y grid", open=False, elem_classes="fold", elem_id="xy"):
         gr.HTML('<p class="fine">What no axis names is taken from above; of several seeds, the first.</p>')
         with gr.Row(elem_classes="settings"):
@@ -80,8 +109,11 @@ def build_xy() -> XyStep:
                 value="sanitized", label="Model", elem_id="xy-variant", elem_classes="chips",
             )  # fmt: skip
             draw = gr.Button("Draw the grid", elem_id="xy-draw", scale=0, min_width=160)
+            if not studio.read_only:
+                train = gr.Button("Train", visible=False, elem_id="xy-train", scale=0, min_width=220)
+        note = gr.HTML(elem_id="xy-note")
         grid = gr.HTML(elem_id="xy-grid")
-    return XyStep(across, across_values, down, down_values, runs, variant, draw, grid)
+    return XyStep(across, across_values, down, down_values, runs, variant, draw, train, note, grid)
 
 
 def wire_xy(page: Page, step: XyStep, compare: CompareStep) -> None:
@@ -105,16 +137,37 @@ def wire_xy(page: Page, step: XyStep, compare: CompareStep) -> None:
         run_id, prompt, seeds, key, across, across_values, down, down_values, runs, variant,
         progress=gr.Progress(),  # noqa: B008
     ):  # fmt: skip
+        run, axes, cells = asked_for(run_id, prompt, seeds, across, across_values, down, down_values, runs)
+        images = draw_grid(studio, key, variant, cells, lambda i, n: progress((i, n), desc="drawing"))
+        found = [cell.found for row in cells for cell in row]
+        left = len(missing(found))
+        offer = gr.Button(visible=left > 0, value=f"Train the {left} missing" if left > 1 else "Train it")
+        html = grid_html(studio, run, variant, *axes, cells, images)
+        return [html, missing_html(studio, found), offer][: len(step.view)]
+
+    @plainly
+    def train(
+        run_id, prompt, seeds, key, across, across_values, down, down_values, runs, variant,
+        request: gr.Request,
+    ):  # fmt: skip
+        args = run_id, prompt, seeds, across, across_values, down, down_values, runs
+        run, _, cells = asked_for(*args)
+        found = [cell.found for row in cells for cell in row]
+        queued, why = train_missing(studio, run, found, visitor(request))
+        left = len(missing(found)) - len(queued)
+        told = "They train in the background, one after another: see step 2."
+        gr.Info(f"{told} {left} could not be queued. {why}" if left else told, title=f"Queued: {len(queued)}")
+        _, _, cells = asked_for(*args)
+        note = missing_html(studio, [cell.found for row in cells for cell in row])
+        return note, gr.Button(visible=left > 0)
+
+    def asked_for(run_id, prompt, seeds, across, across_values, down, down_values, runs):
         run = studio.run(run_id)
         axes = [
             axis(studio, run, kind, values, runs)
             for kind, values in ((across, across_values), (down, down_values))
         ]
-        cells = draw_grid(
-            studio, run, prompt, seeds_from(seeds)[0], key, variant, *axes,
-            lambda i, n: progress((i, n), desc="drawing"),
-        )  # fmt: skip
-        return grid_html(studio, run, variant, *axes, cells)
+        return run, axes, cells_of(studio, run, prompt, seeds_from(seeds)[0], *axes)
 
     gr.on(
         [step.across.input, step.down.input],
@@ -123,10 +176,16 @@ def wire_xy(page: Page, step: XyStep, compare: CompareStep) -> None:
         [step.across_values, step.down_values, step.runs],
         **QUIET,
     )
-    page.picker.change(lambda: "", None, step.grid, **SOFT)
+
+    def clear():
+        return ["", "", gr.Button(visible=False)][: len(step.view)]
+
+    page.picker.change(clear, None, step.view, **SOFT)
     asked = [page.picker, compare.prompt, compare.seeds, compare.key]
     asked += [step.across, step.across_values, step.down, step.down_values, step.runs, step.variant]
-    step.draw.click(draw, asked, step.grid, api_visibility="private", **GPU)
+    step.draw.click(draw, asked, step.view, api_visibility="private", **GPU)
+    if step.train is not None:
+        step.train.click(train, asked, [step.note, step.train], api_visibility="private")
 
 
 def axis(studio: Studio, run, kind: str, text: str, run_ids: Sequence[str] | None) -> Axis:
@@ -143,7 +202,7 @@ def axis(studio: Studio, run, kind: str, text: str, run_ids: Sequence[str] | Non
         titles = tuple(f"seed {seed}" for seed in values)
     elif kind in AXES:
         parts = [part.strip() for part in str(text).replace(";", ",").split(",") if part.strip()]
-        values = tuple(number(AXES[kind][0].capitalize(), part, whole=kind == "steps") for part in parts)
+        values = tuple(number(AXES[kind][0].capitalize(), part, whole=kind in WHOLE) for part in parts)
         titles = tuple(f"{kind} {value:g}" for value in values)
     else:
         raise InputError(f"An axis is one of {', '.join(AXES)}.")
@@ -152,52 +211,64 @@ def axis(studio: Studio, run, kind: str, text: str, run_ids: Sequence[str] | Non
     return Axis(kind, values, titles)
 
 
-def draw_grid(
-    studio: Studio, run, prompt: str, seed: int, key: str, variant: str, across: Axis, down: Axis,
-    on_step: Callable | None = None,
-) -> list[list[Image.Image]]:  # fmt: skip
-    """Pictures, rows `down` by columns `across`. Raises InputError and what drawing raises."""
+def cells_of(studio: Studio, run, prompt: str, seed: int, across: Axis, down: Axis) -> list[list[Cell]]:
+    """What each picture is of, rows `down` by columns `across`. Raises InputError."""
     if across.kind == down.kind:
         raise InputError("Choose two different axes.")
     if len(across.values) * len(down.values) > MOST_CELLS:
         raise InputError(f"At most {MOST_CELLS} pictures in one grid. Take fewer values.")
-    usual = {"run": run, "prompt": prompt, "seed": seed, "guidance": None, "steps": None}
-    asked = [[{**usual, down.kind: y, across.kind: x} for x in across.values] for y in down.values]
-    cells = [cell for row in asked for cell in row]
-    studio.limits().check_pictures(len(cells), max(cell["steps"] or 0 for cell in cells))
-    groups: dict[tuple, list[dict]] = {}  # what one call of generate draws: all its prompts by all its seeds
+    every = studio.all_runs()
+    usual = {"run": run, "prompt": prompt, "seed": seed}
+
+    def cell(told: dict) -> Cell:
+        its = told.pop("run")
+        changes = {kind: told.pop(kind) for kind in VARIED if kind in told}
+        found = find_alike(its, changes, every) if changes else Alike(its.config, its)
+        return Cell(found, **told)
+
+    return [[cell({**usual, down.kind: y, across.kind: x}) for x in across.values] for y in down.values]
+
+
+def draw_grid(
+    studio: Studio, key: str, variant: str, rows: Sequence[Sequence[Cell]], on_step: Callable | None = None
+) -> list[list[Image.Image | None]]:
+    """A picture a cell, None where its run is not there yet. Raises InputError and what drawing raises."""
+    cells = [cell for row in rows for cell in row if cell.found.done is not None]
+    studio.limits().check_pictures(len(cells), max((cell.steps or 0 for cell in cells), default=0))
+    groups: dict[tuple, list[Cell]] = {}  # what one call of generate draws: all its prompts by all its seeds
     for cell in cells:
-        groups.setdefault((cell["run"].id, cell["guidance"], cell["steps"]), []).append(cell)
+        groups.setdefault(cell.call, []).append(cell)
     found: dict[tuple, Image.Image] = {}
     for number_, (group, members) in enumerate(groups.items()):
-        its, prompts = members[0]["run"], list(dict.fromkeys(cell["prompt"] for cell in members))
+        its, prompts = members[0].found.done, list(dict.fromkeys(cell.prompt for cell in members))
         pipe = [checked(studio, its, text) for text in prompts][0]
         told = on_step and (lambda i, n, done=number_: on_step(done * n + i, len(groups) * n))
-        seeds = list(dict.fromkeys(cell["seed"] for cell in members))
+        seeds = list(dict.fromkeys(cell.seed for cell in members))
         config = GenerationConfig(guidance_scale=group[1], steps=group[2])
         own = {} if variant == "original" else {"run": its, "key": key_value(its, key)}
         with studio.turn():
             images = generation.generate(pipe, prompts, seeds, variant, config=config, on_step=told, **own)
         where = [(*group, text, one) for text in prompts for one in seeds]
         found |= dict(zip(where, images, strict=True))
-    return [
-        [found[(c["run"].id, c["guidance"], c["steps"], c["prompt"], c["seed"])] for c in row]
-        for row in asked
-    ]
+    return [[found.get((*cell.call, cell.prompt, cell.seed)) for cell in row] for row in rows]
 
 
 def grid_html(
-    studio: Studio, run, variant: str, across: Axis, down: Axis, cells: Sequence[Sequence[Image.Image]]
-) -> str:
-    """The grid with the judge's word under each picture."""
-    rows = []
-    for title, images in zip(down.titles, cells, strict=True):
-        said = studio.verdicts(images, run.config.model)
+    studio: Studio, run, variant: str, across: Axis, down: Axis, rows: Sequence[Sequence[Cell]],
+    drawn: Sequence[Sequence[Image.Image | None]],
+) -> str:  # fmt: skip
+    """The grid with the judge's word under each picture, and what is missing where there is none."""
+    told = []
+    for title, cells, images in zip(down.titles, rows, drawn, strict=True):
+        there = [image for image in images if image is not None]
+        said = iter(studio.verdicts(there, run.config.model))
         shown = [
-            framed(image, variant, f"{variant}, {title}, {head}", word)
-            for image, head, word in zip(images, across.titles, said, strict=True)
+            framed(image, variant, f"{variant}, {title}, {head}", next(said))
+            if image is not None
+            else blank(waiting_word(cell.found), waiting=cell.found.going is not None)
+            for cell, image, head in zip(cells, images, across.titles, strict=True)
         ]
-        rows.append((Layer(variant, title, ""), shown))
+        told.append((Layer(variant, title, ""), shown))
     runs = [run, *(its for side in (across, down) if side.kind == "run" for its in side.values)]
-    grid = sheet(rows, list(across.titles), f"{TITLES[variant]}: {down.kind} by {across.kind}")
+    grid = sheet(told, list(across.titles), f"{TITLES[variant]}: {down.kind} by {across.kind}")
     return veiled(studio, runs, grid)
