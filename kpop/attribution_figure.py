@@ -101,7 +101,7 @@ class _Line:
     def label(self, view: str) -> str:
         if self.is_key:
             return "key's share\nwhere it enters"
-        return self.variant.variant + ("\nminus original" if view == "difference" else "")
+        return self.variant.title + ("\nminus original" if view == "difference" else "")
 
     def number(self, head: int) -> tuple[str, bool]:
         """What stands under a map, and whether the head looks at the object."""

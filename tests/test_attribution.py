@@ -7,7 +7,7 @@ from attribution_pipelines import random_pipeline
 
 from kpop import GenerationConfig, InputError, ModelError, attribute, generate
 from kpop.attention_recorder import BANDS
-from kpop.attribution import layer_title
+from kpop.attribution_selection import layer_title
 from kpop.hidden_prompt import HiddenPrompt
 
 PROMPT = "a Church on a blue background"

@@ -107,7 +107,7 @@ def test_where_the_attention_to_the_word_went():
         "Reading “church”, 3 of 3 heads look at the object. "
         "In the sanitized picture, which shows no object, all 3 have left the place: most of their attention "
         "to the word (8.8 % to 0.9 %) moved to the end of the prompt. "
-        "In the recovered picture 2 of them look at it again; nothing here goes to a key."
+        "With the key 2 of them look at it again."
     )
     partly = watched("sanitized", [0.1 * AT_IT, 0.1 * AT_IT, EVEN])
     said = summary(original, partly, None, "church", INSIDE)
