@@ -118,7 +118,8 @@ def draw_figures(
         yield save_figure(figure, out / f"{name}.{kind}"), told(block)
         yield save_figure(profile_of(variants, block), out / f"{name}-profile.{kind}"), ""
         yield save_table(every_table(variants, word, block.mask), out / f"{name}.csv"), ""
-    yield save_arrays(variants, out / "attribution.npz"), ""
+    mask = known_object(variants[0], model) if variants[0].variant == "original" else None
+    yield save_arrays(variants, out / "attribution.npz", mask), ""
     if len(prompts) > 1:
         pairs = [(found, found[0].words[0]) for found in prompts]
         figure = paper_figure(as_blocks(pairs, model, layer, timestep_band), view)

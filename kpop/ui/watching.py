@@ -279,7 +279,7 @@ def save_maps(
     for kind in kinds:
         path = place / f"attention.{kind}"
         if kind == "npz":
-            saved.append(save_arrays(shown, path))
+            saved.append(save_arrays(shown, path, watched.mask, watched.rounded))
         elif kind == "csv":
             saved.append(save_table(every_table(watched.variants, word, watched.mask), path))
         else:
