@@ -209,7 +209,8 @@ def _note(blocks: Sequence[Block]) -> str:
         )
     elif len(blocks[0].variants) > 1:
         said.append("Under a map: r, its correlation with the original's map of that head.")
-    said.append("Other numbers: means over heads; spread is entropy, 1 is even; agrees is correlation.")
+    beside = "focus of all heads together; means over heads: " if masks else "means over heads: "
+    said.append(f"Beside the maps: {beside}spread is entropy, 1 is even; agrees is correlation.")
     said += dict.fromkeys(filter(None, (why_no_share(maps) for block in blocks for maps in block.variants)))
     if len(maps.layers) > 1:
         said.append("Head numbers mean the same head only within one layer.")

@@ -142,6 +142,14 @@ def sharpest_layer(maps: Attribution, word: str, mask: torch.Tensor | None = Non
     return max(scores, key=scores.get)
 
 
+def at_chance(maps: Attribution, word: str, mask: torch.Tensor) -> bool:
+    """Whether not even the layer of the largest focus looks more at the object, in whole percent, than the
+    object's share of the picture.
+    """
+    best = replace(maps, layers=(sharpest_layer(maps, word, mask),))[word].all
+    return round(100 * float(focus(best, mask))) <= round(100 * float(mask.float().mean()))
+
+
 @dataclass(frozen=True)
 class HeadNumbers:
     """One row of the table: what a variant's head does in a layer and a band of steps.

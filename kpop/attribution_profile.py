@@ -156,6 +156,8 @@ def _chart(axis, numbers, measure: str, layer: str | None, chance, titles, colou
     ends = {}
     for variant, curves in lines.items():
         mean = {band: fmean(curve[band] for curve in curves) for band in curves[0]}
+        if measure == "focus":  # as in the map of all heads: one that hardly reads the word hardly counts
+            mean = {band: _focus_of_all(numbers, variant, layer, band) for band in mean}
         for curve in curves:
             axis.plot(*zip(*curve.items(), strict=True), color=colours[variant], linewidth=0.6, alpha=0.3)
         bands = list(mean)
@@ -197,6 +199,11 @@ def _curves(numbers, variant: str, measure: str, layer: str | None) -> list[dict
     if not found:
         raise InputError("These numbers hold no bands of steps.")
     return [{band: fmean(values) for band, values in sorted(head.items())} for head in found.values()]
+
+
+def _focus_of_all(numbers, variant: str, layer: str | None, band: int) -> float:
+    rows = [r for r in numbers if (r.variant, r.band) == (variant, str(band)) and layer in (None, r.layer)]
+    return fmean((row.focus for row in rows), [max(row.share, 1e-30) for row in rows])
 
 
 def _apart(ends: dict[str, float], least: float) -> dict[str, float]:

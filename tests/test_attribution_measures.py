@@ -217,8 +217,8 @@ def test_the_profile_of_layers_and_steps(upright):
     assert {"Focus, down 0.0, over the steps", "Agreement, down 0.0, over the steps"} <= set(told)
     tiles = [text.get_text() for text in figure.axes[0].texts]
     assert tiles == ["57", "25", "25", "25"]
-    curve = figure.axes[3].lines[2]  # after a pale line a head, their mean
-    assert list(curve.get_ydata()) == pytest.approx([(4 / 7 + 0.25) / 2] * BANDS, abs=1e-4)
+    curve = figure.axes[3].lines[2]  # after a pale line a head, that of all: 0.05 + 0.025 of 0.0875 + 0.1
+    assert list(curve.get_ydata()) == pytest.approx([0.4] * BANDS, abs=1e-4)
     unmasked = profile_figure(every_table(variants, "church"))
     assert unmasked.texts[0].get_text() == "1 is the same map, 0 is no likeness."
     with pytest.raises(InputError, match="no numbers"):

@@ -17,6 +17,7 @@ from ..attribution_layout import percent
 from ..attribution_measures import (
     FINE,
     HeadNumbers,
+    at_chance,
     every_table,
     fine_layers,
     focus,
@@ -228,8 +229,13 @@ def about_layers(watched: Watched, word: str, layer: str) -> str:
     original, sharpest = watched.variants[0], first_layer(watched, word)
     shown = original.select(layer=layer or "all").layers
     most = "the largest focus" if watched.mask is not None else "the sharpest maps"
+    nowhere = "no layer looks"
     if len(fine_layers(original)) < len(original.layers):
+        nowhere = "none of these looks"
         most += f" of those with {FINE} x {FINE} points or more"
+    if watched.mask is not None and at_chance(original, word, watched.mask):
+        chance = f"{100 * float(watched.mask.float().mean()):.0f} %"
+        most += f", but {nowhere} more at the object than chance ({chance})"
     if shown == (sharpest,):
         said = f"Layer {layer_title(sharpest)}, which has {most}."
     else:
