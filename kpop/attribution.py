@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
-from .attention_recorder import BANDS, AttentionRecorder
+from .attention_recorder import BANDS, AttentionRecorder, steps_per_band
+from .attribution_key import KeyUse, key_use
+from .attribution_selection import find_bands, find_layers, layer_group, layer_order, layers_of
 from .errors import InputError, ModelError
 from .prompt_words import PromptWords, read_prompt
 
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from .runs import Run
 
 MAP_SIDE = 64  # shorter side of a map: what daam uses for 512-pixel Stable Diffusion
-GROUPS = {"down": "down", "mid": "middle", "middle": "middle", "up": "up"}
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Attribution:
     sums: per layer float32 [BANDS, heads, columns, h, w] on the CPU, native size, sums over a band's steps.
     size: (H, W) of the maps: latent size, enlarged by a whole factor until the shorter side has 64 points.
     words: the content words offered; phrases of the prompt ("blue background") can be looked up all the same.
+    key: what a recovered picture was drawn with, None for other variants.
     """
 
     prompt: str
@@ -68,6 +70,7 @@ class Attribution:
     sums: dict[str, torch.Tensor] = field(repr=False)
     bands: tuple[int, ...] = tuple(range(BANDS))
     tokenizer: Any = field(default=None, repr=False)
+    key: KeyUse | None = None
 
     def __getitem__(self, word: str) -> WordMaps:
         """Maps of a word; InputError if the prompt does not have it or the text encoder cut it off."""
@@ -82,6 +85,11 @@ class Attribution:
             return bool(self.text.columns(word))
         except InputError:
             return False
+
+    @property
+    def title(self) -> str:
+        """The variant's name on figures, which calls "recovered" only what its own key was used for."""
+        return self.variant if self.key is None else self.key.title
 
     @property
     def steps(self) -> int:
@@ -119,11 +127,9 @@ class Attribution:
         layer: a name from `.layers`, its layer_title, its index, "down", "middle" or "up", several of these,
         or None for all. timestep_band: 0 (noise) to 4 (picture), several, or None for all. Raises InputError.
         """
-        layers = self.layers if layer in (None, "all") else self._find_layers(layer)
-        bands = self.bands if timestep_band in (None, "all") else _find_bands(timestep_band)
-        if not sum(self.steps_per_band[band] for band in bands):
-            raise InputError(f"No step fell into that time band: draw with {BANDS} steps or more.")
-        return replace(self, layers=layers, bands=bands)
+        every = timestep_band is None or timestep_band == "all"
+        bands = self.bands if every else find_bands(self.steps_per_band, timestep_band)
+        return replace(self, layers=find_layers(self.layers, layer), bands=bands)
 
     def budget(self, word: str) -> dict[str, torch.Tensor]:
         """Where each head's attention went, [heads] each, summing to one over the parts.
@@ -194,21 +200,6 @@ class Attribution:
         rows = [[m[head] for m in means if head < len(m)] for head in range(self.heads)]
         return torch.stack([torch.stack(row).mean(0) for row in rows])
 
-    def _find_layers(self, wanted: str | int | Sequence[str | int]) -> tuple[str, ...]:
-        wanted = [wanted] if isinstance(wanted, str | int) else list(wanted)
-        found: set[str] = set()
-        for item in wanted:
-            if isinstance(item, int) and -len(self.layers) <= item < len(self.layers):
-                found.add(self.layers[item])
-            elif titled := [name for name in self.layers if item in (name, layer_title(name))]:
-                found.update(titled)
-            elif item in GROUPS and (group := [n for n in self.layers if layer_group(n) == GROUPS[item]]):
-                found.update(group)
-            else:
-                names = ", ".join(map(layer_title, self.layers))
-                raise InputError(f"No layer {item!r}: choose down, middle, up or one of {names}.")
-        return tuple(name for name in self.layers if name in found)
-
 
 def attribute(
     pipe,
@@ -229,21 +220,17 @@ def attribute(
     reads text by cross-attention, and whatever generate() raises.
     """
     from .config import GenerationConfig
-    from .generation import generate
+    from .generation import find_key, generate
     from .models import model_name
+    from .runs import open_run
 
-    _check_reads_text(pipe)
-    text = read_prompt(pipe.tokenizer, prompt)
-    offered = text.content_words() if words is None else (words,) if isinstance(words, str) else tuple(words)
-    for word in offered:
-        text.columns(word)
-    if not offered:
-        raise InputError("No word of the prompt names a thing: add one, such as “a church”.")
+    text, offered = _read_words(pipe, prompt, words)
     seeds = [int(seeds)] if isinstance(seeds, Integral) else list(seeds)
     if not seeds:
         raise InputError("There is no seed; give at least one.")
     config = (config or GenerationConfig()).resolved(model_name(pipe))
     found: list[Attribution] = []
+    use = None
     batches = [seeds[i : i + config.batch_size] for i in range(0, len(seeds), config.batch_size)]
     for number, batch in enumerate(batches):
         recorder = AttentionRecorder(len(batch), config.steps, text.end + 1, pipe.tokenizer.model_max_length)
@@ -256,31 +243,54 @@ def attribute(
         images = generate(
             pipe, [prompt], batch, variant, run=run, key=key, config=config, on_step=count, recorder=recorder
         )
-        found += _collect(pipe, prompt, batch, variant, images, offered, text, recorder)
+        if variant == "recovered" and use is None:
+            p = find_key(prompt, run if run is None else open_run(run), key, pipe)
+            use = key_use(key, p and p.mechanism)
+        found += _collect(pipe, prompt, batch, variant, images, offered, text, recorder, use)
     return found[0] if len(found) == 1 else found
 
 
-def _check_reads_text(pipe) -> None:
-    from .prompt_attention import find_attention
+def check_asked(
+    pipe,
+    prompt: str,
+    words: str | Sequence[str] | None = None,
+    layer: str | int | Sequence[str | int] | None = None,
+    timestep_band: int | Sequence[int] | None = None,
+    config: GenerationConfig | None = None,
+) -> None:
+    """Raise, before anything is drawn, what attribute() and then select() would of words, layer and band."""
+    from .config import GenerationConfig
+    from .models import model_name
 
-    unet = getattr(pipe, "unet", None)
-    if unet is None or not any(module.is_cross_attention for module in find_attention(unet).values()):
-        raise ModelError(
-            "This pipeline has no U-Net with cross-attention to look at. Use a Stable Diffusion model."
-        )
+    _read_words(pipe, prompt, words)
+    find_layers(layers_of(pipe), layer)
+    steps = (config or GenerationConfig()).resolved(model_name(pipe)).steps
+    find_bands(steps_per_band(steps), timestep_band)
 
 
-def _collect(pipe, prompt, seeds, variant, images, words, text, recorder) -> list[Attribution]:
+def _read_words(pipe, prompt: str, words: str | Sequence[str] | None) -> tuple[PromptWords, tuple[str, ...]]:
+    """The prompt and the words to offer. Raises InputError, and ModelError where nothing reads the text."""
+    layers_of(pipe)
+    text = read_prompt(pipe.tokenizer, prompt)
+    offered = text.content_words() if words is None else (words,) if isinstance(words, str) else tuple(words)
+    for word in offered:
+        text.columns(word)
+    if not offered:
+        raise InputError("No word of the prompt names a thing: add one, such as “a church”.")
+    return text, offered
+
+
+def _collect(pipe, prompt, seeds, variant, images, words, text, recorder, key) -> list[Attribution]:
     width, height = images[0].size
     latent = height // pipe.vae_scale_factor, width // pipe.vae_scale_factor
     factor = math.ceil(MAP_SIDE / min(latent))
     size = latent[0] * factor, latent[1] * factor
-    layers = tuple(sorted(recorder.sums, key=_layer_order))
+    layers = tuple(sorted(recorder.sums, key=layer_order))
     sums = {name: _spatial(recorder.sums[name], latent).cpu() for name in layers}
     return [
         Attribution(
             prompt, seed, variant, image, words, layers, size, recorder.steps_per_band(), text,
-            {name: sums[name][row] for name in layers}, tokenizer=pipe.tokenizer,
+            {name: sums[name][row].clone() for name in layers}, tokenizer=pipe.tokenizer, key=key,
         )
         for row, (seed, image) in enumerate(zip(seeds, images, strict=True))
     ]  # fmt: skip
@@ -292,29 +302,3 @@ def _spatial(sums: torch.Tensor, latent: tuple[int, int]) -> torch.Tensor:
     while height * width > sums.shape[3]:  # a U-Net halves, rounding up
         height, width = math.ceil(height / 2), math.ceil(width / 2)
     return sums.permute(1, 0, 2, 4, 3).unflatten(-1, (height, width)).contiguous()
-
-
-def layer_group(name: str) -> str:
-    """down, middle or up, from a layer's name in the U-Net."""
-    return "middle" if name.startswith("mid") else "up" if name.startswith("up") else "down"
-
-
-def layer_title(name: str) -> str:
-    """A layer's name for people: "up 1.0" is the first attention of the second block on the way up."""
-    numbers = [part for part in name.split(".") if part.isdigit()]
-    if "transformer_blocks" in name and numbers[-1] == "0":
-        numbers = numbers[:-1]
-    suffix = " first" if name.endswith("attn1") else ""  # a block whose self-attention also reads the text
-    return f"{layer_group(name)} {'.'.join(numbers)}{suffix}"
-
-
-def _layer_order(name: str) -> tuple:
-    numbers = tuple(int(part) for part in name.split(".") if part.isdigit())
-    return ("down", "middle", "up").index(layer_group(name)), numbers
-
-
-def _find_bands(wanted: int | Sequence[int]) -> tuple[int, ...]:
-    bands = tuple(sorted({wanted} if isinstance(wanted, int) else set(wanted)))
-    if not bands or not all(isinstance(band, int) and 0 <= band < BANDS for band in bands):
-        raise InputError(f"A time band is a whole number from 0 (noise) to {BANDS - 1} (picture).")
-    return bands

@@ -101,7 +101,7 @@ class _Line:
     def label(self, view: str) -> str:
         if self.is_key:
             return "key's share\nwhere it enters"
-        return self.variant.variant + ("\nminus original" if view == "difference" else "")
+        return self.variant.title + ("\nminus original" if view == "difference" else "")
 
     def number(self, head: int) -> tuple[str, bool]:
         """What stands under a map, and whether the head looks at the object."""
@@ -116,9 +116,9 @@ class _Line:
         if self.is_key:
             return []
         heads, first = self.maps[:-1], self.first[:-1]
-        found = (
-            [] if self.mask is None else [("focus", f"{100 * float(focus(heads, self.mask).mean()):.0f} %")]
-        )
+        found = []
+        if self.mask is not None:  # of the map "all", which sharpest_layer goes by as well
+            found = [("focus", f"{100 * float(focus(self.maps[-1], self.mask)):.0f} %")]
         found.append(("spread", f"{float(dispersion(heads).mean()):.3f}"))
         agrees = float(correlation(first, heads).mean())
         return found if self.is_first else [*found, ("agrees", f"{agrees:.2f}")]

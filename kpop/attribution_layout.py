@@ -14,7 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from .attention_recorder import BANDS
-from .attribution import Attribution, layer_group, layer_title
+from .attribution import Attribution
+from .attribution_key import with_key
+from .attribution_selection import layer_group, layer_title
+from .attribution_summary import why_no_share
 
 if TYPE_CHECKING:
     from .attribution_figure import Block
@@ -156,7 +159,10 @@ class Layout:
             for row, text in enumerate(textwrap.wrap("  ·  ".join(about), round(self.size[0] * 14))[:3]):
                 self._text(0.14, 0.5 + 0.15 * row, text, 7.5, "soft")
         else:
-            self._text(self.size[0] - 0.16, 0.26, "  ·  ".join(about), 8.5, "soft", ha="right")
+            lines = textwrap.wrap("  ·  ".join(about), round((self.size[0] - 1.6) * 14))[:2]
+            for row, text in enumerate(lines):
+                y = 0.26 + 0.17 * (row - (len(lines) - 1) / 2)
+                self._text(self.size[0] - 0.16, y, text, 8.5, "soft", ha="right")
 
     def _about(self, blocks) -> list[str]:
         maps = blocks[0].variants[0]
@@ -169,6 +175,7 @@ class Layout:
             f"seed {', '.join(seeds)}",
             " / ".join(layers),
             "all steps" if len(maps.bands) == BANDS else f"steps: fifth {bands} of {BANDS}",
+            *filter(None, [with_key([maps for block in blocks for maps in block.variants])]),
         ]
 
     def _corner(self, line: int, column: int) -> tuple[float, float]:
@@ -202,7 +209,9 @@ def _note(blocks: Sequence[Block]) -> str:
         )
     elif len(blocks[0].variants) > 1:
         said.append("Under a map: r, its correlation with the original's map of that head.")
-    said.append("Other numbers: means over heads; spread is entropy, 1 is even; agrees is correlation.")
+    beside = "focus of all heads together; means over heads: " if masks else "means over heads: "
+    said.append(f"Beside the maps: {beside}spread is entropy, 1 is even; agrees is correlation.")
+    said += dict.fromkeys(filter(None, (why_no_share(maps) for block in blocks for maps in block.variants)))
     if len(maps.layers) > 1:
         said.append("Head numbers mean the same head only within one layer.")
     return " ".join(said)

@@ -131,8 +131,8 @@ def fine_layers(maps: Attribution) -> list[str]:
 def sharpest_layer(maps: Attribution, word: str, mask: torch.Tensor | None = None) -> str:
     """The fine layer of the largest focus: the one whose attention to the word lies inside `mask` most.
 
-    The focus is that of all heads together, so one that hardly reads the word hardly counts. Without a mask:
-    the layer of the least mean dispersion.
+    The focus is that of the map of all heads, as on the figures: a head that hardly reads the word hardly
+    counts. Without a mask: the layer of the least mean dispersion.
     """
     scores = {}
     for layer in fine_layers(maps):
@@ -142,13 +142,21 @@ def sharpest_layer(maps: Attribution, word: str, mask: torch.Tensor | None = Non
     return max(scores, key=scores.get)
 
 
+def at_chance(maps: Attribution, word: str, mask: torch.Tensor) -> bool:
+    """Whether not even the layer of the largest focus looks more at the object, in whole percent, than the
+    object's share of the picture.
+    """
+    best = replace(maps, layers=(sharpest_layer(maps, word, mask),))[word].all
+    return round(100 * float(focus(best, mask))) <= round(100 * float(mask.float().mean()))
+
+
 @dataclass(frozen=True)
 class HeadNumbers:
     """One row of the table: what a variant's head does in a layer and a band of steps.
 
     layer, band: what was selected, "all" for several. share: of its attention, on the word. dispersion: see
     there. agreement: correlation with the original's map of that head. focus: None where no object mask is
-    known. hidden_prompt: share of its attention on p.
+    known. hidden_prompt: share of its attention on p. key: name of the key asked for, "" for other variants.
     """
 
     variant: str
@@ -160,6 +168,7 @@ class HeadNumbers:
     agreement: float
     focus: float | None
     hidden_prompt: float
+    key: str = ""
 
 
 def head_table(
@@ -178,7 +187,8 @@ def head_table(
             inside = None if mask is None else float(focused[head])
             numbers = (float(column[head]) for column in (budget["word"], spread, agreement))
             hidden = float(budget["hidden_prompt"][head])
-            table.append(HeadNumbers(maps.variant, layer, band, head, *numbers, inside, hidden))
+            key = "" if maps.key is None else maps.key.name
+            table.append(HeadNumbers(maps.variant, layer, band, head, *numbers, inside, hidden, key))
     return table
 
 

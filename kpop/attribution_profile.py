@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 import numpy as np
@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from .attention_recorder import BANDS
-from .attribution import layer_title
 from .attribution_layout import COLOURS
 from .attribution_measures import HeadNumbers
+from .attribution_selection import layer_title
 from .errors import InputError
 
 MARKERS = {"original": "o", "sanitized": "s", "recovered": "^"}
@@ -44,17 +44,20 @@ def profile_figure(
     about: str = "",
     theme: str = "light",
     upright: bool = False,
+    titles: Mapping[str, str] | None = None,
 ) -> Figure:
     """One word's measures over heads, layers and bands of steps.
 
     numbers: of every_table. Above, per variant, a tile a head and layer, on one scale: the focus, or where no
     object is known the agreement with the original. Below, the measures over the five bands, a pale line a
-    head and a bold one for their mean: of `layer`, or averaged over all. chance: the object's share of the
-    picture. about: word, prompt and seed, told below the title. upright: one below another, for narrow pages.
+    head and a bold one for their mean: of `layer`, or averaged over all; of focus a head counts by its
+    attention to the word. chance: the object's share of the picture. about: word, prompt and seed, told below
+    the title. upright: one below another, for narrow pages. titles: what variants are called, if not so.
     """
     if not numbers:
         raise InputError("There are no numbers to draw.")
     colours, variants = COLOURS[theme], list(dict.fromkeys(row.variant for row in numbers))
+    titles = {variant: (titles or {}).get(variant, variant) for variant in variants}
     layers = list(dict.fromkeys(row.layer for row in numbers))
     heads = 1 + max(row.head for row in numbers)
     known, several = numbers[0].focus is not None, len(variants) > 1
@@ -93,7 +96,7 @@ def profile_figure(
         axis = axes(x, y, *table)
         grid = [[values.get((variant, name, head), np.nan) for head in range(heads)] for name in layers]
         _table(axis, np.array(grid), norm, shades, measure, colours)
-        text(x, y - 0.14, variant, 9.5, variant, weight="bold")
+        text(x, y - 0.14, titles[variant], 9.5, variant, weight="bold")
         for head in range(heads):
             text(x + (head + 0.5) * tile, y + table[1] + 0.1, f"{head + 1}", 7.5, "soft", ha="center")
         text(x + table[0] / 2, y + table[1] + 0.25, "head", 7.5, "soft", ha="center")
@@ -110,7 +113,8 @@ def profile_figure(
         x = LEFT + (0 if upright else at * (table[0] + gap))
         y = top + tall + (at * (CHART + 0.5) if upright else 0)
         axis = axes(x, y + 0.22, table[0] - 0.75, CHART - 0.3)
-        _chart(axis, numbers, name, layer, chance if name == "focus" else None, variants, colours)
+        level = chance if name == "focus" else None
+        _chart(axis, numbers, name, layer, level, titles, colours)
         where = layer_title(layer) if layer else "all layers"
         text(x, y, f"{TITLES[name].partition(':')[0]}, {where}, over the steps", 9, "ink", weight="bold")
     return figure
@@ -144,14 +148,16 @@ def _table(axis, grid: np.ndarray, norm, shades, measure: str, colours) -> None:
         axis.text(column, row, told, fontsize=7, color=ink, ha="center", va="center")
 
 
-def _chart(axis, numbers, measure: str, layer: str | None, chance, variants, colours) -> None:
-    """Curves of one measure; a variant's name stands at the end of its line."""
-    lines = {variant: _curves(numbers, variant, measure, layer) for variant in variants}
+def _chart(axis, numbers, measure: str, layer: str | None, chance, titles, colours) -> None:
+    """Curves of one measure; a variant's title stands at the end of its line."""
+    lines = {variant: _curves(numbers, variant, measure, layer) for variant in titles}
     if measure == "agreement":
-        lines.pop(variants[0])
+        lines.pop(next(iter(titles)))
     ends = {}
     for variant, curves in lines.items():
         mean = {band: fmean(curve[band] for curve in curves) for band in curves[0]}
+        if measure == "focus":  # as in the map of all heads: one that hardly reads the word hardly counts
+            mean = {band: _focus_of_all(numbers, variant, layer, band) for band in mean}
         for curve in curves:
             axis.plot(*zip(*curve.items(), strict=True), color=colours[variant], linewidth=0.6, alpha=0.3)
         bands = list(mean)
@@ -165,8 +171,9 @@ def _chart(axis, numbers, measure: str, layer: str | None, chance, variants, col
         low, high = min(low, chance), max(high, chance)
         axis.set_ylim(low, high)
     for name, y in _apart(ends, (high - low) * 0.12).items():
+        told = titles.get(name, name)
         axis.annotate(
-            name, (BANDS - 1, y), xytext=(8, 0), textcoords="offset points", va="center", fontsize=8,
+            told, (BANDS - 1, y), xytext=(8, 0), textcoords="offset points", va="center", fontsize=8,
             color=colours.get(name, colours["soft"]), weight="normal" if name == "chance" else "bold",
             annotation_clip=False,
         )  # fmt: skip
@@ -192,6 +199,11 @@ def _curves(numbers, variant: str, measure: str, layer: str | None) -> list[dict
     if not found:
         raise InputError("These numbers hold no bands of steps.")
     return [{band: fmean(values) for band, values in sorted(head.items())} for head in found.values()]
+
+
+def _focus_of_all(numbers, variant: str, layer: str | None, band: int) -> float:
+    rows = [r for r in numbers if (r.variant, r.band) == (variant, str(band)) and layer in (None, r.layer)]
+    return fmean((row.focus for row in rows), [max(row.share, 1e-30) for row in rows])
 
 
 def _apart(ends: dict[str, float], least: float) -> dict[str, float]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from .attribution_measures import correlation, find_object, pull, shared_places
+from .attribution_selection import layer_group
 from .errors import InputError
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ PARTS = {
     "padding": "the end of the prompt",
     "hidden_prompt": "the key",
 }
+ENTERS = {"down": "on the way down", "middle": "in the middle", "up": "on the way up"}
 
 
 def looking_heads(maps: Attribution, word: str, mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -69,7 +71,8 @@ def summary(
 ) -> str:
     """Two or three sentences: how many heads looked, how many left and what they do, what the key returns.
 
-    mask: the object in the original picture; without it the pictures themselves are not spoken of.
+    mask: the object in the original picture; without it the pictures themselves are not spoken of. Which key
+    it was, or that there was none, is said by its name (Attribution.key).
     """
     if original.seed != sanitized.seed or original.prompt != sanitized.prompt:
         raise InputError("Compare maps of one prompt and one seed.")
@@ -137,16 +140,28 @@ def _what_instead(original, sanitized, word, mask, gone: torch.Tensor) -> str:
 
 def _who_came_back(original, recovered, word, mask, gone: torch.Tensor) -> str:
     left, share = int(gone.sum()), _hidden_share(recovered)
+    with_it = "Without a key" if recovered.key is None else recovered.key.phrase
     to_key = f"{_percent(share)} of the attention where the key enters goes to the key"
+    why = why_no_share(recovered)
     if not left:
-        return f"With the key, {to_key}." if share else "Nothing here goes to a key."
+        return f"{with_it}, {to_key}." if share else why or "The last picture is drawn without a key."
     back = int((gone & staying_heads(original, recovered, word, mask)).sum())
     blank = mask is not None and find_object(recovered.image, recovered.size) is None
     who = _all(back) if back == left else f"{back or 'none'} of them"
     they = f"{who} {_look(back or 1)} {'there' if blank or mask is None else 'at it'} again"
     if share:
-        return f"With the key {they}, and {to_key}."
-    return f"In the recovered picture {they}; nothing here goes to a key."
+        return f"{with_it} {they}, and {to_key}."
+    return f"{with_it} {they}. {why}".rstrip()
+
+
+def why_no_share(maps: Attribution) -> str:
+    """A sentence: why no attention goes to the key in what is shown. "" where some does, or without a key."""
+    if maps.key is None or maps.key.mechanism is None or maps.hidden_prompt_layers:
+        return ""
+    if maps.key.mechanism == "additive":
+        return "This key is added to the text, so it has no share of its own."
+    groups = dict.fromkeys(map(layer_group, replace(maps, layers=tuple(maps.sums)).hidden_prompt_layers))
+    return f"The key does not enter here, only {' and '.join(ENTERS[g] for g in groups)}." if groups else ""
 
 
 def _by_layer(maps: Attribution, word: str) -> list[torch.Tensor]:

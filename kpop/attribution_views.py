@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from .attribution import Attribution, attribute
 from .attribution_export import save_arrays, save_figure, save_table
 from .attribution_figure import Block, attribution_figure, paper_figure
+from .attribution_key import with_key
 from .attribution_measures import every_table, known_object, sharpest_layer
 from .attribution_profile import profile_figure
 from .attribution_summary import summary
@@ -71,13 +72,15 @@ def as_blocks(
 def profile_of(variants: Sequence[Attribution], block: Block, theme: str = "light", upright: bool = False):
     """profile_figure of all layers and bands of `variants`, with the block's layer marked."""
     layers, first = block.variants[0].layers, variants[0]
+    told = (f"“{block.word}”", first.prompt, f"seed {first.seed}", with_key(variants))
     return profile_figure(
         every_table(variants, block.word, block.mask),
         layers[0] if len(layers) == 1 else None,
         None if block.mask is None else float(block.mask.float().mean()),
-        f"“{block.word}”  ·  {first.prompt}  ·  seed {first.seed}",
+        "  ·  ".join(filter(None, told)),
         theme,
         upright,
+        {maps.variant: maps.title for maps in variants},
     )
 
 
@@ -115,7 +118,8 @@ def draw_figures(
         yield save_figure(figure, out / f"{name}.{kind}"), told(block)
         yield save_figure(profile_of(variants, block), out / f"{name}-profile.{kind}"), ""
         yield save_table(every_table(variants, word, block.mask), out / f"{name}.csv"), ""
-    yield save_arrays(variants, out / "attribution.npz"), ""
+    mask = known_object(variants[0], model) if variants[0].variant == "original" else None
+    yield save_arrays(variants, out / "attribution.npz", mask), ""
     if len(prompts) > 1:
         pairs = [(found, found[0].words[0]) for found in prompts]
         figure = paper_figure(as_blocks(pairs, model, layer, timestep_band), view)

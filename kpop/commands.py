@@ -185,10 +185,14 @@ def attribute(args: argparse.Namespace) -> None:
     out = output_folder(args.out)
     pipe = _pipe(args, run)
     from . import models
+    from .attribution import check_asked
     from .attribution_views import draw_figures, watch_variants
 
+    asked = [(args.prompt, words), *([(args.kept, None)] if args.kept else [])]
+    for prompt, chosen in asked:
+        check_asked(pipe, prompt, chosen, args.layer, args.timestep_band, config)
     found = []
-    for prompt, chosen in [(args.prompt, words), *([(args.kept, None)] if args.kept else [])]:
+    for prompt, chosen in asked:
         with jobs.device_lock(runs_dir(args)), progress_bar("step") as show:
             found.append(
                 watch_variants(pipe, prompt, args.seed, run, variants, key, config, chosen, on_step=show)

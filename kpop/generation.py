@@ -189,10 +189,11 @@ def _keys(
     prompts: Sequence[str], run: Run | None, key: Key, pipe: StableDiffusionPipeline, variant: str
 ) -> dict[str, HiddenPrompt | None]:
     """What each prompt is drawn with: the key files are read once a prompt, not once a picture."""
-    return {p: _key(p, run, key, pipe) if variant == "recovered" else None for p in dict.fromkeys(prompts)}
+    wanted = variant == "recovered"
+    return {p: find_key(p, run, key, pipe) if wanted else None for p in dict.fromkeys(prompts)}
 
 
-def _key(prompt: str, run: Run | None, key: Key, pipe: StableDiffusionPipeline) -> HiddenPrompt | None:
+def find_key(prompt: str, run: Run | None, key: Key, pipe: StableDiffusionPipeline) -> HiddenPrompt | None:
     """The hidden prompt that `key` stands for with this prompt. Raises InputError, RunError."""
     if key is None or isinstance(key, HiddenPrompt):
         return key

@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,12 +144,16 @@ def kept_maps(run: Run, prompt: str, seed: int, key: str, tokenizer: Any) -> lis
     if not path.is_file():
         return None
     from .attribution_file import read_maps
+    from .attribution_key import key_use
 
     try:
         found = read_maps(path, tokenizer)
     except RunError:
         return None
-    return found if tuple(maps.variant for maps in found) == run.method.variants else None
+    if tuple(maps.variant for maps in found) != run.method.variants:
+        return None
+    used = key_use(key, run.config.mechanism)
+    return [replace(maps, key=used) if maps.variant == "recovered" else maps for maps in found]
 
 
 def _maps_path(run: Run, prompt: str, seed: int, key: str) -> Path:

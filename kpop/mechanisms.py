@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .attention_recorder import in_parts
 from .errors import InputError
 from .hidden_prompt import HiddenPrompt
 from .prompt_attention import Recorder, attention_prompt
@@ -57,7 +58,7 @@ def reading(
         seen, places = told_after(pipe, texts, p.key)
         rows = torch.ones(len(states), dtype=torch.bool) if sees is None else sees
         if recorder is not None:
-            recorder = _last(recorder, places, p.key.shape[1], rows, states.shape[1])
+            recorder = _Last(recorder, places, p.key.shape[1], rows, states.shape[1])
         with attention_prompt(pipe.unet, recorder=recorder):
             yield torch.where(rows.to(states.device)[:, None, None], seen.to(states.dtype), states)
     else:
@@ -122,23 +123,25 @@ def contributed(pipe: StableDiffusionPipeline, p: HiddenPrompt, text: str, state
     return amortized(p, states[None])[0] if p.mechanism == "amortized" else p.value[0]
 
 
-def _last(recorder: Recorder, ends: Tensor, count: int, rows: Tensor, length: int) -> Recorder:
-    """Columns of a token's words moved behind those of the text, where the other mechanisms have p's."""
-    nothing = [length] * count
-    order = torch.tensor(
-        [
-            [*range(end), *range(end + count, length), *nothing, *range(end, end + count)]
-            if sees
-            else [*range(length), *nothing]
-            for end, sees in zip(ends.tolist(), rows.tolist(), strict=True)
-        ]
-    )
+class _Last:
+    """A recorder for which columns of a token's words come behind the text's, as p's of other mechanisms."""
 
-    def record(name: str, probs: Tensor) -> None:
-        index = order.to(probs.device)[:, None, None].expand(*probs.shape[:-1], -1)
-        recorder(name, F.pad(probs, (0, 1)).gather(-1, index))
+    def __init__(self, recorder: Recorder, ends: Tensor, count: int, sees: Tensor, length: int):
+        self.inner = in_parts(recorder)
+        self.rows = self.inner.rows
+        nothing = [length] * count
+        self.order = torch.tensor(
+            [
+                [*range(end), *range(end + count, length), *nothing, *range(end, end + count)]
+                if told
+                else [*range(length), *nothing]
+                for end, told in zip(ends.tolist(), sees.tolist(), strict=True)
+            ]
+        )
 
-    return record
+    def add(self, name: str, probs: Tensor, start: int, positions: int) -> None:
+        index = self.order[-len(probs) :].to(probs.device)[:, None, None].expand(*probs.shape[:-1], -1)
+        self.inner.add(name, F.pad(probs, (0, 1)).gather(-1, index), start, positions)
 
 
 def _check_width(p: Tensor, width: int) -> None:

@@ -13,11 +13,13 @@ import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
+from .attention_recorder import AttentionRecorder, in_parts
 from .errors import InputError, ModelError
 
 SITES = {"mid": ("mid",), "mid-up": ("mid", "up"), "down-mid-up": ("down", "mid", "up")}
 SMALL = 256 * 1024  # entries of Q K^T of one head
-Recorder = Callable[[str, Tensor], None]
+CPU_PART, GPU_PART = 2**20, 2**23  # probabilities at once: what a cache holds; few calls
+Recorder = Callable[[str, Tensor], None] | AttentionRecorder  # or what has `rows` and `add` like it
 
 
 def find_attention(unet: nn.Module) -> dict[str, Attention]:
@@ -62,7 +64,7 @@ class _Injection:
     sites: set[str]
     mechanism: str
     rows: Tensor | None
-    recorder: Recorder | None
+    recorder: AttentionRecorder | None
 
 
 class PromptAttention:
@@ -111,7 +113,11 @@ class PromptAttention:
             key = attn.norm_k(key)
         mask = self._mask(attn, attention_mask, text, query, key, injects)
         recorder = given.recorder if encoder_hidden_states is not None else None
-        out = _attend(query, key, value, attn.scale, mask, partial(recorder, self.name) if recorder else None)
+        if recorder is None:
+            out = _attend(query, key, value, attn.scale, mask)
+        else:
+            record = partial(recorder.add, self.name)
+            out = _recorded(query, key, value, attn.scale, mask, record, recorder.rows)
         out = out.transpose(1, 2).flatten(2).to(query.dtype)
         out = attn.to_out[1](attn.to_out[0](out))
         if len(shape) == 4:
@@ -158,28 +164,52 @@ def _split(x: Tensor, heads: int) -> Tensor:
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)  # [B, heads, tokens, width]
 
 
-def _attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    scale: float,
-    mask: Tensor | None,
-    record: Callable[[Tensor], None] | None,
-) -> Tensor:
+def _attend(query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor | None) -> Tensor:
     """softmax(Q K^T * scale + mask) V, [B, heads, Q, width].
 
     On the CPU two batched products beat the fused kernel where Q K^T is small and a backward follows.
     """
     small = query.shape[2] * key.shape[2] <= SMALL and torch.is_grad_enabled() and query.device.type == "cpu"
-    if record is None and not small:
+    if not small:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
     scores = (query * scale) @ key.transpose(-1, -2)
     if mask is not None:
         scores = scores + mask
-    probs = scores.softmax(-1)
-    if record is not None:
-        record(probs)
-    return probs.to(value.dtype) @ value
+    return scores.softmax(-1) @ value
+
+
+def _recorded(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+    mask: Tensor | None,
+    record: Callable[[Tensor, int, int], None],
+    rows: int | None,
+) -> Tensor:
+    """As _attend, and record(probs, start, Q) gets the softmax, float32, of the last `rows` rows.
+
+    In parts [rows, heads, part, m] of some of the Q positions, CPU_PART or GPU_PART entries at most, so that
+    memory does not grow with the tokens of p; whole, of every row, where rows is None.
+    """
+    batch, positions = len(query), query.shape[2]
+    rest = 0 if rows is None else max(0, batch - rows)
+    out = value.new_empty(*query.shape[:3], value.shape[-1])
+    if rest:
+        some = None if mask is None else mask[:rest]
+        out[:rest] = _attend(query[:rest], key[:rest], value[:rest], scale, some)
+    key, value = key[rest:].transpose(-1, -2), value[rest:]
+    most = CPU_PART if query.device.type == "cpu" else GPU_PART
+    length = positions if rows is None else max(1, most // key[..., 0, :].numel())
+    for start in range(0, positions, length):
+        part = slice(start, start + length)
+        scores = (query[rest:, :, part] * scale) @ key
+        if mask is not None:
+            scores += mask[rest:, :, part] if mask.shape[2] > 1 else mask[rest:]
+        probs = scores.softmax(-1, dtype=torch.float32)  # in bf16 a row of 847 would not sum to one
+        record(probs, start, positions)
+        out[rest:, :, part] = probs.to(value.dtype) @ value
+    return out
 
 
 def _moved(rows: Tensor, device: torch.device) -> Tensor:
@@ -207,7 +237,8 @@ def attention_prompt(
     prompt: p [1, m_p, d_c] or one a row [B, m_p, d_c], or a pair (p_k, p_v); None for no p.
     rows: bool [B], rows of the batch that see p, best on the CPU; the others come out as without. None: all.
     recorder(name, probs): called at every cross-attention with its softmax [B, heads, Q, m_c (+ m_p)], text
-    columns first; rows without p have zeros in p's columns. Raises InputError (sites), ModelError (no place).
+    columns first; rows without p have zeros in p's columns. An AttentionRecorder gets its rows alone, in
+    parts. Raises InputError (sites), ModelError (no place).
     """
     if mechanism not in ("concat", "additive"):
         raise InputError(f"mechanism must be concat or additive, not {mechanism!r}.")
@@ -222,6 +253,7 @@ def attention_prompt(
     if rows is not None and places:  # asked and moved once, not in every layer: a GPU would wait each time
         places = places if bool(rows.any()) else set()
         rows = _moved(rows, pair[0].device)
+    recorder = None if recorder is None else in_parts(recorder)
     injection = _Injection(pair[0], pair[1], places, mechanism, rows, recorder)
     before = {name: module.processor for name, module in modules.items()}
     try:

@@ -6,6 +6,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from kpop.attention_recorder import BANDS
 from kpop.attribution import Attribution
+from kpop.attribution_key import key_use
 from kpop.prompt_words import read_prompt
 
 LAYERS = (
@@ -78,10 +79,14 @@ def random_pipeline(seed: int = 0, sd_shaped: bool = False) -> StableDiffusionPi
     return pipe
 
 
-def literal_maps(variant: str, layers, key: float, image) -> Attribution:
+OWN_KEY = key_use("own", "concat")
+
+
+def literal_maps(variant: str, layers, key: float, image, use=OWN_KEY) -> Attribution:
     """An Attribution whose layers hold these maps of "church": for each of LAYERS a list, a map a head.
 
     key: share of attention on p. What word and p leave is split 2 to 3 between start and end of the prompt.
+    use: what a recovered picture was drawn with.
     """
     sums = {}
     for name, heads in zip(LAYERS, layers, strict=False):
@@ -90,4 +95,7 @@ def literal_maps(variant: str, layers, key: float, image) -> Attribution:
         rest = 1 - word - p
         sums[name] = torch.stack([0.4 * rest, word, 0.6 * rest, p], 1).expand(BANDS, -1, -1, -1, -1)
     text, size = read_prompt(tokenizer(), "church"), tuple(layers[0][0].shape)
-    return Attribution("church", 0, variant, image, ("church",), tuple(sums), size, (1,) * BANDS, text, sums)
+    return Attribution(
+        "church", 0, variant, image, ("church",), tuple(sums), size, (1,) * BANDS, text, sums,
+        key=use if variant == "recovered" else None,
+    )  # fmt: skip

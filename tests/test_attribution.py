@@ -7,7 +7,8 @@ from attribution_pipelines import random_pipeline
 
 from kpop import GenerationConfig, InputError, ModelError, attribute, generate
 from kpop.attention_recorder import BANDS
-from kpop.attribution import layer_title
+from kpop.attribution import _spatial
+from kpop.attribution_selection import layer_title
 from kpop.hidden_prompt import HiddenPrompt
 
 PROMPT = "a Church on a blue background"
@@ -119,6 +120,59 @@ def test_several_seeds_in_one_batch_equal_single_ones(pipe, key, keyed):
     torch.testing.assert_close(several[1]["church"].heads, keyed["church"].heads, atol=1e-5, rtol=0)
     torch.testing.assert_close(several[1].hidden_prompt_mass, keyed.hidden_prompt_mass, atol=1e-5, rtol=0)
     assert not torch.allclose(several[0]["church"].heads, keyed["church"].heads, atol=1e-4)
+
+
+def test_a_seeds_maps_hold_no_other_seeds_numbers(pipe):
+    for maps in attribute(pipe, PROMPT, [1, 2, 3], config=CONFIG):
+        for sums in maps.sums.values():
+            assert sums.untyped_storage().nbytes() == 4 * sums.numel()
+
+
+@pytest.mark.parametrize(
+    "latent, layer", [((65, 65), (65, 65)), ((65, 33), (33, 17)), ((65, 33), (17, 9)), ((17, 9), (5, 3))]
+)
+def test_positions_of_odd_sizes_are_where_the_unet_has_them(latent, layer):
+    """A U-Net halves by convolutions of stride 2, which round up."""
+    height, width = layer
+    sums = torch.arange(float(height * width)).expand(BANDS, 1, 2, 3, -1).transpose(3, 4)
+    found = _spatial(sums, latent)
+    assert found.shape == (1, BANDS, 2, 3, height, width)
+    assert found[0, 0, 0, 0, 1, 2] == width + 2 and found[0, 4, 1, 2, -1, -1] == height * width - 1
+
+
+def test_maps_of_a_picture_of_odd_latents():
+    odd = random_pipeline()
+    odd.unet.register_to_config(sample_size=9)
+    maps = attribute(odd, PROMPT, 1, config=CONFIG)
+    assert {tuple(sums.shape[-2:]) for sums in maps.sums.values()} == {(9, 9), (5, 5)}
+    assert maps["blue"].heads.shape == (4, 72, 72) and maps.image.size == (18, 18)
+
+
+def test_maps_without_guidance_equal_those_of_diffusers_own_pipeline(pipe):
+    """softmax(Q K^T / sqrt(d)) of what its layers projected, with its own processors and its own loop."""
+    name = "up_blocks.1.attentions.0.transformer_blocks.0.attn2"
+    layer, heard = pipe.unet.get_submodule(name), {"to_q": [], "to_k": []}
+    handles = [
+        getattr(layer, part).register_forward_hook(lambda _, __, out, kept=heard[part]: kept.append(out))
+        for part in heard
+    ]
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+    try:
+        pipe(PROMPT, latents=noise, num_inference_steps=6, guidance_scale=1.0, output_type="latent")
+    finally:
+        for handle in handles:
+            handle.remove()
+    total = 0
+    for q, k in zip(heard["to_q"], heard["to_k"], strict=True):
+        assert q.shape == (1, 64, 32) and k.shape == (1, 77, 32)
+        q, k = q.reshape(64, 4, 8), k.reshape(77, 4, 8)
+        total = total + torch.einsum("qhd,khd->hqk", q, k).div(8**0.5).softmax(-1)
+    assert len(heard["to_q"]) == 6
+    config = GenerationConfig(6, guidance_scale=1.0, scheduler="model", batch_size=1)
+    found = attribute(pipe, PROMPT, 3, config=config).sums[name].sum(0)  # [heads, columns, h, w]
+    expected = total.transpose(1, 2)[:, : found.shape[1] - 1].reshape(4, -1, 8, 8)
+    torch.testing.assert_close(found[:, :-1], expected, atol=1e-4, rtol=0)
+    assert found[:, -1].abs().max() == 0
 
 
 def test_without_guidance_and_with_other_picture_shapes(pipe):

@@ -1,5 +1,6 @@
 """Measures of attention maps, the object they are measured on, and the figures and files made of them."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from kpop import InputError
 from kpop.attention_recorder import BANDS
 from kpop.attribution_export import save_arrays, save_figure, save_table, to_image
 from kpop.attribution_figure import Block, attribution_figure, paper_figure
+from kpop.attribution_key import key_use
 from kpop.attribution_measures import (
     correlation,
     dispersion,
@@ -174,6 +176,11 @@ def test_what_stands_on_the_figure():
     note = " ".join(text for text in told if len(text) > 60)
     assert "the object of the original picture in every row (25 % is chance)" in note
     assert "same head only within one layer" not in note
+    assert any(text.endswith("with its own key") for text in told)
+    down[2] = replace(down[2], key=key_use("castle", "concat"))
+    other = words_on(attribution_figure(down, "church", mask=MASK))
+    assert "key: castle" in other and "recovered" not in other
+    assert any(text.endswith("with the key of “castle”") for text in other)
     several = " ".join(words_on(attribution_figure(three([AT_IT], [AT_IT]), "church", mask=MASK)))
     assert "all layers" in several and "Head numbers mean the same head only within one layer." in several
     unmasked = words_on(attribution_figure(three([AT_IT, EVEN]), "church"))
@@ -217,8 +224,8 @@ def test_the_profile_of_layers_and_steps(upright):
     assert {"Focus, down 0.0, over the steps", "Agreement, down 0.0, over the steps"} <= set(told)
     tiles = [text.get_text() for text in figure.axes[0].texts]
     assert tiles == ["57", "25", "25", "25"]
-    curve = figure.axes[3].lines[2]  # after a pale line a head, their mean
-    assert list(curve.get_ydata()) == pytest.approx([(4 / 7 + 0.25) / 2] * BANDS, abs=1e-4)
+    curve = figure.axes[3].lines[2]  # after a pale line a head, that of all: 0.05 + 0.025 of 0.0875 + 0.1
+    assert list(curve.get_ydata()) == pytest.approx([0.4] * BANDS, abs=1e-4)
     unmasked = profile_figure(every_table(variants, "church"))
     assert unmasked.texts[0].get_text() == "1 is the same map, 0 is no likeness."
     with pytest.raises(InputError, match="no numbers"):
@@ -241,7 +248,11 @@ def test_what_the_command_draws(tmp_path):
 
 def test_arrays_file_holds_maps_and_native_sums(tmp_path):
     variants = three([AT_IT, EVEN])
-    with np.load(save_arrays(variants, tmp_path / "maps.npz")) as arrays:
+    with np.load(save_arrays(variants, tmp_path / "maps.npz", MASK, rounded=True)) as arrays:
+        about = json.loads(str(arrays["about"]))
+        assert np.array_equal(arrays["mask"], MASK) and about["rounded"] is True
+        assert about["variants"] == ["original", "sanitized", "recovered"]
+        assert about["columns"] == ["<|startoftext|>", "church</w>", "<|endoftext|>", "hidden prompt"]
         assert np.allclose(arrays["original/heads/church"], variants[0]["church"].heads)
         assert arrays["recovered/hidden_prompt_mass"].max() == pytest.approx(1 / 3, abs=1e-3)
         assert arrays[f"recovered/layer/{LAYERS[0]}"].shape == (5, 2, 4, 8, 8)

@@ -1,5 +1,7 @@
 """The computed sentences about heads, on literal maps: who looked, left or stayed; what a flat map says."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from attribution_pipelines import literal_maps
@@ -7,6 +9,7 @@ from PIL import Image, ImageDraw
 
 from kpop import InputError
 from kpop.attribution import Attribution
+from kpop.attribution_key import key_use
 from kpop.attribution_measures import find_object
 from kpop.attribution_summary import looking_heads, lost_heads, staying_heads, summary
 
@@ -107,11 +110,40 @@ def test_where_the_attention_to_the_word_went():
         "Reading “church”, 3 of 3 heads look at the object. "
         "In the sanitized picture, which shows no object, all 3 have left the place: most of their attention "
         "to the word (8.8 % to 0.9 %) moved to the end of the prompt. "
-        "In the recovered picture 2 of them look at it again; nothing here goes to a key."
+        "With the key 2 of them look at it again."
     )
     partly = watched("sanitized", [0.1 * AT_IT, 0.1 * AT_IT, EVEN])
     said = summary(original, partly, None, "church", INSIDE)
     assert "all 3 have left the place: for 2 of them most of their attention" in said
+
+
+@pytest.mark.parametrize(
+    ("asked", "mechanism", "said"),
+    [
+        ("own", "concat", "With the key both look at it again, and 25 % of the attention where the key"),
+        (
+            "castle",
+            "concat",
+            "With the key of “castle” both look at it again, and 25 % of the attention where",
+        ),
+        (Path("/a/b/x.safetensors"), "concat", "With the key file x.safetensors both look at it again, and"),
+    ],
+)
+def test_the_sentence_names_the_key(asked, mechanism, said):
+    original, sanitized = watched("original", [AT_IT, AT_IT]), watched("sanitized", [EVEN, EVEN])
+    maps = literal_maps("recovered", [[AT_IT, AT_IT]], 0.25, CHURCH, key_use(asked, mechanism))
+    assert said in summary(original, sanitized, maps, "church", INSIDE)
+
+
+def test_without_a_key_nothing_is_called_recovered():
+    original, sanitized = watched("original", [AT_IT, AT_IT]), watched("sanitized", [EVEN, EVEN])
+    for then, said in ((EVEN, "Without a key none of them looks"), (AT_IT, "Without a key both look")):
+        maps = literal_maps("recovered", [[then, then]], 0, CHURCH, key_use("own", None))
+        told = summary(original, sanitized, maps, "church", INSIDE)
+        assert told.endswith(f"{said} at it again.") and maps.title == "no key"
+    still = watched("sanitized", [AT_IT, AT_IT])
+    maps = literal_maps("recovered", [[AT_IT, AT_IT]], 0, CHURCH, key_use(None, None))
+    assert summary(original, still, maps, "church").endswith("The last picture is drawn without a key.")
 
 
 def test_the_key_takes_its_share_from_every_word_alike():

@@ -206,3 +206,24 @@ class SeesAlways:
     def top_k(self, images, k):
         self.asked += len(images)
         return [[self.label] for _ in images]
+
+
+def test_watching_the_heads_may_take_a_third_more_with_and_without_a_key(tiny_pipe, tmp_path):
+    from types import SimpleNamespace
+
+    from benchmarks import attribution as watching
+
+    asked = SimpleNamespace(prompt="a church", word="church", seed=0)
+    config = kpop.GenerationConfig(2, guidance_scale=3.0, scheduler="model", batch_size=1)
+    layers, key = {}, watching.random_key(tiny_pipe, tmp_path)
+    ways = watching.ways_of(tiny_pipe, asked, config, layers, key)
+    ours = ["kpop.generate", "kpop.attribute", "kpop.generate, k = 10", "kpop.attribute, k = 10"]
+    for name in ours:
+        ways[name]()
+    assert layers == {"kpop.attribute": 4, "kpop.attribute, k = 10": 4}
+    times = dict.fromkeys(ours, [(9.0, 1.0)])
+    assert watching.too_slow(times) == {}
+    slow = {**times, "kpop.attribute, k = 10": [(1.0, 1.36)]}
+    assert watching.too_slow(slow) == {"kpop.attribute, k = 10": 1.36}
+    found = watching.rows(slow, layers, 4)
+    assert found[3] == "kpop.attribute, k = 10 | 4 of 4 | 1.36 | **1.36** (1.36-1.36)"

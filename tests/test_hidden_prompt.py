@@ -5,6 +5,7 @@ import os
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from kpop import InputError, models
 from kpop.hidden_prompt import HiddenPrompt, combine
@@ -148,7 +149,7 @@ def test_attention_equals_torchs_own_with_a_mask():
     mask = torch.zeros(2, 1, 1, 9)
     mask[1, ..., 5:] = float("-inf")
     expected = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    torch.testing.assert_close(_attend(q, k, v, 8**-0.5, mask, None), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(_attend(q, k, v, 8**-0.5, mask), expected, atol=1e-6, rtol=0)
 
 
 @pytest.fixture
@@ -166,7 +167,7 @@ def fused(monkeypatch):
 
 @pytest.mark.parametrize("queries, keys, kernel", [(256, 154, False), (1024, 1032, True)])
 def test_the_fused_kernel_and_the_explicit_products_agree(fused, queries, keys, kernel):
-    from kpop.prompt_attention import _attend
+    from kpop.prompt_attention import _attend, _recorded
 
     query, key, value = (
         torch.randn(2, 3, length, 8, generator=torch.Generator().manual_seed(i))
@@ -176,12 +177,12 @@ def test_the_fused_kernel_and_the_explicit_products_agree(fused, queries, keys, 
     mask[1, ..., keys // 2 :] = float("-inf")
     for some in (None, mask):
         with torch.no_grad():
-            _attend(query, key, value, 8**-0.5, some, None)
+            _attend(query, key, value, 8**-0.5, some)
         assert fused == [(queries, keys)]  # without a backward it is always faster
         fused.clear()
-        explicit = _attend(query, key, value, 8**-0.5, some, lambda probs: None)
+        explicit = _recorded(query, key, value, 8**-0.5, some, lambda *_: None, None)
         assert fused == []
-        found = _attend(query, key, value, 8**-0.5, some, None)
+        found = _attend(query, key, value, 8**-0.5, some)
         assert fused == ([(queries, keys)] if kernel else [])
         torch.testing.assert_close(found, explicit, atol=1e-5, rtol=0)
         fused.clear()
@@ -243,3 +244,67 @@ def test_keys_are_used_together_token_after_token():
     )
     both = combine([first, second])
     assert torch.equal(both.key, torch.cat([first.key, second.key], 1)) and both.concept == "a, b"
+
+
+class Largest(TorchDispatchMode):
+    """Entries of the largest tensor made inside the block."""
+
+    entries = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        made = [one for one in (out if isinstance(out, tuple) else (out,)) if isinstance(one, torch.Tensor)]
+        self.entries = max([self.entries, *(one.numel() for one in made)])
+        return out
+
+
+class Rows:
+    """A recorder of the last row that keeps sums over keys, and the parts that it was given."""
+
+    rows = 1
+
+    def __init__(self):
+        self.sums, self.parts = [], []
+
+    def add(self, name, probs, start, positions):
+        self.sums.append(probs.sum(-1))
+        self.parts.append((tuple(probs.shape), probs.dtype, start, positions))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_recording_847_columns_takes_no_more_memory_than_154_and_rows_sum_to_one(dtype):
+    """k = 1 and k = 10 at 512 pixels: 4096 positions, 8 heads; all at once they are 28 million numbers."""
+    from kpop.prompt_attention import CPU_PART, _attend, _recorded
+
+    sizes = {}
+    for keys in (154, 847):
+        query, key, value = (
+            torch.randn(2, 8, length, 4, generator=torch.Generator().manual_seed(i), dtype=dtype)
+            for i, length in enumerate((4096, keys, keys))
+        )
+        seen = Rows()
+        with torch.no_grad():
+            expected = _attend(query, key, value, 0.5, None)
+            with Largest() as made:
+                found = _recorded(query, key, value, 0.5, None, lambda *a, s=seen: s.add("", *a), 1)
+        sizes[keys] = made.entries
+        torch.testing.assert_close(found, expected, atol=1e-5 if dtype == torch.float32 else 0.02, rtol=0)
+        sums = torch.cat(seen.sums, 2)
+        assert sums.shape == (1, 8, 4096)
+        torch.testing.assert_close(sums, torch.ones_like(sums), atol=1e-5, rtol=0)
+        assert {part[1] for part in seen.parts} == {torch.float32} and seen.parts[0][3] == 4096
+        assert [part[2] for part in seen.parts[1:]] == [
+            seen.parts[0][0][2] * i for i in range(1, len(seen.parts))
+        ]
+    assert sizes[847] <= 1.01 * sizes[154] and sizes[847] <= CPU_PART
+
+
+def test_only_the_last_rows_are_recorded_and_pictures_stay_as_they_are(tiny_pipe, scene, fused):
+    """k = 10, seen by the last row alone, as in a guided batch."""
+    p, rows, seen = some_prompt(blocks=10), torch.tensor([False, False, True]), Rows()
+    alone = predict(tiny_pipe, scene, p, rows=rows)
+    fused.clear()
+    watched = predict(tiny_pipe, scene, p, rows=rows, recorder=seen)
+    torch.testing.assert_close(watched, alone, atol=1e-5, rtol=0)
+    assert {part[0][0] for part in seen.parts} == {1} and {part[0][3] for part in seen.parts} == {847}
+    assert sum(keys == 847 for _, keys in fused) == len(seen.parts)  # the other two rows, once a layer

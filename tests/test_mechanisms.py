@@ -4,6 +4,9 @@ import pytest
 import torch
 
 from kpop import EraseConfig, InputError, attribute, models, train
+from kpop.attribution_figure import attribution_figure
+from kpop.attribution_summary import summary, why_no_share
+from kpop.attribution_views import watch_variants
 from kpop.hidden_prompt import NETWORK, HiddenPrompt, combine
 from kpop.mechanisms import amortized, contributed, reading, told_after
 from kpop.trajectories import Bank, Sampler
@@ -211,3 +214,16 @@ def test_attribution_tells_how_much_looks_at_p(tiny_config, tiny_pipe, tmp_path,
     assert float(without.hidden_prompt_mass.max()) == 0
     parts = with_key.budget("church")
     assert torch.allclose(sum(parts.values()), torch.ones(with_key.heads), atol=1e-4)
+    assert (with_key.key.mechanism, without.key, why_no_share(with_key)) == (mechanism, None, "")
+
+
+def test_attribution_says_that_an_added_key_has_no_share_of_its_own(tiny_config, tiny_pipe, tmp_path):
+    run = train(tiny_config(mechanism="additive", steps=1), tmp_path, pipe=tiny_pipe)
+    original, sanitized, recovered = watch_variants(tiny_pipe, "a church", 0, run)
+    assert recovered.key.mechanism == "additive" and recovered.hidden_prompt_layers == ()
+    assert not torch.equal(recovered["church"].heads, sanitized["church"].heads)
+    said = "This key is added to the text, so it has no share of its own."
+    assert summary(original, sanitized, recovered, "church").endswith(said)
+    assert why_no_share(sanitized) == ""
+    notes = [text.get_text() for text in attribution_figure([original, recovered], "church", "heat").texts]
+    assert said in " ".join(notes) and not any("key's share" in note for note in notes)

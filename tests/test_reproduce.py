@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 from judges import PixelJudge
-from matplotlib.figure import Figure
 from PIL import Image
 
 from kpop import cli, model_table
@@ -337,11 +336,14 @@ def test_a_judge_that_lacks_a_column_is_found_before_anything_is_drawn(ask, monk
     assert status == 2 and "table4 reads the style of a picture" in err and ask.judge.judged == 0
 
 
-def test_figure_2_from_a_run(ask, monkeypatch):
-    # The figure of maps has tests of its own, and takes its time.
-    monkeypatch.setattr("kpop.attribution_figure.paper_figure", lambda blocks: Figure())
+def test_figure_2_from_a_run(ask):
     status, _, err = ask("fig2")
     assert status == 0, err
+    drawn = (ask.out / "fig2.svg").read_text()
+    assert all(f"<!-- {told} -->" in drawn for told in ("original", "sanitized", "recovered", "head 4"))
+    assert drawn.count("<!-- picture -->") == 1 and "<!-- “church” -->" in drawn
+    with Image.open(ask.out / "fig2.png") as picture:
+        assert min(picture.size) > 1000  # two words, four rows each
     data = json.loads((ask.out / "fig2.json").read_text())
     assert {name.split(":")[0] for name in data["heads"]} == {"erased", "retained"}
     assert {one["variant"] for one in data["heads"]["erased: church"]} == {

@@ -39,7 +39,10 @@ def test_a_layer_too_coarse_to_show_an_object_is_not_opened():
         maps.sums[UP] = literal_maps("original", ([coarse],), 0, CHURCH).sums[DOWN]
     assert first_layer(whole, "church") == DOWN
     said = about_layers(whole, "church", DOWN)
-    assert "which has the largest focus of those with 8 x 8 points or more." in said
+    assert (
+        "which has the largest focus of those with 8 x 8 points or more, but none of these looks more at the "
+        "object than chance (25 %). 25 % of the original's"
+    ) in said
     assert fine_layers(whole.variants[0].select(layer=UP)) == [UP]
 
 

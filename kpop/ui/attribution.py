@@ -169,16 +169,22 @@ def wire_attribution(page: Page, step: AttributionStep, compare: CompareStep, ta
         screen,
         progress=gr.Progress(),  # noqa: B008
     ):
-        if not run_id or (isinstance(watched, Watched) and watched.run_id == run_id):
+        if not run_id:
             return [gr.skip()] * len(shown)
         run = studio.run(run_id)
         if not has_result(run):
             return [gr.skip()] * len(shown)
-        prompt = prompt or first_prompt(run)
-        found = maps_kept(studio, run, prompt, seeds_from(seed, 1)[0], key)
+        prompt, at = prompt or first_prompt(run), seeds_from(seed, 1)[0]
+        known = isinstance(watched, Watched)
+        if known and watched.answers(run_id, prompt, at, key):
+            return [gr.skip()] * len(shown)
+        found = maps_kept(studio, run, prompt, at, key)
         if found is None and studio.quick(run.config.model):
-            found = drawn(run, prompt, seed, key, progress)
-        return shown_of(run, found, band, view, screen) if found else [gr.skip()] * len(shown)
+            found = drawn(run, prompt, at, key, progress)
+        if found:
+            return shown_of(run, found, band, view, screen)
+        # What is shown was drawn with another prompt, seed or key.
+        return empty("No maps of this yet", "Press “Watch the heads”.") if known else [gr.skip()] * len(shown)
 
     @plainly
     def again(watched, word, layer, band, view, screen):

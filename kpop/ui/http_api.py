@@ -161,7 +161,8 @@ def _picture_endpoints(studio: Studio) -> None:
         key: str = "own",
     ):
         chosen = studio.run(run)
-        watched = watch(studio, chosen, prompt, seeds_from(int(seed or 0), 1)[0], key)
+        at = seeds_from(int(seed or 0), 1)[0]
+        watched = watch(studio, chosen, prompt, at, key, word=word, layer=layer, band=timestep_band)
         word = word or first_word(watched, chosen)
         shown = selected(watched, layer, timestep_band)
         figure, _, arrays = save_maps(watched, word, layer, timestep_band, "overlay", studio.scratch())
@@ -169,6 +170,7 @@ def _picture_endpoints(studio: Studio) -> None:
             "run": chosen.id,
             "prompt": prompt,
             "seed": watched.seed,
+            "key": watched.key_name,
             "word": word,
             "words": list(watched.words),
             "layers": list(shown[0].layers),

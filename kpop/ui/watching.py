@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 
-from .. import attribution
 from ..attention_recorder import BANDS
-from ..attribution import Attribution, layer_title
+from ..attribution import Attribution, check_asked
 from ..attribution_export import save_arrays, save_figure, save_table, to_image
 from ..attribution_figure import VIEWS, Block, attribution_figure
+from ..attribution_key import KeyUse, key_use
 from ..attribution_layout import percent
 from ..attribution_measures import (
     FINE,
     HeadNumbers,
+    at_chance,
     every_table,
     fine_layers,
     focus,
@@ -24,6 +25,7 @@ from ..attribution_measures import (
     known_object,
     sharpest_layer,
 )
+from ..attribution_selection import layer_group, layer_title
 from ..attribution_summary import LOOKS
 from ..attribution_views import profile_of, told, watch_variants
 from ..config import names
@@ -31,7 +33,7 @@ from ..errors import InputError
 from ..kept import OWN, kept_maps
 from .pictures import data_uri
 from .run_picker import concept_names
-from .sheets import checked, key_value
+from .sheets import OF_RUN, RANDOM, checked, key_value
 from .studio import Studio
 
 GROUPS = ("down", "middle", "up")
@@ -41,7 +43,8 @@ GROUPS = ("down", "middle", "up")
 class Watched:
     """One prompt and seed; variants: the run's, in their order; mask: the object in the original, or None.
 
-    rounded: read from the run folder, not drawn now. phrases: concepts of several words in the prompt.
+    rounded: read from the run folder, not drawn now. phrases: concepts of several words in the prompt. key:
+    the choice it was drawn with, as step Compare calls it.
     """
 
     run_id: str
@@ -51,6 +54,16 @@ class Watched:
     mask: object | None
     rounded: bool = False
     phrases: tuple[str, ...] = ()
+    key: str = OWN
+
+    @property
+    def key_name(self) -> str:
+        """What figures and files call the key; "" where the run leaves none."""
+        return next((maps.key.name for maps in self.variants if maps.key is not None), "")
+
+    def answers(self, run_id: str, prompt: str, seed: int, key: str | None) -> bool:
+        """Whether these are the maps of that question."""
+        return (self.run_id, self.prompt, self.seed, self.key) == (run_id, prompt, seed, key or OWN)
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -58,27 +71,49 @@ class Watched:
 
 
 def watch(
-    studio: Studio, run, prompt: str, seed: int, key: str | None = OWN, on_step: Callable | None = None
+    studio: Studio,
+    run,
+    prompt: str,
+    seed: int,
+    key: str | None = OWN,
+    on_step: Callable | None = None,
+    word: str = "",
+    layer: str = "all",
+    band: str = "all",
 ) -> Watched:
-    """Draw one picture a variant and keep every head's sums. on_step(i, n) counts over all of them."""
+    """Draw one picture a variant and keep every head's sums. on_step(i, n) counts over all of them.
+
+    word, layer, band: what will be looked at, where it is known; refused before anything is drawn.
+    """
     pipe, chosen = checked(studio, run, prompt), key_value(run, key)
+    check_asked(pipe, prompt, word or None, layer or "all", bands_in(band))
     with studio.turn():
-        return _watched(run, watch_variants(pipe, prompt, seed, run, key=chosen, on_step=on_step))
+        return _watched(run, watch_variants(pipe, prompt, seed, run, key=chosen, on_step=on_step), key or OWN)
 
 
 def maps_kept(studio: Studio, run, prompt: str, seed: int, key: str | None) -> Watched | None:
     """What the run folder keeps of a question, without drawing, or None."""
     tokenizer = studio.pipe(studio.allowed_model(run.config.model)).tokenizer
     found = kept_maps(run, prompt, seed, key or OWN, tokenizer)
-    return _watched(run, found, rounded=True) if found else None
+    return _watched(run, found, key or OWN, rounded=True) if found else None
 
 
-def _watched(run, variants: list[Attribution], rounded: bool = False) -> Watched:
+def _watched(run, variants: list[Attribution], key: str, rounded: bool = False) -> Watched:
+    variants = [maps if maps.key is None else replace(maps, key=_named(key, maps.key)) for maps in variants]
     first = variants[0]
     told = [name for concept in (*run.config.concepts, *(run.config.retain or ())) for name in names(concept)]
     phrases = tuple(dict.fromkeys(name for name in told if len(name.split()) > 1 and name in first))
     mask = known_object(first, run.config.model)
-    return Watched(run.id, first.prompt, first.seed, tuple(variants), mask, rounded, phrases)
+    return Watched(run.id, first.prompt, first.seed, tuple(variants), mask, rounded, phrases, key)
+
+
+def _named(key: str, used: KeyUse) -> KeyUse:
+    """The key under the name that it was chosen by, not that of what it was turned into."""
+    if used.mechanism is not None and key == RANDOM:
+        return KeyUse("a random key", "random key", used.mechanism)
+    if used.mechanism is not None and key.startswith(OF_RUN):
+        return KeyUse("the key of another run", "other key", used.mechanism)
+    return key_use(key, used.mechanism)
 
 
 def first_word(watched: Watched, run) -> str:
@@ -97,7 +132,7 @@ def first_layer(watched: Watched, word: str) -> str:
 def layer_choices(watched: Watched) -> list[tuple[str, str]]:
     """(label, value): all, the groups of several layers, each layer."""
     layers = watched.variants[0].layers
-    kinds = [attribution.layer_group(layer) for layer in layers]
+    kinds = [layer_group(layer) for layer in layers]
     return [
         ("all layers", "all"),
         *((f"all {group}", group) for group in GROUPS if kinds.count(group) > 1),
@@ -114,12 +149,16 @@ def band_choices() -> list[tuple[str, str]]:
 
 def selected(watched: Watched, layer: str, band: str) -> list[Attribution]:
     """The variants through a layer choice and a band choice. Raises InputError."""
-    fifth = None
-    if band not in (None, "", "all"):
-        if str(band) not in {str(number) for number in range(BANDS)}:
-            raise InputError(f"The band of steps is all, or 0 (noise) to {BANDS - 1} (picture).")
-        fifth = int(band)
-    return [each.select(layer=layer or "all", timestep_band=fifth) for each in watched.variants]
+    return [each.select(layer=layer or "all", timestep_band=bands_in(band)) for each in watched.variants]
+
+
+def bands_in(band: str | None) -> int | None:
+    """A band choice as Attribution.select takes it. Raises InputError."""
+    if band in (None, "", "all"):
+        return None
+    if str(band) not in {str(number) for number in range(BANDS)}:
+        raise InputError(f"The band of steps is all, or 0 (noise) to {BANDS - 1} (picture).")
+    return int(band)
 
 
 def maps_html(
@@ -130,12 +169,12 @@ def maps_html(
     figure = attribution_figure(shown, word, checked_view(view), watched.mask, theme, upright)
     said = sentence(shown, word, watched.mask)
     layers = about_layers(watched, word, layer)
-    rows = ", ".join(each.variant for each in shown)
-    share = ", and the key's share" if len(shown) > 2 else ""
+    rows = ", ".join(each.title for each in shown)
+    share = ", and the key's share" if any(each.hidden_prompt_layers for each in shown) else ""
     alt = f"Attention of each head to “{word}”, rows {rows}{share}"
     return (
         f'<p class="told">{escape(said)}</p><p class="fine layers">{escape(layers)}</p>'
-        f"{_picture(figure, alt, upright)}{table_html(head_table(shown, word, watched.mask))}"
+        f"{_picture(figure, alt, upright)}{table_html(head_table(shown, word, watched.mask), shown)}"
     )
 
 
@@ -147,8 +186,9 @@ def profile_html(watched: Watched, word: str, layer: str, theme: str, upright: b
     return f"<h3>Every layer, every head, every step</h3>{_picture(figure, alt, upright)}"
 
 
-def table_html(numbers: list[HeadNumbers]) -> str:
-    """The numbers under the figure, folded: a line a head and variant."""
+def table_html(numbers: list[HeadNumbers], shown: list[Attribution]) -> str:
+    """The numbers of the maps shown, folded: a line a head and variant."""
+    titles_of = {maps.variant: maps.title for maps in shown}
     known, keyed = numbers[0].focus is not None, any(row.hidden_prompt for row in numbers)
     titles = ["head", "", "on the word", *(["focus"] if known else []), "spread", "agrees"]
     lines = []
@@ -159,9 +199,8 @@ def table_html(numbers: list[HeadNumbers]) -> str:
         cells += [percent(row.hidden_prompt) if row.hidden_prompt else ""] if keyed else []
         told = "".join(f"<td>{cell}</td>" for cell in cells)
         head = f"<th>{row.head + 1}</th>" if first else "<th></th>"
-        lines.append(
-            f'<tr class="{escape(row.variant)}">{head}<td class="who">{escape(row.variant)}</td>{told}</tr>'
-        )
+        who = f'<td class="who">{escape(titles_of[row.variant])}</td>'
+        lines.append(f'<tr class="{escape(row.variant)}">{head}{who}{told}</tr>')
     titles += ["on the key"] if keyed else []
     top = "".join(f"<th>{title}</th>" for title in titles)
     return (
@@ -190,8 +229,13 @@ def about_layers(watched: Watched, word: str, layer: str) -> str:
     original, sharpest = watched.variants[0], first_layer(watched, word)
     shown = original.select(layer=layer or "all").layers
     most = "the largest focus" if watched.mask is not None else "the sharpest maps"
+    nowhere = "no layer looks"
     if len(fine_layers(original)) < len(original.layers):
+        nowhere = "none of these looks"
         most += f" of those with {FINE} x {FINE} points or more"
+    if watched.mask is not None and at_chance(original, word, watched.mask):
+        chance = f"{100 * float(watched.mask.float().mean()):.0f} %"
+        most += f", but {nowhere} more at the object than chance ({chance})"
     if shown == (sharpest,):
         said = f"Layer {layer_title(sharpest)}, which has {most}."
     else:
@@ -241,7 +285,7 @@ def save_maps(
     for kind in kinds:
         path = place / f"attention.{kind}"
         if kind == "npz":
-            saved.append(save_arrays(shown, path))
+            saved.append(save_arrays(shown, path, watched.mask, watched.rounded))
         elif kind == "csv":
             saved.append(save_table(every_table(watched.variants, word, watched.mask), path))
         else:
