@@ -63,6 +63,19 @@ def find_layers(layers: Sequence[str], wanted: str | int | Sequence[str | int] |
     return tuple(name for name in layers if name in found)
 
 
+def bands_in(text: str | None) -> tuple[int, ...] | None:
+    """A choice of bands in words, "all", "2" or "1-3", as Attribution.select takes it. Raises InputError."""
+    if text in (None, "", "all"):
+        return None
+    first, dash, last = str(text).partition("-")
+    known = [str(band) for band in range(BANDS)]
+    if first not in known or (dash and last not in known[int(first) :]):
+        raise InputError(
+            f"The band of steps is all, one from 0 (noise) to {BANDS - 1} (picture), or several, such as 1-3."
+        )
+    return tuple(range(int(first), int(last if dash else first) + 1))
+
+
 def find_bands(steps_per_band: Sequence[int], wanted: int | Sequence[int] | None) -> tuple[int, ...]:
     """The bands that Attribution.select's `timestep_band` asks for. InputError also where they are empty."""
     if wanted is None or wanted == "all":

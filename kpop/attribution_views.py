@@ -52,7 +52,7 @@ def as_blocks(
     words: Sequence[tuple[Sequence[Attribution], str]],
     model: str,
     layer: str | None = None,
-    timestep_band: int | None = None,
+    timestep_band: int | Sequence[int] | None = None,
 ) -> list[Block]:
     """What paper_figure draws, from (variants, word) pairs of one model, the original's variant first.
 
@@ -99,7 +99,7 @@ def draw_figures(
     model: str,
     out: Path,
     layer: str | None = None,
-    timestep_band: int | None = None,
+    timestep_band: int | Sequence[int] | None = None,
     view: str = "overlay",
     kind: str = "png",
 ) -> Iterator[tuple[Path, str]]:

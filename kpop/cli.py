@@ -132,7 +132,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     attribute.add_argument("--format", choices=("png", "svg", "pdf"), default="png", help="default: png")
     attribute.add_argument(
-        "--timestep-band", type=int, default=None, metavar="0-4", help="noise 0 to picture 4"
+        "--timestep-band", default=None, metavar="BAND", help="noise 0 to picture 4, or several: 1-3"
     )
     attribute.add_argument("--view", choices=("overlay", "heat", "difference"), default="overlay")
 

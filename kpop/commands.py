@@ -186,11 +186,13 @@ def attribute(args: argparse.Namespace) -> None:
     pipe = _pipe(args, run)
     from . import models
     from .attribution import check_asked
+    from .attribution_selection import bands_in
     from .attribution_views import draw_figures, watch_variants
 
     asked = [(args.prompt, words), *([(args.kept, None)] if args.kept else [])]
+    bands = bands_in(args.timestep_band)
     for prompt, chosen in asked:
-        check_asked(pipe, prompt, chosen, args.layer, args.timestep_band, config)
+        check_asked(pipe, prompt, chosen, args.layer, bands, config)
     found = []
     for prompt, chosen in asked:
         with jobs.device_lock(runs_dir(args)), progress_bar("step") as show:
@@ -198,7 +200,7 @@ def attribute(args: argparse.Namespace) -> None:
                 watch_variants(pipe, prompt, args.seed, run, variants, key, config, chosen, on_step=show)
             )
     name = models.model_name(pipe)
-    drawn = draw_figures(found, name, out, args.layer, args.timestep_band, args.view, args.format)
+    drawn = draw_figures(found, name, out, args.layer, bands, args.view, args.format)
     for path, sentence in drawn:
         print(path)
         if sentence:

@@ -148,7 +148,7 @@ def test_opened_again_the_step_shows_what_is_asked_now(run, studio, drawings, mo
 
     def ask(watched, prompt="a church", seed=0, key="own"):
         drawings.clear()
-        found = opened(watched, run.id, prompt, seed, key, "all", "overlay", "light")
+        found = opened(watched, run.id, prompt, seed, key, 1, 5, "overlay", "light")
         return found[-1], len(drawings)
 
     first, drawn = ask(None)
@@ -159,7 +159,7 @@ def test_opened_again_the_step_shows_what_is_asked_now(run, studio, drawings, mo
         then, drawn = ask(first, **change)
         assert drawn == 3 and not then.answers(run.id, "a church", 0, "own")
     monkeypatch.setattr(Studio, "quick", lambda self, model=None: False)
-    emptied = opened(first, run.id, "a church", 0, "none", "all", "overlay", "light")
+    emptied = opened(first, run.id, "a church", 0, "none", 1, 5, "overlay", "light")
     assert emptied[-1] is None and "No maps of this yet" in emptied[3]
 
 

@@ -1,11 +1,21 @@
 """What step 4 says of layers, and on which it opens, on literal maps."""
 
+import pytest
 import torch
 from attribution_pipelines import LAYERS, literal_maps
 from PIL import Image, ImageDraw
 
+from kpop import InputError
 from kpop.attribution_measures import find_object, fine_layers
-from kpop.ui.watching import Watched, about_layers, first_layer, layer_choices, maps_html
+from kpop.ui.watching import (
+    Watched,
+    about_layers,
+    band_between,
+    first_layer,
+    layer_choices,
+    maps_html,
+    selected,
+)
 
 CHURCH = Image.new("RGB", (64, 64), (120, 160, 200))
 ImageDraw.Draw(CHURCH).rectangle((16, 16, 47, 47), fill=(200, 40, 40))
@@ -78,3 +88,14 @@ def test_the_page_says_what_the_shown_layer_holds():
     assert "Layer up 1.0, which has" in page and "data:image/png" in page
     assert page.count("<tr") == 1 + 3 and "<td>57 %</td>" in page  # a line a head and variant
     assert "none of 1 heads looks" in maps_html(kept(), "church", DOWN, "0", "heat", "dark")
+
+
+def test_a_range_of_steps():
+    assert [band_between(*ends) for ends in ((1, 5), (2, 4), (5, 3), (1, 1))] == ["all", "1-3", "2-4", "0-0"]
+    chosen = selected(kept(), UP, "1-3")[0]
+    assert (chosen.bands, chosen.steps, selected(kept(), UP, "2")[0].bands) == ((1, 2, 3), 3, (2,))
+    for wrong in ("3-1", "1-9", "-1", "x", "1-", "9"):
+        with pytest.raises(InputError, match="such as 1-3"):
+            selected(kept(), UP, wrong)
+    with pytest.raises(InputError, match="from fifth 1 to 5"):
+        band_between(None, 3)

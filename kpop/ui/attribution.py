@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import gradio as gr
 
+from ..attention_recorder import BANDS
 from ..errors import RunError
 from ..kept import first_prompt
 from .boundary import plainly
@@ -16,7 +17,7 @@ from .run_picker import has_result, subject
 from .studio import Studio, seeds_from
 from .watching import (
     Watched,
-    band_choices,
+    band_between,
     first_layer,
     first_word,
     layer_choices,
@@ -48,7 +49,8 @@ class AttributionStep:
     choices: gr.Row
     word: gr.Radio
     layer: gr.Dropdown
-    band: gr.Radio
+    first: gr.Slider
+    last: gr.Slider
     view: gr.Radio
     maps: gr.HTML
     profile: gr.HTML
@@ -72,13 +74,12 @@ def build_attribution(studio: Studio) -> AttributionStep:
         draw = gr.Button("Watch the heads", variant="primary", elem_id="watch", scale=1, min_width=176)
     with gr.Row(elem_classes="choices", visible=False) as choices:
         word = gr.Radio([], label="Word", elem_id="word", elem_classes="chips", min_width=160)
-        band = gr.Radio(
-            band_choices(),
-            value="all",
-            label="Steps of the drawing",
-            elem_id="band",
-            elem_classes="chips",
-            min_width=320,
+        first, last = (
+            gr.Slider(1, BANDS, value, step=1, label=label, elem_id=f"band-{end}", min_width=160, buttons=[])
+            for end, value, label in (
+                ("first", 1, "Steps of the drawing, from fifth (1 noise)"),
+                ("last", BANDS, f"to fifth ({BANDS} picture)"),
+            )
         )
         view = gr.Radio(
             VIEWS, value="overlay", label="Shown", elem_id="view", elem_classes="chips", min_width=320
@@ -103,7 +104,8 @@ def build_attribution(studio: Studio) -> AttributionStep:
         choices,
         word,
         layer,
-        band,
+        first,
+        last,
         view,
         maps,
         profile,
@@ -119,7 +121,7 @@ def wire_attribution(page: Page, step: AttributionStep, compare: CompareStep, ta
     """Connect the step: drawing watches anew, every choice only reads the kept sums."""
     studio = page.studio
     shown = [step.choices, step.word, step.layer, step.maps, step.saving, step.watched]
-    read = [step.watched, step.word, step.layer, step.band, step.view, step.screen]
+    read = [step.watched, step.word, step.layer, step.first, step.last, step.view, step.screen]
 
     def empty(title: str, text: str = "") -> list:
         return [gr.Row(visible=False), gr.skip(), gr.skip(), notice(title, text), gr.Row(visible=False), None]
@@ -153,8 +155,8 @@ def wire_attribution(page: Page, step: AttributionStep, compare: CompareStep, ta
         return watch(studio, run, prompt, seeds_from(seed, 1)[0], key, count)
 
     @plainly
-    def draw(run_id, prompt, seed, key, band, view, screen, progress=gr.Progress()):  # noqa: B008
-        run = studio.run(run_id)
+    def draw(run_id, prompt, seed, key, first, last, view, screen, progress=gr.Progress()):  # noqa: B008
+        run, band = studio.run(run_id), band_between(first, last)
         return shown_of(run, drawn(run, prompt, seed, key, progress), band, view, screen)
 
     @plainly
@@ -164,7 +166,8 @@ def wire_attribution(page: Page, step: AttributionStep, compare: CompareStep, ta
         prompt,
         seed,
         key,
-        band,
+        first,
+        last,
         view,
         screen,
         progress=gr.Progress(),  # noqa: B008
@@ -182,12 +185,13 @@ def wire_attribution(page: Page, step: AttributionStep, compare: CompareStep, ta
         if found is None and studio.quick(run.config.model):
             found = drawn(run, prompt, at, key, progress)
         if found:
-            return shown_of(run, found, band, view, screen)
+            return shown_of(run, found, band_between(first, last), view, screen)
         # What is shown was drawn with another prompt, seed or key.
         return empty("No maps of this yet", "Press “Watch the heads”.") if known else [gr.skip()] * len(shown)
 
     @plainly
-    def again(watched, word, layer, band, view, screen):
+    def again(watched, word, layer, first, last, view, screen):
+        band = band_between(first, last)
         return maps_html(kept(watched), word, layer, band, view, *of_screen(screen))
 
     @plainly
@@ -196,7 +200,7 @@ def wire_attribution(page: Page, step: AttributionStep, compare: CompareStep, ta
             return ""
         return profile_html(watched, word, layer, *of_screen(screen))
 
-    asked = [page.picker, step.prompt, step.seed, compare.key, step.band, step.view, step.screen]
+    asked = [page.picker, step.prompt, step.seed, compare.key, step.first, step.last, step.view, step.screen]
     drawing = {
         "outputs": shown,
         "show_progress_on": step.maps,
@@ -208,7 +212,7 @@ def wire_attribution(page: Page, step: AttributionStep, compare: CompareStep, ta
     gr.on([step.draw.click, step.prompt.submit], draw, asked, **drawing)
     tab.select(tab_opened, [step.watched, *asked], **drawing)
     gr.on(
-        [step.word.input, step.layer.input, step.band.input, step.view.input],
+        [step.word.input, step.layer.input, step.first.input, step.last.input, step.view.input],
         again,
         read,
         step.maps,
@@ -230,7 +234,8 @@ def wire_attribution(page: Page, step: AttributionStep, compare: CompareStep, ta
     for kind, button, file in zip(FILES, step.buttons, step.files, strict=True):
 
         @plainly
-        def save(watched, word, layer, band, view, screen, kind=kind):
+        def save(watched, word, layer, first, last, view, screen, kind=kind):
+            band = band_between(first, last)
             kinds = (kind.lower(),)
             return str(save_maps(kept(watched), word, layer, band, view, studio.scratch(), kinds)[0])
 

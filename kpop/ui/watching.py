@@ -25,7 +25,7 @@ from ..attribution_measures import (
     known_object,
     sharpest_layer,
 )
-from ..attribution_selection import layer_group, layer_title
+from ..attribution_selection import bands_in, layer_group, layer_title
 from ..attribution_summary import LOOKS
 from ..attribution_views import profile_of, told, watch_variants
 from ..config import names
@@ -140,25 +140,18 @@ def layer_choices(watched: Watched) -> list[tuple[str, str]]:
     ]
 
 
-def band_choices() -> list[tuple[str, str]]:
-    """(label, value): all steps, then fifths from noise to picture."""
-    names = [str(band + 1) for band in range(BANDS)]
-    names[0], names[-1] = "1 noise", f"{BANDS} picture"
-    return [("all", "all"), *((name, str(band)) for band, name in enumerate(names))]
+def band_between(first: float, last: float) -> str:
+    """The choice of fifths between two ends, 1 (noise) to 5 (picture), in either order. Raises InputError."""
+    try:
+        low, high = sorted((int(first) - 1, int(last) - 1))
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"Steps are chosen from fifth 1 to {BANDS}.") from None
+    return "all" if (low, high) == (0, BANDS - 1) else f"{low}-{high}"
 
 
 def selected(watched: Watched, layer: str, band: str) -> list[Attribution]:
     """The variants through a layer choice and a band choice. Raises InputError."""
     return [each.select(layer=layer or "all", timestep_band=bands_in(band)) for each in watched.variants]
-
-
-def bands_in(band: str | None) -> int | None:
-    """A band choice as Attribution.select takes it. Raises InputError."""
-    if band in (None, "", "all"):
-        return None
-    if str(band) not in {str(number) for number in range(BANDS)}:
-        raise InputError(f"The band of steps is all, or 0 (noise) to {BANDS - 1} (picture).")
-    return int(band)
 
 
 def maps_html(
