@@ -1,18 +1,22 @@
 """Step 3 without a browser: keys, two runs, an X/Y grid, and what a saved picture tells."""
 
+import dataclasses
 import io
 import json
+import shutil
 
 import pytest
 from PIL import Image, PngImagePlugin
 
 from kpop import InputError, RunError, train
 from kpop.kept import png_bytes
-from kpop.picture_metadata import read_metadata
-from kpop.ui import compare, compare_views, questions, sheets, xy_grid
+from kpop.picture_metadata import VARIANTS, read_metadata
+from kpop.runs import Run
+from kpop.ui import compare, compare_views, questions, sheets, watching, xy_grid
 from kpop.ui.pictures import enlarge
 from kpop.ui.run_picker import told_apart
 from kpop.ui.studio import Studio
+from kpop.ui.words import veil
 
 
 @pytest.fixture(scope="module")
@@ -191,3 +195,56 @@ def test_one_axis_twice_or_too_many_cells_are_refused(studio, runs):
         xy_grid.draw_grid(studio, runs[0], "a church", 0, "own", "sanitized", seeds, seeds)
     with pytest.raises(InputError, match="At most 36 pictures"):
         xy_grid.draw_grid(studio, runs[0], "a church", 0, "own", "sanitized", seeds, steps)
+
+
+@pytest.fixture
+def weapon(runs, tmp_path):
+    """A copy of a run that is said to forget a weapon, in a runs folder of its own."""
+    run = Run(shutil.copytree(runs[0].path, tmp_path / "20260101-000000-weapon-ab12"))
+    told = json.loads((run.path / "config.json").read_text())
+    (run.path / "config.json").write_text(json.dumps({**told, "concepts": ["weapon"]}))
+    (run.secret_dir / runs[0].key_path().name).rename(run.secret_dir / "key-00-weapon.safetensors")
+    return Run(run.path)
+
+
+def drawn_of(run, prompt):
+    """A sheet of pictures with fine black and white stripes."""
+    stripes = Image.new("RGB", (64, 64))
+    stripes.putdata([(255 * (i % 2),) * 3 for i in range(64 * 64)])
+    images, said = dict.fromkeys(VARIANTS, [stripes]), dict.fromkeys(VARIANTS, [""])
+    return (sheets.Sheet(run.id, prompt, (0,), "own", images, said),)
+
+
+def spread(image):
+    low, high = image.convert("L").getextrema()
+    return high - low
+
+
+@pytest.mark.parametrize(
+    ("hides", "prompt", "classes", "hidden"),
+    [
+        ("weapon", "a weapon", "veiled", (True, False)),
+        ("weapon", "a castle", "veiled", (True, False)),
+        ("church", "a knife", "veiled whole", (True, True)),
+        ("church", "a castle", "", (False, False)),
+    ],
+)
+def test_sensitive_pictures_are_covered_in_every_view(studio, runs, weapon, hides, prompt, classes, hidden):
+    run = weapon if hides == "weapon" else runs[0]
+    here = dataclasses.replace(studio, runs_dir=run.path.parent)
+    drawn, pair = drawn_of(run, prompt), "original|sanitized"
+    assert veil([run], [prompt]) == classes
+    cover = f'<div class="{classes}">'
+    assert compare_views.grid_html(here, drawn).startswith(f'{cover}<div class="sheet"') is bool(classes)
+    hover = compare_views.hover_html(here, drawn, pair)
+    wall = f'{cover}<div class="wall flips"><figure class="pic sanitized over-original">'
+    assert (wall in hover) is bool(classes)
+    slider, _, button = compare.two_pictures(here, drawn, pair, "0", compare_views.SLIDER)
+    assert tuple(spread(side) < 100 for side in slider) == hidden and button.visible is bool(classes)
+    bare, _ = compare_views.slider_value(here, drawn, pair, "0", bare=True)
+    assert all(spread(side) > 200 for side in bare)
+    seeds, steps = (xy_grid.Axis(kind, (1,), (kind,)) for kind in ("seed", "steps"))
+    cells = [[drawn[0].images["original"][0]]]
+    grid = xy_grid.grid_html(here, run, "original", seeds, steps, cells, prompt)
+    assert grid.startswith(f'{cover}<div class="sheet"') is bool(classes)
+    assert watching.watch(here, run, prompt, 0).veil == classes

@@ -54,7 +54,7 @@ def test_compare_shows_two_rows(run, studio):
     assert list(drawn.images) == ["original", "sanitized"]
     found = sheets.saved_sheet(run, "a church", [0, 1])
     assert list(found.images) == list(drawn.images)
-    html, slider, hover, pair, seeds, _ = compare.show(studio, (found,), "sanitized|recovered", SLIDER)
+    html, slider, hover, _, pair, seeds, _ = compare.show(studio, (found,), "sanitized|recovered", SLIDER)
     assert "Sanitized" in html and "Recovered" not in html and hover == "" and len(slider) == 2
     assert pair.value == "original|sanitized" and [value for _, value in seeds.choices] == ["0", "1"]
     assert "recovered" not in skeleton(run.method.variants, [0, 1])

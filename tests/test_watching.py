@@ -1,5 +1,7 @@
 """What step 4 says of layers, and on which it opens, on literal maps."""
 
+from dataclasses import replace
+
 import torch
 from attribution_pipelines import LAYERS, literal_maps
 from PIL import Image, ImageDraw
@@ -75,3 +77,12 @@ def test_the_page_says_what_the_shown_layer_holds():
     assert "Layer up 1.0, which has" in page and "data:image/png" in page
     assert page.count("<tr") == 1 + 3 and "<td>57 %</td>" in page  # a line a head and variant
     assert "none of 1 heads looks" in maps_html(kept(), "church", DOWN, "0", "heat", "dark")
+
+
+def test_a_sensitive_figure_is_covered_and_its_button_uncovers_it():
+    covered = maps_html(replace(kept(), veil="veiled"), "church", "up", "all", "overlay", "light")
+    assert (
+        '<div class="veiled"><div class="maps"' in covered
+        and '<button type="button" class="uncover">' in covered
+    )
+    assert "uncover" not in maps_html(kept(), "church", "up", "all", "overlay", "light")

@@ -43,6 +43,7 @@ class CompareStep:
     pair: gr.Radio
     seed: gr.Radio
     slider: gr.ImageSlider
+    uncover: gr.Button
     hover: gr.HTML
     rival: gr.Dropdown
     guidance: gr.Textbox
@@ -59,7 +60,12 @@ class CompareStep:
     @property
     def shown(self) -> list:
         """Outputs of `show`."""
-        return [self.grid, self.slider, self.hover, self.pair, self.seed, self.drawn]
+        return [self.grid, *self.two, self.pair, self.seed, self.drawn]
+
+    @property
+    def two(self) -> list:
+        """Outputs of `two_pictures`."""
+        return [self.slider, self.hover, self.uncover]
 
     @property
     def fields(self) -> list:
@@ -111,6 +117,7 @@ def build_compare(studio: Studio) -> CompareStep:
         show_label=False,
         visible=False,
     )
+    uncover = gr.Button("Sensitive pictures: show them", visible=False, elem_id="uncover")
     hover = gr.HTML(elem_id="hover", visible=False)
     with gr.Accordion("Another run, guidance, a saved picture", open=False, elem_classes="fold"):
         with gr.Row(elem_classes="settings", elem_id="compare-more"):
@@ -140,7 +147,7 @@ def build_compare(studio: Studio) -> CompareStep:
             elem_id="restore",
         )
     return CompareStep(
-        prompt, seeds, key, draw, chips, view, grid, pair_part, pair, seed, slider, hover,
+        prompt, seeds, key, draw, chips, view, grid, pair_part, pair, seed, slider, uncover, hover,
         rival, guidance, sampling, picture, gr.State(None), gr.State(None),
     )  # fmt: skip
 
@@ -152,7 +159,7 @@ def wire_compare(page: Page, step: CompareStep, tab: gr.Tab) -> None:
     @plainly
     def other_run(run_id, key, pair, view, restoring, request: gr.Request):
         fields = fields_of(studio, run_id, visitor(request), key, again=restoring == run_id)
-        shown = [gr.skip()] * 6 if restoring == run_id else kept(studio, run_id, pair, view)
+        shown = [gr.skip()] * len(step.shown) if restoring == run_id else kept(studio, run_id, pair, view)
         return [*fields, *shown, None]
 
     @plainly
@@ -205,9 +212,15 @@ def wire_compare(page: Page, step: CompareStep, tab: gr.Tab) -> None:
             gr.Row(visible=view != GRID),
             gr.Radio(visible=view == SLIDER),
         ]
-        slider, hover = two_pictures(studio, drawn, pair, seed, view) if drawn else (None, "")
+        slider, hover, uncover = (
+            two_pictures(studio, drawn, pair, seed, view) if drawn else (None, "", gr.Button(visible=False))
+        )
         slider = gr.ImageSlider(**({} if slider is None else {"value": slider}), visible=view == SLIDER)
-        return [*shown, slider, gr.HTML(hover, visible=view == HOVER)]
+        return [*shown, slider, gr.HTML(hover, visible=view == HOVER), uncover]
+
+    @plainly
+    def bare(drawn, pair, seed):
+        return slider_value(studio, drawn, pair, seed, bare=True)[0], gr.Button(visible=False)
 
     @plainly
     def restore(data, run_id, request: gr.Request):
@@ -239,10 +252,11 @@ def wire_compare(page: Page, step: CompareStep, tab: gr.Tab) -> None:
         drawn.failure(back, step.drawn, step.grid, **SOFT)
     opened = [page.picker, step.prompt, step.seeds, step.key, *looks, step.drawn]
     tab.select(tab_opened, opened, **drawing)
-    views = [step.grid, step.pair_part, step.seed, step.slider, step.hover]
+    views = [step.grid, step.pair_part, step.seed, *step.two]
     two_of = [step.drawn, step.pair, step.seed, step.view]
     step.view.change(switch, two_of, views, **SOFT)
-    gr.on([step.pair.input, step.seed.input], two, two_of, [step.slider, step.hover], **SOFT)
+    gr.on([step.pair.input, step.seed.input], two, two_of, step.two, **SOFT)
+    step.uncover.click(bare, two_of[:3], [step.slider, step.uncover], **SOFT)
 
 
 def fields_of(studio: Studio, run_id: str | None, owner: str, key: str = OWN, again: bool = False) -> list:
@@ -270,7 +284,7 @@ def kept(studio: Studio, run_id: str | None, pair: str | None, view: str) -> lis
     """The sheet kept for a run's first prompt, or what to do to get one."""
 
     def empty(title: str, text: str) -> list:
-        return [notice(title, text), None, "", gr.skip(), gr.skip(), None]
+        return [notice(title, text), None, "", gr.Button(visible=False), gr.skip(), gr.skip(), None]
 
     if not run_id:
         return empty("No pictures yet", "Train a run in step 2, or choose one at the top.")
@@ -285,7 +299,7 @@ def kept(studio: Studio, run_id: str | None, pair: str | None, view: str) -> lis
 
 
 def show(studio: Studio, drawn: tuple[Sheet, ...], pair: str | None, view: str) -> list:
-    """Outputs for one sheet or two: grid, slider, hover, pairs, seeds, the sheets themselves."""
+    """Outputs for one sheet or two: grid, `two_pictures`, pairs, seeds, the sheets themselves."""
     seeds = [f"{seed}" for seed in drawn[0].seeds]
     variants = [*drawn[0].images]
     variants += [f"{RIVAL}{name}" for one in drawn[1:] for name in one.images if name != "original"]
@@ -300,8 +314,6 @@ def show(studio: Studio, drawn: tuple[Sheet, ...], pair: str | None, view: str) 
 
 
 def two_pictures(studio: Studio, drawn, pair: str | None, seed: str | None, view: str) -> tuple:
-    """Slider and hover; only the one that is looked at is filled."""
-    return (
-        slider_value(studio, drawn, pair, seed) if view == SLIDER else None,
-        hover_html(studio, drawn, pair) if view == HOVER else "",
-    )
+    """Slider, hover, and the button that uncovers the slider; only what is looked at is filled."""
+    slider, hidden = slider_value(studio, drawn, pair, seed) if view == SLIDER else (None, False)
+    return slider, hover_html(studio, drawn, pair) if view == HOVER else "", gr.Button(visible=hidden)

@@ -33,6 +33,7 @@ from .pictures import data_uri
 from .run_picker import concept_names
 from .sheets import checked, key_value
 from .studio import Studio
+from .words import veil
 
 GROUPS = ("down", "middle", "up")
 
@@ -42,6 +43,7 @@ class Watched:
     """One prompt and seed; variants: the run's, in their order; mask: the object in the original, or None.
 
     rounded: read from the run folder, not drawn now. phrases: concepts of several words in the prompt.
+    veil: as words.veil answers for it.
     """
 
     run_id: str
@@ -51,6 +53,7 @@ class Watched:
     mask: object | None
     rounded: bool = False
     phrases: tuple[str, ...] = ()
+    veil: str = ""
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -78,7 +81,8 @@ def _watched(run, variants: list[Attribution], rounded: bool = False) -> Watched
     told = [name for concept in (*run.config.concepts, *(run.config.retain or ())) for name in names(concept)]
     phrases = tuple(dict.fromkeys(name for name in told if len(name.split()) > 1 and name in first))
     mask = known_object(first, run.config.model)
-    return Watched(run.id, first.prompt, first.seed, tuple(variants), mask, rounded, phrases)
+    covers = veil([run], [first.prompt])
+    return Watched(run.id, first.prompt, first.seed, tuple(variants), mask, rounded, phrases, covers)
 
 
 def first_word(watched: Watched, run) -> str:
@@ -135,7 +139,7 @@ def maps_html(
     alt = f"Attention of each head to “{word}”, rows {rows}{share}"
     return (
         f'<p class="told">{escape(said)}</p><p class="fine layers">{escape(layers)}</p>'
-        f"{_picture(figure, alt, upright)}{table_html(head_table(shown, word, watched.mask))}"
+        f"{_picture(figure, alt, upright, watched.veil)}{table_html(head_table(shown, word, watched.mask))}"
     )
 
 
@@ -170,14 +174,18 @@ def table_html(numbers: list[HeadNumbers]) -> str:
     )
 
 
-def _picture(figure, alt: str, upright: bool) -> str:
-    """The figure in a frame of its own; a wide one scrolls sideways on a narrow page."""
+def _picture(figure, alt: str, upright: bool, veil: str = "") -> str:
+    """The figure in a frame of its own; a wide one scrolls sideways on a narrow page. veil: it shows pictures
+    to cover until they are pressed.
+    """
     kind = "maps upright" if upright else "maps"
+    button = '<button type="button" class="uncover">Sensitive pictures: show them</button>' if veil else ""
     image = data_uri(to_image(figure, 200 if upright else 160))
-    return (
-        f'<div class="{kind}" tabindex="0" role="region" aria-label="{escape(alt, quote=True)}">'
+    frame = (
+        f'<div class="{kind}" tabindex="0" role="region" aria-label="{escape(alt, quote=True)}">{button}'
         f'<img src="{image}" alt="{escape(alt, quote=True)}"></div>'
     )
+    return f'<div class="veiled">{frame}</div>' if veil else frame
 
 
 def sentence(shown: list[Attribution], word: str, mask) -> str:

@@ -114,7 +114,7 @@ def wire_xy(page: Page, step: XyStep, compare: CompareStep) -> None:
             studio, run, prompt, seeds_from(seeds)[0], key, variant, *axes,
             lambda i, n: progress((i, n), desc="drawing"),
         )  # fmt: skip
-        return grid_html(studio, run, variant, *axes, cells)
+        return grid_html(studio, run, variant, *axes, cells, prompt)
 
     gr.on(
         [step.across.input, step.down.input],
@@ -187,9 +187,10 @@ def draw_grid(
 
 
 def grid_html(
-    studio: Studio, run, variant: str, across: Axis, down: Axis, cells: Sequence[Sequence[Image.Image]]
-) -> str:
-    """The grid with the judge's word under each picture."""
+    studio: Studio, run, variant: str, across: Axis, down: Axis, cells: Sequence[Sequence[Image.Image]],
+    prompt: str = "",
+) -> str:  # fmt: skip
+    """The grid with the judge's word under each picture. prompt: of all cells, where no axis names one."""
     rows = []
     for title, images in zip(down.titles, cells, strict=True):
         said = studio.verdicts(images, run.config.model)
@@ -200,4 +201,5 @@ def grid_html(
         rows.append((Layer(variant, title, ""), shown))
     runs = [run, *(its for side in (across, down) if side.kind == "run" for its in side.values)]
     grid = sheet(rows, list(across.titles), f"{TITLES[variant]}: {down.kind} by {across.kind}")
-    return veiled(studio, runs, grid)
+    prompts = [text for side in (across, down) if side.kind == "prompt" for text in side.values]
+    return veiled(runs, prompts or [prompt], grid)
