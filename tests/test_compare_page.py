@@ -12,7 +12,7 @@ from kpop import InputError, RunError, train
 from kpop.kept import png_bytes
 from kpop.picture_metadata import VARIANTS, read_metadata
 from kpop.runs import Run
-from kpop.ui import compare, compare_views, questions, sheets, watching, xy_grid
+from kpop.ui import compare, compare_values, compare_views, questions, sheets, watching, xy_grid
 from kpop.ui.pictures import enlarge
 from kpop.ui.run_picker import told_apart
 from kpop.ui.studio import Studio
@@ -46,10 +46,12 @@ def test_runs_are_told_apart_by_what_differs(runs):
     assert told_apart(runs[:1]) == ["church"]
 
 
-def test_keys_of_others_are_not_lent(studio, runs):
+def test_keys_of_others_are_not_lent(studio, runs, monkeypatch):
     first, second, esd = runs
-    assert [run.id for run in sheets.key_lenders(studio, first, "local")] == [second.id]
-    assert sheets.key_lenders(studio, first, "somebody else") == []
+    assert [run.id for run in sheets.key_lenders(studio, first)] == [second.id]
+    with monkeypatch.context() as patch:
+        patch.setattr(studio, "asking", lambda: "somebody else")
+        assert sheets.key_lenders(studio, first) == []
     value = f"run:{second.id}"
     assert value in [key for _, key in sheets.key_choices(first, [second])]
     assert sheets.key_value(first, value, [second]) == second.key_path("church")
@@ -72,7 +74,7 @@ def test_own_key_random_key_and_no_key_draw_three_pictures(studio, runs):
 
 def test_two_runs_stand_side_by_side_from_the_same_noise(studio, runs):
     fast = questions.config_from("", "3")
-    drawn = questions.draw_both(studio, runs[0], "a church", [0, 1], "own", "local", runs[2].id, fast)
+    drawn = questions.draw_both(studio, runs[0], "a church", [0, 1], "own", runs[2].id, fast)
     rows = compare_views.layers(studio, drawn)
     assert list(rows) == ["original", "sanitized", "recovered", "rival sanitized"]
     assert rows["rival sanitized"].note == "church, by ESD: after forgetting"
@@ -91,7 +93,7 @@ def test_a_saved_picture_brings_its_settings_back(studio, runs):
     saved = png_bytes(enlarge(drawn.images["recovered"][0]))
     told = read_metadata(saved)
     assert (told.prompt, told.seed, told.variant, told.run) == ("a church", 7, "recovered", runs[0].id)
-    run_id, prompt, seeds, key, guidance, sampling = questions.restored(studio, saved, None, "local")
+    run_id, prompt, seeds, key, guidance, sampling = questions.restored(studio, saved, None)
     assert (run_id, prompt, seeds, key.value) == (runs[0].id, "a church", "7", "random")
     assert (guidance, sampling) == ("2.5", "3")
     again = sheets.draw_sheet(studio, runs[0], prompt, [7], key.value, config=config)
@@ -149,14 +151,15 @@ def test_a_picture_is_not_trusted(data, words):
         read_metadata(data)
 
 
-def test_a_picture_of_a_run_or_key_that_is_not_here_is_refused(studio, runs):
+def test_a_picture_of_a_run_or_key_that_is_not_here_is_refused(studio, runs, monkeypatch):
     with pytest.raises(RunError, match="There is no run"):
-        questions.restored(studio, png(STORY), None, "local")
+        questions.restored(studio, png(STORY), None)
+    monkeypatch.setattr(studio, "asking", lambda: "somebody else")
     with pytest.raises(InputError, match="not yours"):
         told = {**STORY, "run": runs[0].id, "key": f"run:{runs[1].id}"}
-        questions.restored(studio, png(told), None, "somebody else")
+        questions.restored(studio, png(told), None)
     with pytest.raises(InputError, match="another base model"):
-        questions.restored(studio, png({**STORY, "run": runs[0].id, "model_hash": "0" * 64}), None, "local")
+        questions.restored(studio, png({**STORY, "run": runs[0].id, "model_hash": "0" * 64}), None)
 
 
 def test_an_xy_grid_draws_each_cell_as_asked(studio, runs):
@@ -248,3 +251,37 @@ def test_sensitive_pictures_are_covered_in_every_view(studio, runs, weapon, hide
     grid = xy_grid.grid_html(here, run, "original", seeds, steps, cells, prompt)
     assert grid.startswith(f'{cover}<div class="sheet"') is bool(classes)
     assert watching.watch(here, run, prompt, 0).veil == classes
+
+
+def test_a_grid_and_the_heads_can_be_seen_with_anothers_key(studio, runs):
+    first, second, _ = runs
+    key, fast = f"run:{second.id}", questions.config_from("", "3")
+    across = xy_grid.axis(studio, first, "run", "", [first.id, second.id])
+    down = xy_grid.axis(studio, first, "steps", "3", None)
+    lent, own = xy_grid.draw_grid(studio, first, "a church", 9, key, "recovered", across, down)[0]
+    alone = sheets.draw_sheet(studio, first, "a church", [9], key, config=fast).images["recovered"][0]
+    assert pixels(lent) == pixels(alone)
+    its = sheets.draw_sheet(studio, second, "a church", [9], "own", config=fast).images["recovered"][0]
+    assert pixels(own) == pixels(its)
+    assert [json.loads(image.info["kpop"])["key"] for image in (lent, own)] == [key, "own"]
+    recovered = watching.watch(studio, first, "a church", 9, key).variants[2]
+    assert recovered.hidden_prompt_layers
+
+
+@pytest.mark.parametrize("key", ["none", "random"])
+def test_a_grids_picture_brings_its_key_back(studio, runs, key):
+    seeds, steps = (
+        xy_grid.axis(studio, runs[0], kind, text, None) for kind, text in (("seed", "4"), ("steps", "3"))
+    )
+    drawn = xy_grid.draw_grid(studio, runs[0], "a church", 0, key, "recovered", seeds, steps)[0][0]
+    assert questions.restored(studio, png_bytes(drawn), None)[3].value == key
+
+
+def test_an_opened_step_shows_what_is_kept_and_asks_for_what_is_not(studio, runs):
+    asked = (studio, runs[0], "a castle", "3", "none", None, compare_views.GRID)
+    shown, lacks = compare_values.opening(*asked, None)
+    assert lacks and "waiting" in shown[0] and len(shown) == 7
+    drawn = sheets.draw_sheet(studio, runs[0], "a castle", [3], "none")
+    shown, lacks = compare_values.opening(*asked, None)
+    assert not lacks and "a castle, sanitized, seed 3" in shown[0]
+    assert compare_values.opening(*asked, (drawn,))[1] is False

@@ -47,7 +47,8 @@ def test_the_run_view_shows_it(run, studio):
 
 
 def test_compare_shows_two_rows(run, studio):
-    prompt, key, chips, rival = compare.fields_of(studio, run.id, "local")
+    prompt, key, chips, rival, passphrase = compare.fields_of(studio, run.id)
+    assert passphrase.visible is False
     assert prompt == "a church" and [value for _, value in rival.choices] == [""]
     assert [value for _, value in key.choices] == ["own"]
     drawn = sheets.draw_sheet(studio, run, "a church", [0, 1], "own")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import gradio as gr
@@ -39,7 +40,8 @@ SCREEN = (
 class AttributionStep:
     """Components of the step.
 
-    watched: this visitor's kept sums; screen: its theme and whether it is narrow, filled in by the browser.
+    watched: this visitor's kept sums; screen: its theme and whether it is narrow, filled in by the browser;
+    lacking: changes when the step opens on what nothing is kept of.
     """
 
     prompt: gr.Textbox
@@ -57,6 +59,7 @@ class AttributionStep:
     files: tuple[gr.DownloadButton, ...]
     watched: gr.State
     screen: gr.Textbox
+    lacking: gr.State
 
 
 def build_attribution(studio: Studio) -> AttributionStep:
@@ -112,6 +115,7 @@ def build_attribution(studio: Studio) -> AttributionStep:
         files,
         gr.State(None, time_to_live=3600),
         gr.Textbox("light", visible=False),
+        gr.State(0),
     )
 
 
@@ -146,39 +150,36 @@ def wire_attribution(page: Page, step: AttributionStep, compare: CompareStep, ta
             found,
         ]
 
-    def drawn(run, prompt, seed, key, progress) -> Watched:
+    def drawn(run, prompt, seed, key, passphrase, progress) -> Watched:
         def count(step, steps):
             progress((step, steps), desc="watching")
 
-        return watch(studio, run, prompt, seeds_from(seed, 1)[0], key, count)
+        return watch(studio, run, prompt, seeds_from(seed, 1)[0], key, count, passphrase)
 
     @plainly
-    def draw(run_id, prompt, seed, key, band, view, screen, progress=gr.Progress()):  # noqa: B008
+    def draw(
+        run_id, prompt, seed, key, passphrase, band, view, screen, progress=gr.Progress(),  # noqa: B008
+    ):  # fmt: skip
         run = studio.run(run_id)
-        return shown_of(run, drawn(run, prompt, seed, key, progress), band, view, screen)
+        return shown_of(run, drawn(run, prompt, seed, key, passphrase, progress), band, view, screen)
 
     @plainly
-    def tab_opened(
-        watched,
-        run_id,
-        prompt,
-        seed,
-        key,
-        band,
-        view,
-        screen,
-        progress=gr.Progress(),  # noqa: B008
-    ):
+    def tab_opened(watched, run_id, prompt, seed, key, band, view, screen):
+        """What is kept, at once; what is not, `draw` draws when it is its turn."""
+        as_it_is = [gr.skip()] * len(shown)
         if not run_id or (isinstance(watched, Watched) and watched.run_id == run_id):
-            return [gr.skip()] * len(shown)
-        run = studio.run(run_id)
+            return [*as_it_is, gr.skip(), gr.skip()]
+        run, typed = studio.run(run_id), prompt
         if not has_result(run):
-            return [gr.skip()] * len(shown)
-        prompt = prompt or first_prompt(run)
+            return [*as_it_is, gr.skip(), gr.skip()]
+        prompt = prompt or first_prompt(run)  # the step may open before its fields are filled
         found = maps_kept(studio, run, prompt, seeds_from(seed, 1)[0], key)
-        if found is None and studio.quick(run.config.model):
-            found = drawn(run, prompt, seed, key, progress)
-        return shown_of(run, found, band, view, screen) if found else [gr.skip()] * len(shown)
+        lacks = found is None and studio.quick(run.config.model)
+        return [
+            *(shown_of(run, found, band, view, screen) if found else as_it_is),
+            gr.skip() if typed else prompt,
+            time.time_ns() if lacks else gr.skip(),
+        ]
 
     @plainly
     def again(watched, word, layer, band, view, screen):
@@ -190,7 +191,8 @@ def wire_attribution(page: Page, step: AttributionStep, compare: CompareStep, ta
             return ""
         return profile_html(watched, word, layer, *of_screen(screen))
 
-    asked = [page.picker, step.prompt, step.seed, compare.key, step.band, step.view, step.screen]
+    question, look = [page.picker, step.prompt, step.seed, compare.key], [step.band, step.view, step.screen]
+    asked = [*question, compare.passphrase, *look]
     drawing = {
         "outputs": shown,
         "show_progress_on": step.maps,
@@ -199,8 +201,10 @@ def wire_attribution(page: Page, step: AttributionStep, compare: CompareStep, ta
         **GPU,
     }
     page.picker.change(other_run, page.picker, [step.prompt, *shown], **SOFT)
-    gr.on([step.draw.click, step.prompt.submit], draw, asked, **drawing)
-    tab.select(tab_opened, [step.watched, *asked], **drawing)
+    gr.on([step.draw.click, step.prompt.submit, step.lacking.change], draw, asked, **drawing)
+    tab.select(
+        tab_opened, [step.watched, *question, *look], [*shown, step.prompt, step.lacking], js=SCREEN, **SOFT
+    )
     gr.on(
         [step.word.input, step.layer.input, step.band.input, step.view.input],
         again,

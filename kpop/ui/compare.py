@@ -2,40 +2,49 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import gradio as gr
 
-from ..kept import FIRST_SEEDS, OWN, Sheet, first_prompt
+from ..kept import OWN, first_prompt
 from .boundary import plainly
+from .compare_values import fields_of, kept, opening, show, two_pictures
 from .compare_views import (
     GRID,
     HOVER,
-    RIVAL,
     SLIDER,
     grid_html,
-    hover_html,
-    pair_choices,
-    pair_in,
     skeleton,
     slider_value,
 )
 from .page import GPU, QUIET, SOFT, Page, heading
 from .pictures import notice
-from .questions import NO_RIVAL, config_from, draw_both, restored, rival_of, rivals, tries_of
-from .run_picker import RunPicker, has_result, subject, told_apart
-from .sheets import EVERY_KEY, checked, draw_sheet, key_choices, key_lenders, key_value, saved_sheet
-from .studio import Studio, seeds_from, visitor
+from .questions import NO_RIVAL, config_from, draw_both, restored, rival_of
+from .run_picker import RunPicker
+from .sheets import (
+    EVERY_KEY,
+    checked,
+    drawable,
+    has_sealed_key,
+    keyed,
+)
+from .studio import Studio, seeds_from
 
 
 @dataclass(frozen=True)
 class CompareStep:
-    """Components of the step; `drawn` holds this visitor's last sheet, or two, in a tuple."""
+    """Components of the step.
+
+    passphrase: shown where the run's key is sealed. drawn: this visitor's last sheet, or two, in a tuple.
+    lacking: changes when the step opens on what nothing is kept of.
+    """
 
     prompt: gr.Textbox
     seeds: gr.Textbox
     key: gr.Dropdown
     draw: gr.Button
+    passphrase: gr.Textbox
     chips: gr.Radio
     view: gr.Radio
     grid: gr.HTML
@@ -51,6 +60,7 @@ class CompareStep:
     picture: gr.File
     restoring: gr.State
     drawn: gr.State
+    lacking: gr.State
 
     @property
     def asked(self) -> list:
@@ -70,7 +80,7 @@ class CompareStep:
     @property
     def fields(self) -> list:
         """Outputs of `fields_of`."""
-        return [self.prompt, self.key, self.chips, self.rival]
+        return [self.prompt, self.key, self.chips, self.rival, self.passphrase]
 
 
 def build_compare(studio: Studio) -> CompareStep:
@@ -90,6 +100,10 @@ def build_compare(studio: Studio) -> CompareStep:
         )
         key = gr.Dropdown(EVERY_KEY, value=OWN, label="Key", elem_id="key", scale=2, min_width=150)
         draw = gr.Button("Draw", variant="primary", elem_id="draw", scale=1, min_width=112)
+    passphrase = gr.Textbox(
+        label="Passphrase", info="This run’s key is sealed: this opens it for one drawing, and is not kept.",
+        type="password", elem_id="key-passphrase", max_length=1000, visible=False,
+    )  # fmt: skip
     with gr.Row(elem_classes="tries"):
         chips = gr.Radio([], label="Try", elem_id="prompt-chips", elem_classes="chips")
         view = gr.Radio(
@@ -147,8 +161,8 @@ def build_compare(studio: Studio) -> CompareStep:
             elem_id="restore",
         )
     return CompareStep(
-        prompt, seeds, key, draw, chips, view, grid, pair_part, pair, seed, slider, uncover, hover,
-        rival, guidance, sampling, picture, gr.State(None), gr.State(None),
+        prompt, seeds, key, draw, passphrase, chips, view, grid, pair_part, pair, seed, slider, uncover,
+        hover, rival, guidance, sampling, picture, gr.State(None), gr.State(None), gr.State(0),
     )  # fmt: skip
 
 
@@ -157,16 +171,17 @@ def wire_compare(page: Page, step: CompareStep, tab: gr.Tab) -> None:
     studio = page.studio
 
     @plainly
-    def other_run(run_id, key, pair, view, restoring, request: gr.Request):
-        fields = fields_of(studio, run_id, visitor(request), key, again=restoring == run_id)
+    def other_run(run_id, key, pair, view, restoring):
+        fields = fields_of(studio, run_id, key, again=restoring == run_id)
         shown = [gr.skip()] * len(step.shown) if restoring == run_id else kept(studio, run_id, pair, view)
         return [*fields, *shown, None]
 
     @plainly
-    def wait(run_id, prompt, seeds, key, rival, guidance, sampling, request: gr.Request):
+    def wait(run_id, prompt, seeds, key, rival, guidance, sampling):
         run = studio.run(run_id)
         checked(studio, run, prompt)
-        key_value(run, key, key_lenders(studio, run, visitor(request)))
+        if "recovered" in drawable(run, key):
+            keyed(studio, run, key)
         config_from(guidance, sampling)
         rows = run.method.variants + (rival_of(studio, run, rival).method.variants[1:] if rival else ())
         return skeleton(rows, seeds_from(seeds))
@@ -177,29 +192,24 @@ def wire_compare(page: Page, step: CompareStep, tab: gr.Tab) -> None:
 
     @plainly
     def draw(
-        run_id, prompt, seeds, key, rival, guidance, sampling, pair, view,
-        request: gr.Request, progress=gr.Progress(),  # noqa: B008
+        run_id, prompt, seeds, key, rival, guidance, sampling, passphrase, pair, view,
+        progress=gr.Progress(),  # noqa: B008
     ):  # fmt: skip
         drawn = draw_both(
-            studio, studio.run(run_id), prompt, seeds_from(seeds), key, visitor(request), rival,
-            config_from(guidance, sampling), lambda i, n: progress((i, n), desc="drawing"),
+            studio, studio.run(run_id), prompt, seeds_from(seeds), key, rival,
+            config_from(guidance, sampling), lambda i, n: progress((i, n), desc="drawing"), passphrase,
         )  # fmt: skip
         return show(studio, drawn, pair, view)
 
     @plainly
-    def tab_opened(run_id, prompt, seeds, key, pair, view, drawn, progress=gr.Progress()):  # noqa: B008
-        if run_id is None or (drawn and drawn[0].run_id == run_id):
-            return [gr.skip()] * len(step.shown)
-        run = studio.run(run_id)
-        if not has_result(run):
-            return kept(studio, run_id, pair, view)
+    def tab_opened(run_id, prompt, seeds, key, pair, view, drawn):
+        if not run_id:
+            return [gr.skip()] * (len(step.shown) + 3)
+        run, typed = studio.run(run_id), prompt
         prompt = prompt or first_prompt(run)  # the step may open before its fields are filled
-        found = saved_sheet(run, prompt, seeds_from(seeds), key)
-        if found is None and studio.quick(run.config.model):
-            found = draw_sheet(
-                studio, run, prompt, seeds_from(seeds), key, lambda i, n: progress((i, n), desc="drawing")
-            )
-        return show(studio, (found,), pair, view) if found else kept(studio, run_id, pair, view)
+        shown, lacks = opening(studio, run, prompt, seeds, key, pair, view, drawn)
+        field = gr.Textbox(visible=has_sealed_key(run))
+        return [*shown, field, gr.skip() if typed else prompt, time.time_ns() if lacks else gr.skip()]
 
     @plainly
     def two(drawn, pair, seed, view):
@@ -223,8 +233,8 @@ def wire_compare(page: Page, step: CompareStep, tab: gr.Tab) -> None:
         return slider_value(studio, drawn, pair, seed, bare=True)[0], gr.Button(visible=False)
 
     @plainly
-    def restore(data, run_id, request: gr.Request):
-        found = restored(studio, data, run_id, visitor(request))
+    def restore(data, run_id):
+        found = restored(studio, data, run_id)
         gr.Info(f"“{found[1]}”, seed {found[2]}", title="Settings are back")
         return [*found, found[0], None]
 
@@ -237,83 +247,24 @@ def wire_compare(page: Page, step: CompareStep, tab: gr.Tab) -> None:
     )
     drawing = {"outputs": step.shown, "show_progress_on": step.grid, "api_visibility": "private", **GPU}
     first = [page.picker, *step.asked]
+    asked = [*first, step.passphrase, *looks]
     chosen = step.chips.input(lambda text: text, step.chips, step.prompt, **QUIET)
     fields = [page.picker, step.prompt, step.seeds, step.key, step.guidance, step.sampling]
     dropped = step.picture.upload(
         restore, [step.picture, page.picker], [*fields, step.restoring, step.picture], **SOFT
     )
     for started in (
-        gr.on([step.draw.click, step.prompt.submit], wait, first, step.grid, **SOFT),
+        gr.on([step.draw.click, step.prompt.submit, step.passphrase.submit], wait, first, step.grid, **SOFT),
         chosen.then(wait, first, step.grid, **SOFT),
         step.rival.input(wait, first, step.grid, **SOFT),
         dropped.success(wait, first, step.grid, **SOFT),
     ):
-        drawn = started.success(draw, [*first, *looks], **drawing)
-        drawn.failure(back, step.drawn, step.grid, **SOFT)
+        started.success(draw, asked, **drawing).failure(back, step.drawn, step.grid, **SOFT)
+    step.lacking.change(draw, asked, **drawing).failure(back, step.drawn, step.grid, **SOFT)
     opened = [page.picker, step.prompt, step.seeds, step.key, *looks, step.drawn]
-    tab.select(tab_opened, opened, **drawing)
+    tab.select(tab_opened, opened, [*step.shown, step.passphrase, step.prompt, step.lacking], **SOFT)
     views = [step.grid, step.pair_part, step.seed, *step.two]
     two_of = [step.drawn, step.pair, step.seed, step.view]
     step.view.change(switch, two_of, views, **SOFT)
     gr.on([step.pair.input, step.seed.input], two, two_of, step.two, **SOFT)
     step.uncover.click(bare, two_of[:3], [step.slider, step.uncover], **SOFT)
-
-
-def fields_of(studio: Studio, run_id: str | None, owner: str, key: str = OWN, again: bool = False) -> list:
-    """Prompt, key, chips and runs to stand beside, for a run.
-
-    key: the choice at present. again: what is typed stays as it is.
-    """
-    if not run_id:
-        return [gr.skip()] * 4
-    run = studio.run(run_id)
-    beside, prompt = rivals(studio, run), first_prompt(run)
-    told = zip(told_apart([run, *beside])[1:], [other.id for other in beside], strict=True)
-    keys = {"choices": key_choices(run, key_lenders(studio, run, owner))}
-    # This answer may come late: a value that stays is not sent, or it would undo a choice made since.
-    stays = again or key == OWN
-    return [
-        gr.skip() if again else prompt,
-        gr.Dropdown(**keys) if stays else gr.Dropdown(**keys, value=OWN),
-        gr.Radio(choices=tries_of(studio, run), value=None if again else prompt),
-        gr.Dropdown(choices=[("none", NO_RIVAL), *told], value=NO_RIVAL),
-    ]
-
-
-def kept(studio: Studio, run_id: str | None, pair: str | None, view: str) -> list:
-    """The sheet kept for a run's first prompt, or what to do to get one."""
-
-    def empty(title: str, text: str) -> list:
-        return [notice(title, text), None, "", gr.Button(visible=False), gr.skip(), gr.skip(), None]
-
-    if not run_id:
-        return empty("No pictures yet", "Train a run in step 2, or choose one at the top.")
-    run = studio.run(run_id)
-    found = saved_sheet(run, first_prompt(run), FIRST_SEEDS)
-    if found:
-        return show(studio, (found,), pair, view)
-    if not has_result(run):
-        text = "When it is done, or stopped and kept, its pictures are drawn here."
-        return empty(f"“{subject(run)}” is not forgotten yet", text)
-    return empty("Nothing drawn for this run yet", "Press Draw.")
-
-
-def show(studio: Studio, drawn: tuple[Sheet, ...], pair: str | None, view: str) -> list:
-    """Outputs for one sheet or two: grid, `two_pictures`, pairs, seeds, the sheets themselves."""
-    seeds = [f"{seed}" for seed in drawn[0].seeds]
-    variants = [*drawn[0].images]
-    variants += [f"{RIVAL}{name}" for one in drawn[1:] for name in one.images if name != "original"]
-    pair = pair_in(pair, variants)
-    return [
-        grid_html(studio, drawn),
-        *two_pictures(studio, drawn, pair, seeds[0], view),
-        gr.Radio(choices=pair_choices(variants), value=pair),
-        gr.Radio(choices=seeds, value=seeds[0]),
-        drawn,
-    ]
-
-
-def two_pictures(studio: Studio, drawn, pair: str | None, seed: str | None, view: str) -> tuple:
-    """Slider, hover, and the button that uncovers the slider; only what is looked at is filled."""
-    slider, hidden = slider_value(studio, drawn, pair, seed) if view == SLIDER else (None, False)
-    return slider, hover_html(studio, drawn, pair) if view == HOVER else "", gr.Button(visible=hidden)

@@ -10,7 +10,7 @@ from ..errors import RunError
 from ..kept import Sheet
 from .pictures import Layer, blank, blurred, data_uri, enlarge, framed, layer, sheet
 from .run_picker import told_apart
-from .sheets import NONE, counted
+from .sheets import NONE, counted, unopened
 from .studio import Studio
 from .words import covered, veil
 
@@ -59,7 +59,10 @@ def grid_html(studio: Studio, drawn: Sequence[Sheet]) -> str:
     grid = sheet(rows, [f"seed {seed}" for seed in first.seeds], f"{first.prompt}: models by seeds")
     runs = [studio.run(one.run_id) for one in drawn]
     counts = "".join(counted(studio, one, run) for one, run in zip(drawn, runs, strict=True))
-    return veiled(runs, [first.prompt], grid) + counts
+    shut = "".join(
+        f'<p class="sum">{note}</p>' for note in map(unopened, runs, [one.images for one in drawn])
+    )
+    return veiled(runs, [first.prompt], grid) + counts + shut
 
 
 def _plain(shown: Layer) -> str:

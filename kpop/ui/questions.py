@@ -22,7 +22,7 @@ MOST_CHIPS = 8
 
 
 def draw_both(
-    studio: Studio, run, prompt, seeds, key, owner, rival=NO_RIVAL, config=None, on_step=None
+    studio: Studio, run, prompt, seeds, key, rival=NO_RIVAL, config=None, on_step=None, passphrase=""
 ) -> tuple[Sheet, ...]:
     """The run's sheet and, where another run is chosen beside it, that one's, from the same start noise."""
     other = rival_of(studio, run, rival) if rival else None
@@ -31,8 +31,7 @@ def draw_both(
     def told(part: int):
         return None if on_step is None else lambda i, n: on_step(part * n + i, parts * n)
 
-    lenders = key_lenders(studio, run, owner)
-    first = draw_sheet(studio, run, prompt, seeds, key, told(0), config, lenders)
+    first = draw_sheet(studio, run, prompt, seeds, key, told(0), config, passphrase=passphrase)
     if other is None:
         return (first,)
     originals = first.images["original"]
@@ -83,7 +82,7 @@ def tries_of(studio: Studio, run) -> list[str]:
     return [text for text in dict.fromkeys(found) if readable(studio, text, model)][:MOST_CHIPS]
 
 
-def restored(studio: Studio, data: bytes | None, run_id: str | None, owner: str) -> list:
+def restored(studio: Studio, data: bytes | None, run_id: str | None) -> list:
     """Fields as a saved picture tells them: run, prompt, seeds, key, guidance, sampling steps.
 
     Raises InputError when the picture tells nothing that can be used, RunError when its run is not here.
@@ -93,7 +92,7 @@ def restored(studio: Studio, data: bytes | None, run_id: str | None, owner: str)
     digest = models.model_hash(studio.pipe(studio.allowed_model(run.config.model)))
     if told.model_hash not in ("", digest):
         raise InputError("This picture was drawn by another base model than this run's.")
-    keys, key = key_choices(run, key_lenders(studio, run, owner)), told.key or OWN
+    keys, key = key_choices(run, key_lenders(studio, run)), told.key or OWN
     if key not in [value for _, value in keys]:
         raise InputError("This picture was drawn with a key that is not here, or not yours.")
     usual = GenerationConfig().resolved(run.config.model)

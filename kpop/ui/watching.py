@@ -31,7 +31,7 @@ from ..errors import InputError
 from ..kept import OWN, kept_maps
 from .pictures import data_uri
 from .run_picker import concept_names
-from .sheets import checked, key_value
+from .sheets import checked, drawable, keyed, opened, unopened
 from .studio import Studio
 from .words import veil
 
@@ -43,7 +43,7 @@ class Watched:
     """One prompt and seed; variants: the run's, in their order; mask: the object in the original, or None.
 
     rounded: read from the run folder, not drawn now. phrases: concepts of several words in the prompt.
-    veil: as words.veil answers for it.
+    veil: as words.veil answers for it. missing: as sheets.unopened.
     """
 
     run_id: str
@@ -54,6 +54,7 @@ class Watched:
     rounded: bool = False
     phrases: tuple[str, ...] = ()
     veil: str = ""
+    missing: str = ""
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -61,12 +62,18 @@ class Watched:
 
 
 def watch(
-    studio: Studio, run, prompt: str, seed: int, key: str | None = OWN, on_step: Callable | None = None
-) -> Watched:
-    """Draw one picture a variant and keep every head's sums. on_step(i, n) counts over all of them."""
-    pipe, chosen = checked(studio, run, prompt), key_value(run, key)
+    studio: Studio, run, prompt: str, seed: int, key: str | None = OWN, on_step: Callable | None = None,
+    passphrase: str | None = "",
+) -> Watched:  # fmt: skip
+    """Draw one picture a variant and keep every head's sums. on_step(i, n) counts over all of them.
+
+    passphrase: as in sheets.draw_sheet.
+    """
+    pipe, run = checked(studio, run, prompt), opened(studio, run, passphrase)
+    variants = drawable(run, key)
+    chosen = keyed(studio, run, key)["key"] if "recovered" in variants else OWN
     with studio.turn():
-        return _watched(run, watch_variants(pipe, prompt, seed, run, key=chosen, on_step=on_step))
+        return _watched(run, watch_variants(pipe, prompt, seed, run, variants, chosen, on_step=on_step))
 
 
 def maps_kept(studio: Studio, run, prompt: str, seed: int, key: str | None) -> Watched | None:
@@ -81,8 +88,8 @@ def _watched(run, variants: list[Attribution], rounded: bool = False) -> Watched
     told = [name for concept in (*run.config.concepts, *(run.config.retain or ())) for name in names(concept)]
     phrases = tuple(dict.fromkeys(name for name in told if len(name.split()) > 1 and name in first))
     mask = known_object(first, run.config.model)
-    covers = veil([run], [first.prompt])
-    return Watched(run.id, first.prompt, first.seed, tuple(variants), mask, rounded, phrases, covers)
+    more = veil([run], [first.prompt]), unopened(run, [each.variant for each in variants])
+    return Watched(run.id, first.prompt, first.seed, tuple(variants), mask, rounded, phrases, *more)
 
 
 def first_word(watched: Watched, run) -> str:
@@ -137,8 +144,9 @@ def maps_html(
     rows = ", ".join(each.variant for each in shown)
     share = ", and the key's share" if len(shown) > 2 else ""
     alt = f"Attention of each head to “{word}”, rows {rows}{share}"
+    missing = f'<p class="fine">{escape(watched.missing)}</p>' if watched.missing else ""
     return (
-        f'<p class="told">{escape(said)}</p><p class="fine layers">{escape(layers)}</p>'
+        f'<p class="told">{escape(said)}</p>{missing}<p class="fine layers">{escape(layers)}</p>'
         f"{_picture(figure, alt, upright, watched.veil)}{table_html(head_table(shown, word, watched.mask))}"
     )
 

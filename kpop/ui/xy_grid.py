@@ -10,7 +10,7 @@ from PIL import Image
 
 from .. import generation
 from ..config import GenerationConfig
-from ..errors import InputError
+from ..errors import InputError, RunError
 from .boundary import plainly
 from .compare import CompareStep
 from .compare_views import veiled
@@ -19,7 +19,7 @@ from .pictures import TITLES, Layer, framed, sheet
 from .questions import rivals
 from .run_picker import told_apart
 from .settings import number
-from .sheets import checked, key_value
+from .sheets import checked, drawable, keyed, opened, unopened
 from .studio import Studio, seeds_from
 
 MOST = 8  # values of an axis
@@ -102,7 +102,7 @@ def wire_xy(page: Page, step: XyStep, compare: CompareStep) -> None:
 
     @plainly
     def draw(
-        run_id, prompt, seeds, key, across, across_values, down, down_values, runs, variant,
+        run_id, prompt, seeds, key, passphrase, across, across_values, down, down_values, runs, variant,
         progress=gr.Progress(),  # noqa: B008
     ):  # fmt: skip
         run = studio.run(run_id)
@@ -112,7 +112,7 @@ def wire_xy(page: Page, step: XyStep, compare: CompareStep) -> None:
         ]
         cells = draw_grid(
             studio, run, prompt, seeds_from(seeds)[0], key, variant, *axes,
-            lambda i, n: progress((i, n), desc="drawing"),
+            lambda i, n: progress((i, n), desc="drawing"), passphrase,
         )  # fmt: skip
         return grid_html(studio, run, variant, *axes, cells, prompt)
 
@@ -124,7 +124,7 @@ def wire_xy(page: Page, step: XyStep, compare: CompareStep) -> None:
         **QUIET,
     )
     page.picker.change(lambda: "", None, step.grid, **SOFT)
-    asked = [page.picker, compare.prompt, compare.seeds, compare.key]
+    asked = [page.picker, compare.prompt, compare.seeds, compare.key, compare.passphrase]
     asked += [step.across, step.across_values, step.down, step.down_values, step.runs, step.variant]
     step.draw.click(draw, asked, step.grid, api_visibility="private", **GPU)
 
@@ -154,9 +154,12 @@ def axis(studio: Studio, run, kind: str, text: str, run_ids: Sequence[str] | Non
 
 def draw_grid(
     studio: Studio, run, prompt: str, seed: int, key: str, variant: str, across: Axis, down: Axis,
-    on_step: Callable | None = None,
+    on_step: Callable | None = None, passphrase: str | None = "",
 ) -> list[list[Image.Image]]:  # fmt: skip
-    """Pictures, rows `down` by columns `across`. Raises InputError and what drawing raises."""
+    """Pictures, rows `down` by columns `across`. passphrase: of the run's key where it is sealed.
+
+    Raises InputError and what drawing raises.
+    """
     if across.kind == down.kind:
         raise InputError("Choose two different axes.")
     if len(across.values) * len(down.values) > MOST_CELLS:
@@ -175,7 +178,12 @@ def draw_grid(
         told = on_step and (lambda i, n, done=number_: on_step(done * n + i, len(groups) * n))
         seeds = list(dict.fromkeys(cell["seed"] for cell in members))
         config = GenerationConfig(guidance_scale=group[1], steps=group[2])
-        own = {} if variant == "original" else {"run": its, "key": key_value(its, key)}
+        own = {}
+        if variant != "original":
+            its = opened(studio, its, passphrase if its.id == run.id else "")
+            if variant in its.method.variants and variant not in drawable(its, key):
+                raise RunError(unopened(its, ()))
+            own = {"run": its, **(keyed(studio, its, key) if variant == "recovered" else {})}
         with studio.turn():
             images = generation.generate(pipe, prompts, seeds, variant, config=config, on_step=told, **own)
         where = [(*group, text, one) for text in prompts for one in seeds]
