@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 class Limits:
     """None: no limit. active: a visitor's runs that wait or train; kept: all that lie in the folder;
     steps, batch, key (k of prompt_tokens_factor), concepts (retained ones count too) and phrasings of a run;
-    prompt: characters; pictures, sampling: pictures of one click, and sampling steps of each.
+    prompt: characters; pictures, sampling: pictures of one click, and sampling steps of each; larger: whether
+    pictures may be larger than the model's own.
     """
 
     active: int | None = None
@@ -28,6 +29,7 @@ class Limits:
     prompt: int | None = None
     pictures: int | None = None
     sampling: int | None = None
+    larger: bool = True
 
     def check_run(self, config: EraseConfig) -> None:
         """Raise InputError where a run is larger than allowed. config: resolved."""
@@ -70,13 +72,18 @@ class Limits:
         if self.sampling is not None and (steps or 0) > self.sampling:
             raise InputError(f"This app is shared: at most {self.sampling} sampling steps, not {steps}.")
 
+    def check_size(self, side: int | None, own: int) -> None:
+        """Raise InputError where a picture would be larger than allowed. side, own: pixels."""
+        if not self.larger and (side or 0) > own:
+            raise InputError(f"This app is shared: pictures have at most {own} pixels a side, not {side}.")
+
 
 UNLIMITED = Limits()
 ROOM = Limits(
     active=2, kept=12, steps=2000, batch=16, key=20, concepts=24, phrasings=20, prompt=400, pictures=24,
-    sampling=100,
+    sampling=100, larger=False,
 )  # fmt: skip
 SPACE = Limits(
     active=1, kept=3, steps=600, batch=8, key=10, concepts=20, phrasings=20, prompt=200, pictures=12,
-    sampling=50,
+    sampling=50, larger=False,
 )  # fmt: skip

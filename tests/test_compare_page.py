@@ -8,8 +8,10 @@ import shutil
 import pytest
 from PIL import Image, PngImagePlugin
 
-from kpop import InputError, RunError, train
+from kpop import InputError, RunError, models, train
+from kpop.config import GenerationConfig
 from kpop.kept import png_bytes
+from kpop.limits import ROOM
 from kpop.picture_metadata import VARIANTS, read_metadata
 from kpop.runs import Run
 from kpop.ui import compare, compare_values, compare_views, questions, sheets, watching, xy_grid
@@ -93,7 +95,8 @@ def test_a_saved_picture_brings_its_settings_back(studio, runs):
     saved = png_bytes(enlarge(drawn.images["recovered"][0]))
     told = read_metadata(saved)
     assert (told.prompt, told.seed, told.variant, told.run) == ("a church", 7, "recovered", runs[0].id)
-    run_id, prompt, seeds, key, guidance, sampling = questions.restored(studio, saved, None)
+    run_id, prompt, seeds, key, guidance, sampling, held = questions.restored(studio, saved, None)
+    assert held is None
     assert (run_id, prompt, seeds, key.value) == (runs[0].id, "a church", "7", "random")
     assert (guidance, sampling) == ("2.5", "3")
     again = sheets.draw_sheet(studio, runs[0], prompt, [7], key.value, config=config)
@@ -285,3 +288,27 @@ def test_an_opened_step_shows_what_is_kept_and_asks_for_what_is_not(studio, runs
     shown, lacks = compare_values.opening(*asked, None)
     assert not lacks and "a castle, sanitized, seed 3" in shown[0]
     assert compare_values.opening(*asked, (drawn,))[1] is False
+
+
+def test_a_picture_drawn_in_a_way_of_its_own_is_drawn_that_way_again(studio, runs, tiny_pipe):
+    asked = GenerationConfig(
+        steps=3, negative_prompt="a castle", width=32, scheduler="euler", prompt_branch="both", batch_size=1
+    )
+    once = sheets.draw_sheet(studio, runs[0], "a church", [5], "own", config=asked).images["recovered"][0]
+    *_, guidance, sampling, held = questions.restored(studio, png_bytes(once), None)
+    own = models.own_side(tiny_pipe)
+    assert questions.held_in_words(held, own) == (
+        "Drawn as the saved picture was: without “a castle” (negative prompt), 32 by "
+        f"{own} pixels, scheduler euler, the key in both halves of guidance."
+    )
+    config = questions.config_from(guidance, sampling, held)
+    again = sheets.draw_sheet(studio, runs[0], "a church", [5], "own", config=config).images["recovered"][0]
+    assert pixels(again) == pixels(once)
+    assert questions.config_from("", "2", held).steps == 2
+
+
+def test_a_picture_from_anybody_asks_for_no_more_than_a_visitor_may(studio, runs, monkeypatch):
+    monkeypatch.setattr(studio, "limits", lambda: ROOM)
+    told = {**STORY, "run": runs[0].id}
+    with pytest.raises(InputError, match="pictures have at most .* pixels a side, not 4096"):
+        questions.restored(studio, png({**told, "config": {"height": 4096}}), None)

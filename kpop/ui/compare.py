@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from html import escape
 
 import gradio as gr
 
+from .. import models
 from ..kept import OWN, first_prompt
 from .boundary import plainly
 from .compare_values import fields_of, kept, opening, show, two_pictures
@@ -20,7 +22,7 @@ from .compare_views import (
 )
 from .page import GPU, QUIET, SOFT, Page, heading
 from .pictures import notice
-from .questions import NO_RIVAL, config_from, draw_both, restored, rival_of
+from .questions import NO_RIVAL, config_from, draw_both, held_in_words, restored, rival_of
 from .run_picker import RunPicker
 from .sheets import (
     EVERY_KEY,
@@ -37,7 +39,8 @@ class CompareStep:
     """Components of the step.
 
     passphrase: shown where the run's key is sealed. drawn: this visitor's last sheet, or two, in a tuple.
-    lacking: changes when the step opens on what nothing is kept of.
+    lacking: changes when the step opens on what nothing is kept of. held: how a saved picture was drawn, as
+    far as no field says it; held_part, held_told, usual: shown while there is such.
     """
 
     prompt: gr.Textbox
@@ -61,11 +64,15 @@ class CompareStep:
     restoring: gr.State
     drawn: gr.State
     lacking: gr.State
+    held: gr.State
+    held_part: gr.Row
+    held_told: gr.HTML
+    usual: gr.Button
 
     @property
     def asked(self) -> list:
         """Inputs of `question`, after the run's id."""
-        return [self.prompt, self.seeds, self.key, self.rival, self.guidance, self.sampling]
+        return [self.prompt, self.seeds, self.key, self.rival, self.guidance, self.sampling, self.held]
 
     @property
     def shown(self) -> list:
@@ -114,6 +121,9 @@ def build_compare(studio: Studio) -> CompareStep:
             elem_id="compare-view",
             elem_classes="switch",
         )
+    with gr.Row(elem_classes="tight", visible=False, elem_id="held") as held_part:
+        held_told = gr.HTML()
+        usual = gr.Button("Draw as usual", size="sm", scale=0, min_width=140, elem_id="as-usual")
     grid = gr.HTML(
         notice("No pictures yet", "Train a run in step 2, or choose one at the top."), elem_id="compare-grid"
     )
@@ -163,6 +173,7 @@ def build_compare(studio: Studio) -> CompareStep:
     return CompareStep(
         prompt, seeds, key, draw, passphrase, chips, view, grid, pair_part, pair, seed, slider, uncover,
         hover, rival, guidance, sampling, picture, gr.State(None), gr.State(None), gr.State(0),
+        gr.State(None), held_part, held_told, usual,
     )  # fmt: skip
 
 
@@ -174,15 +185,15 @@ def wire_compare(page: Page, step: CompareStep, tab: gr.Tab) -> None:
     def other_run(run_id, key, pair, view, restoring):
         fields = fields_of(studio, run_id, key, again=restoring == run_id)
         shown = [gr.skip()] * len(step.shown) if restoring == run_id else kept(studio, run_id, pair, view)
-        return [*fields, *shown, None]
+        return [*fields, *shown, None, *(holding(None) if restoring != run_id else [gr.skip()] * 3)]
 
     @plainly
-    def wait(run_id, prompt, seeds, key, rival, guidance, sampling):
+    def wait(run_id, prompt, seeds, key, rival, guidance, sampling, held):
         run = studio.run(run_id)
         checked(studio, run, prompt)
         if "recovered" in drawable(run, key):
             keyed(studio, run, key)
-        config_from(guidance, sampling)
+        config_from(guidance, sampling, held)
         rows = run.method.variants + (rival_of(studio, run, rival).method.variants[1:] if rival else ())
         return skeleton(rows, seeds_from(seeds))
 
@@ -192,12 +203,12 @@ def wire_compare(page: Page, step: CompareStep, tab: gr.Tab) -> None:
 
     @plainly
     def draw(
-        run_id, prompt, seeds, key, rival, guidance, sampling, passphrase, pair, view,
+        run_id, prompt, seeds, key, rival, guidance, sampling, held, passphrase, pair, view,
         progress=gr.Progress(),  # noqa: B008
     ):  # fmt: skip
         drawn = draw_both(
             studio, studio.run(run_id), prompt, seeds_from(seeds), key, rival,
-            config_from(guidance, sampling), lambda i, n: progress((i, n), desc="drawing"), passphrase,
+            config_from(guidance, sampling, held), lambda i, n: progress((i, n), desc="drawing"), passphrase,
         )  # fmt: skip
         return show(studio, drawn, pair, view)
 
@@ -234,15 +245,22 @@ def wire_compare(page: Page, step: CompareStep, tab: gr.Tab) -> None:
 
     @plainly
     def restore(data, run_id):
-        found = restored(studio, data, run_id)
+        *found, held = restored(studio, data, run_id)
         gr.Info(f"“{found[1]}”, seed {found[2]}", title="Settings are back")
-        return [*found, found[0], None]
+        own = models.own_side(studio.pipe(studio.run(found[0]).config.model))
+        return [*found, found[0], None, *holding(held, own)]
+
+    def holding(held, own=0) -> list:
+        said = f'<p class="fine">{escape(held_in_words(held, own))}</p>' if held else ""
+        return [held, gr.Row(visible=bool(held)), said]
 
     looks = [step.pair, step.view]
+    holds = [step.held, step.held_part, step.held_told]
+    step.usual.click(lambda: holding(None), None, holds, **QUIET)
     page.picker.change(
         other_run,
         [page.picker, step.key, *looks, step.restoring],
-        [*step.fields, *step.shown, step.restoring],
+        [*step.fields, *step.shown, step.restoring, *holds],
         **SOFT,
     )
     drawing = {"outputs": step.shown, "show_progress_on": step.grid, "api_visibility": "private", **GPU}
@@ -251,7 +269,7 @@ def wire_compare(page: Page, step: CompareStep, tab: gr.Tab) -> None:
     chosen = step.chips.input(lambda text: text, step.chips, step.prompt, **QUIET)
     fields = [page.picker, step.prompt, step.seeds, step.key, step.guidance, step.sampling]
     dropped = step.picture.upload(
-        restore, [step.picture, page.picker], [*fields, step.restoring, step.picture], **SOFT
+        restore, [step.picture, page.picker], [*fields, step.restoring, step.picture, *holds], **SOFT
     )
     for started in (
         gr.on([step.draw.click, step.prompt.submit, step.passphrase.submit], wait, first, step.grid, **SOFT),
