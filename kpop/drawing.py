@@ -33,12 +33,13 @@ OnStep = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Row:
-    """One picture to draw. key: the hidden prompt it sees, or None."""
+    """One picture to draw. key: the hidden prompt it sees, or None. key_name: for the picture's text."""
 
     prompt: str
     seed: int
     variant: str
     key: HiddenPrompt | None
+    key_name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ def draw(
                 "run": run.id if run else None,
                 "concepts": [concept_name(c) for c in run.config.concepts] if run else [],
                 "config": config.to_dict(),
+                **({"key": row.key_name} if row.key_name else {}),
                 **({"safety": safety.name} if safety else {}),
             },
             ensure_ascii=False,

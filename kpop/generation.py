@@ -40,13 +40,14 @@ def generate(
     on_step: OnStep | None = None,
     recorder: Recorder | None = None,
     safety: str | SafetyGuidance = "strong",
+    key_name: str | None = None,
 ) -> list[Image]:
     """Pictures, prompt-major (all seeds of the first prompt first), with what made them in `.info["kpop"]`.
 
     variant: original (theta), sanitized (theta'), recovered (theta' with p). run: whose weights and keys.
     key: "own" (the keys of the concepts that the prompt names, else all of the run's), None, one or several
     concept names, the path of a key file, or a key that is loaded. on_step(i, n) after each of n steps;
-    raising in it cancels.
+    raising in it cancels. key_name: what the pictures' text calls the key; None: see `_named`.
     recorder(layer, probs): see `attention_prompt`; the batch is [without text, with text].
     safety: strength of the guidance of an SLD run (safety_guidance.STRENGTHS); other runs have none.
     A seed's start noise is the same for every variant and batch. Raises InputError, RunError, ModelError.
@@ -55,7 +56,8 @@ def generate(
     config, run = _settings(pipe, config), _opened(run)
     delta = _delta(pipe, variant, run, key)
     keys = _keys(prompts, run, key, pipe, variant)
-    rows = [Row(prompt, seed, variant, keys[prompt]) for prompt in prompts for seed in seeds]
+    told = (key_name or _named(key)) if variant == "recovered" else None
+    rows = [Row(prompt, seed, variant, keys[prompt], told) for prompt in prompts for seed in seeds]
     steered = safety_of(run, safety) if variant != "original" else None
     return draw(pipe, rows, delta, run, config, on_step, recorder, steered)
 
@@ -70,6 +72,7 @@ def compare(
     variants: Sequence[str] | None = None,
     on_step: OnStep | None = None,
     safety: str | SafetyGuidance = "strong",
+    key_name: str | None = None,
 ) -> dict[str, list[Image]]:
     """The same prompts and seeds by several variants: variant -> pictures as `generate` returns them.
 
@@ -78,7 +81,7 @@ def compare(
     """
     prompts, seeds = _prompts(pipe, prompts), _seeds(seeds)
     pairs = [(prompt, seed) for prompt in prompts for seed in seeds]
-    return compare_pairs(pipe, pairs, run, key, config, variants, on_step, safety)
+    return compare_pairs(pipe, pairs, run, key, config, variants, on_step, safety, key_name)
 
 
 def compare_pairs(
@@ -90,6 +93,7 @@ def compare_pairs(
     variants: Sequence[str] | None = None,
     on_step: OnStep | None = None,
     safety: str | SafetyGuidance = "strong",
+    key_name: str | None = None,
 ) -> dict[str, list[Image]]:
     """`compare` of prompts that have a seed each, as public prompt lists do: variant -> a picture a pair.
 
@@ -106,7 +110,8 @@ def compare_pairs(
     done = 0
     keys = {variant: _keys(prompts, run, key, pipe, variant) for variant in variants}
     for group in filter(None, groups):
-        rows = [Row(prompt, seed, v, keys[v][prompt]) for prompt, seed in pairs for v in group]
+        told = {"recovered": key_name or _named(key)}
+        rows = [Row(prompt, seed, v, keys[v][prompt], told.get(v)) for prompt, seed in pairs for v in group]
         step = None if on_step is None else lambda i, n, start=done: on_step(start + i, total)
         steered = safety_of(run, safety) if "original" not in group else None
         images = draw(pipe, rows, deltas[group[0]], run, config, step, None, steered)
@@ -219,6 +224,15 @@ def find_key(prompt: str, run: Run | None, key: Key, pipe: StableDiffusionPipeli
     if key == "own" and len(prompts) > 1 and alone and not named:
         return None  # such keys exclude one another, and the prompt names none of them
     return combine(prompts) if prompts else None
+
+
+def _named(key: Key) -> str:
+    """What a picture's text calls a key: "own", "none", concepts, "file" or "loaded"; never a path."""
+    if key is None or isinstance(key, HiddenPrompt):
+        return "none" if key is None else "loaded"
+    if _is_path(key):
+        return "file"
+    return key if isinstance(key, str) else ", ".join(key)
 
 
 def _file_of(name: str, files: dict[Concept, Path]) -> Path | None:

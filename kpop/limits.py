@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 class Limits:
     """None: no limit. active: a visitor's runs that wait or train; kept: all that lie in the folder;
     steps, batch, key (k of prompt_tokens_factor), concepts (retained ones count too) and phrasings of a run;
-    prompt: characters; pictures, sampling: pictures of one click, and sampling steps of each.
+    prompt: characters; pictures, sampling: pictures of one click, and sampling steps of each; larger: whether
+    pictures may be larger than the model's own.
     evaluations: a visitor's that wait or work; judged: pictures of one evaluation.
     Of all visitors together, so that a dropped cookie wins nothing: queue: runs that wait or train;
     judging: evaluations that wait or work, each a process.
@@ -35,6 +36,7 @@ class Limits:
     judged: int | None = None
     queue: int | None = None
     judging: int | None = None
+    larger: bool = True
 
     def check_run(self, config: EraseConfig) -> None:
         """Raise InputError where a run is larger than allowed. config: resolved."""
@@ -108,13 +110,18 @@ class Limits:
         if self.sampling is not None and (steps or 0) > self.sampling:
             raise InputError(f"This app is shared: at most {self.sampling} sampling steps, not {steps}.")
 
+    def check_size(self, side: int | None, own: int) -> None:
+        """Raise InputError where a picture would be larger than allowed. side, own: pixels."""
+        if not self.larger and (side or 0) > own:
+            raise InputError(f"This app is shared: pictures have at most {own} pixels a side, not {side}.")
+
 
 UNLIMITED = Limits()
 ROOM = Limits(
     active=2, kept=12, steps=2000, batch=16, key=20, concepts=24, phrasings=20, prompt=400, pictures=24,
-    sampling=100, evaluations=1, judged=2000, judging=6,
+    sampling=100, evaluations=1, judged=2000, judging=6, larger=False,
 )  # fmt: skip
 SPACE = Limits(
     active=1, kept=3, steps=600, batch=8, key=10, concepts=20, phrasings=20, prompt=200, pictures=12,
-    sampling=50, evaluations=1, judged=800, queue=8, judging=3,
+    sampling=50, evaluations=1, judged=800, queue=8, judging=3, larger=False,
 )  # fmt: skip

@@ -252,6 +252,11 @@ def model_hash(model: str | StableDiffusionPipeline) -> str:
     return source["hash"]
 
 
+def own_side(pipe: StableDiffusionPipeline) -> int:
+    """Pixels a side of the pictures that the model draws when nothing else is asked for."""
+    return pipe.unet.config.sample_size * pipe.vae_scale_factor
+
+
 def weight_files(folder: Path, part: str) -> list[Path]:
     """The safetensors files of a part of a diffusers folder that are loaded, by name."""
     files = sorted((folder / part).glob("*.safetensors"))

@@ -53,7 +53,8 @@ KEYS = ("title", "model", "concepts", "neutral", "retain", "sensitive", "prompts
 class Preset:
     """One file of presets/. prompts: what to draw when judging it; settings: EraseConfig fields it changes.
 
-    model: the base model it is made for, None for any. sensitive: what it erases should not be shown unasked.
+    model: the base model it is made for, None for any. sensitive: what it erases should not be shown unasked;
+    in the file also a list of further words that ask for it, kept in `asking`.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Preset:
     prompts: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
     sensitive: bool = False
+    asking: tuple[str, ...] = ()
     model: str | None = None
 
 
@@ -99,10 +101,13 @@ def _read(path: Path) -> Preset:
     if unknown:
         raise InputError(f"The preset {path.name} holds {unknown[0]!r}; known are: {', '.join(KEYS)}.")
     prompts = values.get("prompts") or ()
-    if not isinstance(prompts, list | tuple) or not all(isinstance(prompt, str) for prompt in prompts):
+    if not _texts(prompts):
         raise InputError(
             f"The preset {path.name}: prompts must be a list of texts; quote those with a colon."
         )
+    sensitive = values.get("sensitive", False)
+    if not isinstance(sensitive, bool) and not _texts(sensitive):
+        raise InputError(f"The preset {path.name}: sensitive must be true, false or a list of words.")
     settings = {
         ("lambda_" if key == "lambda" else key): value
         for key, value in (values.get("settings") or {}).items()
@@ -123,18 +128,38 @@ def _read(path: Path) -> Preset:
         retain=checked.retain or (),
         prompts=tuple(prompts),
         settings={key: getattr(checked, key) for key in settings},
-        sensitive=bool(values.get("sensitive", False)),
+        sensitive=bool(sensitive),
+        asking=tuple(sensitive) if isinstance(sensitive, list) else (),
         model=values.get("model"),
     )
 
 
+def _texts(values: Any) -> bool:
+    return isinstance(values, list | tuple) and all(isinstance(value, str) for value in values)
+
+
 def are_sensitive(concepts: Iterable[Concept], presets: Iterable[Preset]) -> bool:
     """Whether a concept is one that one of the presets marks as sensitive."""
-    marked = {
-        name.lower()
-        for preset in presets
-        if preset.sensitive
-        for concept in preset.concepts
-        for name in names(concept)
-    }
+    marked = {word.lower() for preset in presets if preset.sensitive for word in _marked(preset)}
     return any(name.lower() in marked for concept in concepts for name in names(concept))
+
+
+def asked_sensitive(prompt: str, presets: Iterable[Preset]) -> list[Preset]:
+    """The sensitive presets whose concept a prompt names, in one or several words, or one of whose prompts
+    it is.
+    """
+    text = " ".join(prompt.lower().split())
+
+    def says(word: str) -> bool:
+        one = re.escape(word.lower().removesuffix("s"))
+        return re.search(rf"(?<!\w){one}(?:s|es)?(?!\w)", text) is not None
+
+    return [
+        preset
+        for preset in presets
+        if preset.sensitive and (text in map(str.lower, preset.prompts) or any(map(says, _marked(preset))))
+    ]
+
+
+def _marked(preset: Preset) -> tuple[str, ...]:
+    return *(name for concept in preset.concepts for name in names(concept)), *preset.asking

@@ -227,6 +227,17 @@ def test_a_saved_picture_dropped_back_restores_its_settings(chromium, address, t
     playwright.expect(page.locator("#prompt input, #prompt textarea")).to_have_value("a church")
     playwright.expect(page.locator("#seeds input, #seeds textarea")).to_have_value("2")
     playwright.expect(page.locator("#compare-grid .sheet-row img")).to_have_count(3, timeout=STEP_LIMIT)
+
+    page.locator("#prompt input, #prompt textarea").fill("a knife")  # sensitive, and not what the run forgets
+    page.locator("#draw").click()
+    shown = page.get_by_role("img", name=re.compile("a knife, (original|sanitized|recovered), seed 2"))
+    playwright.expect(shown).to_have_count(3, timeout=STEP_LIMIT)
+    filters = "every => every.map(one => getComputedStyle(one).filter)"
+    assert shown.evaluate_all(filters) == ["blur(14px)"] * 3
+    page.locator("#compare-grid .pic-open").nth(1).focus()
+    page.keyboard.press("Enter")
+    assert shown.evaluate_all(filters) == ["blur(14px)", "none", "blur(14px)"]
+    playwright.expect(page.locator("dialog#viewer")).to_be_hidden()
     assert (visitor.left, visitor.errors) == ([], [])
     page.close()
 

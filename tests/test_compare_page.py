@@ -1,5 +1,6 @@
 """Step 3 without a browser: keys, two runs, an X/Y grid, and what a saved picture tells."""
 
+import dataclasses
 import io
 import json
 import shutil
@@ -7,16 +8,28 @@ import shutil
 import pytest
 from PIL import Image, PngImagePlugin
 
-from kpop import InputError, RunError, jobs, train
-from kpop.alike_runs import find_alike
+from kpop import InputError, RunError, jobs, models, train
+from kpop.alike_runs import Alike, find_alike
+from kpop.config import GenerationConfig
 from kpop.exposure import Exposure
 from kpop.kept import png_bytes
-from kpop.limits import Limits
-from kpop.picture_metadata import read_metadata
-from kpop.ui import compare, compare_views, questions, sheets, xy_grid, xy_trainings
+from kpop.limits import ROOM, Limits
+from kpop.picture_metadata import VARIANTS, read_metadata
+from kpop.runs import Run
+from kpop.ui import (
+    compare,
+    compare_values,
+    compare_views,
+    questions,
+    sheets,
+    watching,
+    xy_grid,
+    xy_trainings,
+)
 from kpop.ui.pictures import enlarge
 from kpop.ui.run_picker import told_apart
 from kpop.ui.studio import Studio
+from kpop.ui.words import veil
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +59,12 @@ def test_runs_are_told_apart_by_what_differs(runs):
     assert told_apart(runs[:1]) == ["church"]
 
 
-def test_keys_of_others_are_not_lent(studio, runs):
+def test_keys_of_others_are_not_lent(studio, runs, monkeypatch):
     first, second, esd = runs
-    assert [run.id for run in sheets.key_lenders(studio, first, "local")] == [second.id]
-    assert sheets.key_lenders(studio, first, "somebody else") == []
+    assert [run.id for run in sheets.key_lenders(studio, first)] == [second.id]
+    with monkeypatch.context() as patch:
+        patch.setattr(studio, "asking", lambda: "somebody else")
+        assert sheets.key_lenders(studio, first) == []
     value = f"run:{second.id}"
     assert value in [key for _, key in sheets.key_choices(first, [second])]
     assert sheets.key_value(first, value, [second]) == second.key_path("church")
@@ -72,7 +87,7 @@ def test_own_key_random_key_and_no_key_draw_three_pictures(studio, runs):
 
 def test_two_runs_stand_side_by_side_from_the_same_noise(studio, runs):
     fast = questions.config_from("", "3")
-    drawn = questions.draw_both(studio, runs[0], "a church", [0, 1], "own", "local", runs[2].id, fast)
+    drawn = questions.draw_both(studio, runs[0], "a church", [0, 1], "own", runs[2].id, fast)
     rows = compare_views.layers(studio, drawn)
     assert list(rows) == ["original", "sanitized", "recovered", "rival sanitized"]
     assert rows["rival sanitized"].note == "church, by ESD: after forgetting"
@@ -91,7 +106,8 @@ def test_a_saved_picture_brings_its_settings_back(studio, runs):
     saved = png_bytes(enlarge(drawn.images["recovered"][0]))
     told = read_metadata(saved)
     assert (told.prompt, told.seed, told.variant, told.run) == ("a church", 7, "recovered", runs[0].id)
-    run_id, prompt, seeds, key, guidance, sampling = questions.restored(studio, saved, None, "local")
+    run_id, prompt, seeds, key, guidance, sampling, held = questions.restored(studio, saved, None)
+    assert held is None
     assert (run_id, prompt, seeds, key.value) == (runs[0].id, "a church", "7", "random")
     assert (guidance, sampling) == ("2.5", "3")
     again = sheets.draw_sheet(studio, runs[0], prompt, [7], key.value, config=config)
@@ -149,14 +165,15 @@ def test_a_picture_is_not_trusted(data, words):
         read_metadata(data)
 
 
-def test_a_picture_of_a_run_or_key_that_is_not_here_is_refused(studio, runs):
+def test_a_picture_of_a_run_or_key_that_is_not_here_is_refused(studio, runs, monkeypatch):
     with pytest.raises(RunError, match="There is no run"):
-        questions.restored(studio, png(STORY), None, "local")
+        questions.restored(studio, png(STORY), None)
+    monkeypatch.setattr(studio, "asking", lambda: "somebody else")
     with pytest.raises(InputError, match="not yours"):
         told = {**STORY, "run": runs[0].id, "key": f"run:{runs[1].id}"}
-        questions.restored(studio, png(told), None, "somebody else")
+        questions.restored(studio, png(told), None)
     with pytest.raises(InputError, match="another base model"):
-        questions.restored(studio, png({**STORY, "run": runs[0].id, "model_hash": "0" * 64}), None, "local")
+        questions.restored(studio, png({**STORY, "run": runs[0].id, "model_hash": "0" * 64}), None)
 
 
 def test_an_xy_grid_draws_each_cell_as_asked(studio, runs):
@@ -164,7 +181,7 @@ def test_an_xy_grid_draws_each_cell_as_asked(studio, runs):
     across = xy_grid.axis(studio, first, "run", "", [first.id, second.id])
     down = xy_grid.axis(studio, first, "steps", "2, 3", None)
     cells = xy_grid.cells_of(studio, first, "a church", 9, across, down)
-    images = xy_grid.draw_grid(studio, "own", "sanitized", cells)
+    images = xy_grid.draw_grid(studio, runs[0], "own", "sanitized", cells)
     fast = questions.config_from("", "3")
     alone = sheets.draw_sheet(studio, second, "a church", [9], "own", config=fast).images["sanitized"][0]
     assert pixels(images[1][1]) == pixels(alone) != pixels(images[1][0])
@@ -207,9 +224,9 @@ def test_a_grid_over_lambda_finds_the_runs_alike_and_queues_the_missing(studio, 
     (cells,) = xy_grid.cells_of(studio, first, "a church", 9, across, down)
     found = [cell.found for cell in cells]
     assert [one.done and one.done.id for one in found] == [first.id, second.id, None]
-    images = xy_grid.draw_grid(studio, "own", "sanitized", [cells])
+    images = xy_grid.draw_grid(studio, first, "own", "sanitized", [cells])
     again = xy_grid.draw_grid(
-        studio, "own", "sanitized", xy_grid.cells_of(
+        studio, first, "own", "sanitized", xy_grid.cells_of(
             studio, first, "a church", 9, xy_grid.axis(studio, first, "run", "", [second.id]), down
         )
     )  # fmt: skip
@@ -245,3 +262,116 @@ def test_missing_runs_are_queued_within_the_visitor_s_limits(runs, tiny_folder, 
     assert {run.status.owner for run in queued} == {"ann"}
     with pytest.raises(RunError, match="2 runs a visitor"):
         xy_trainings.train_missing(studio, runs[0], wanted, "ann")
+
+
+@pytest.fixture
+def weapon(runs, tmp_path):
+    """A copy of a run that is said to forget a weapon, in a runs folder of its own."""
+    run = Run(shutil.copytree(runs[0].path, tmp_path / "20260101-000000-weapon-ab12"))
+    told = json.loads((run.path / "config.json").read_text())
+    (run.path / "config.json").write_text(json.dumps({**told, "concepts": ["weapon"]}))
+    (run.secret_dir / runs[0].key_path().name).rename(run.secret_dir / "key-00-weapon.safetensors")
+    return Run(run.path)
+
+
+def drawn_of(run, prompt):
+    """A sheet of pictures with fine black and white stripes."""
+    stripes = Image.new("RGB", (64, 64))
+    stripes.putdata([(255 * (i % 2),) * 3 for i in range(64 * 64)])
+    images, said = dict.fromkeys(VARIANTS, [stripes]), dict.fromkeys(VARIANTS, [""])
+    return (sheets.Sheet(run.id, prompt, (0,), "own", images, said),)
+
+
+def spread(image):
+    low, high = image.convert("L").getextrema()
+    return high - low
+
+
+@pytest.mark.parametrize(
+    ("hides", "prompt", "classes", "hidden"),
+    [
+        ("weapon", "a weapon", "veiled", (True, False)),
+        ("weapon", "a castle", "veiled", (True, False)),
+        ("church", "a knife", "veiled whole", (True, True)),
+        ("church", "a castle", "", (False, False)),
+    ],
+)
+def test_sensitive_pictures_are_covered_in_every_view(studio, runs, weapon, hides, prompt, classes, hidden):
+    run = weapon if hides == "weapon" else runs[0]
+    here = dataclasses.replace(studio, runs_dir=run.path.parent)
+    drawn, pair = drawn_of(run, prompt), "original|sanitized"
+    assert veil([run], [prompt]) == classes
+    cover = f'<div class="{classes}">'
+    assert compare_views.grid_html(here, drawn).startswith(f'{cover}<div class="sheet"') is bool(classes)
+    hover = compare_views.hover_html(here, drawn, pair)
+    wall = f'{cover}<div class="wall flips"><figure class="pic sanitized over-original">'
+    assert (wall in hover) is bool(classes)
+    slider, _, button = compare.two_pictures(here, drawn, pair, "0", compare_views.SLIDER)
+    assert tuple(spread(side) < 100 for side in slider) == hidden and button.visible is bool(classes)
+    bare, _ = compare_views.slider_value(here, drawn, pair, "0", bare=True)
+    assert all(spread(side) > 200 for side in bare)
+    seeds, steps = (xy_grid.Axis(kind, (1,), (kind,)) for kind in ("seed", "steps"))
+    rows, cells = [[xy_grid.Cell(Alike(run.config, run), prompt, 0)]], [[drawn[0].images["original"][0]]]
+    grid = xy_grid.grid_html(here, run, "original", seeds, steps, rows, cells, prompt)
+    assert grid.startswith(f'{cover}<div class="sheet"') is bool(classes)
+    assert watching.watch(here, run, prompt, 0).veil == classes
+
+
+def test_a_grid_and_the_heads_can_be_seen_with_anothers_key(studio, runs):
+    first, second, _ = runs
+    key, fast = f"run:{second.id}", questions.config_from("", "3")
+    across = xy_grid.axis(studio, first, "run", "", [first.id, second.id])
+    down = xy_grid.axis(studio, first, "steps", "3", None)
+    cells = xy_grid.cells_of(studio, first, "a church", 9, across, down)
+    lent, own = xy_grid.draw_grid(studio, first, key, "recovered", cells)[0]
+    alone = sheets.draw_sheet(studio, first, "a church", [9], key, config=fast).images["recovered"][0]
+    assert pixels(lent) == pixels(alone)
+    its = sheets.draw_sheet(studio, second, "a church", [9], "own", config=fast).images["recovered"][0]
+    assert pixels(own) == pixels(its)
+    assert [json.loads(image.info["kpop"])["key"] for image in (lent, own)] == [key, "own"]
+    recovered = watching.watch(studio, first, "a church", 9, key).variants[2]
+    assert recovered.hidden_prompt_layers
+
+
+@pytest.mark.parametrize("key", ["none", "random"])
+def test_a_grids_picture_brings_its_key_back(studio, runs, key):
+    seeds, steps = (
+        xy_grid.axis(studio, runs[0], kind, text, None) for kind, text in (("seed", "4"), ("steps", "3"))
+    )
+    cells = xy_grid.cells_of(studio, runs[0], "a church", 0, seeds, steps)
+    drawn = xy_grid.draw_grid(studio, runs[0], key, "recovered", cells)[0][0]
+    assert questions.restored(studio, png_bytes(drawn), None)[3].value == key
+
+
+def test_an_opened_step_shows_what_is_kept_and_asks_for_what_is_not(studio, runs):
+    asked = (studio, runs[0], "a castle", "3", "none", None, compare_views.GRID)
+    shown, lacks = compare_values.opening(*asked, None)
+    assert lacks and "waiting" in shown[0] and len(shown) == 7
+    drawn = sheets.draw_sheet(studio, runs[0], "a castle", [3], "none")
+    shown, lacks = compare_values.opening(*asked, None)
+    assert not lacks and "a castle, sanitized, seed 3" in shown[0]
+    assert compare_values.opening(*asked, (drawn,))[1] is False
+
+
+def test_a_picture_drawn_in_a_way_of_its_own_is_drawn_that_way_again(studio, runs, tiny_pipe):
+    asked = GenerationConfig(
+        steps=3, negative_prompt="a castle", width=32, scheduler="euler", prompt_branch="both", batch_size=1
+    )
+    once = sheets.draw_sheet(studio, runs[0], "a church", [5], "own", config=asked).images["recovered"][0]
+    *_, guidance, sampling, held = questions.restored(studio, png_bytes(once), None)
+    own = models.own_side(tiny_pipe)
+    assert questions.held_in_words(held, own) == (
+        "Drawn as the saved picture was: without “a castle” (negative prompt), 32 by "
+        f"{own} pixels, scheduler euler, the key in both halves of guidance."
+    )
+    config = questions.config_from(guidance, sampling, held)
+    again = sheets.draw_sheet(studio, runs[0], "a church", [5], "own", config=config).images["recovered"][0]
+    assert pixels(again) == pixels(once)
+    assert questions.config_from("", "2", held).steps == 2
+
+
+def test_a_picture_from_anybody_asks_for_no_more_than_a_visitor_may(studio, runs, monkeypatch):
+    monkeypatch.setattr(studio, "limits", lambda: ROOM)
+    told = {**STORY, "run": runs[0].id}
+    with pytest.raises(InputError, match="pictures have at most .* pixels a side, not 4096"):
+        questions.restored(studio, png({**told, "config": {"height": 4096}}), None)

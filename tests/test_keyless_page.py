@@ -47,14 +47,15 @@ def test_the_run_view_shows_it(run, studio):
 
 
 def test_compare_shows_two_rows(run, studio):
-    prompt, key, chips, rival = compare.fields_of(studio, run.id, "local")
+    prompt, key, chips, rival, passphrase = compare.fields_of(studio, run.id)
+    assert passphrase.visible is False
     assert prompt == "a church" and [value for _, value in rival.choices] == [""]
     assert [value for _, value in key.choices] == ["own"]
     drawn = sheets.draw_sheet(studio, run, "a church", [0, 1], "own")
     assert list(drawn.images) == ["original", "sanitized"]
     found = sheets.saved_sheet(run, "a church", [0, 1])
     assert list(found.images) == list(drawn.images)
-    html, slider, hover, pair, seeds, _ = compare.show(studio, (found,), "sanitized|recovered", SLIDER)
+    html, slider, hover, _, pair, seeds, _ = compare.show(studio, (found,), "sanitized|recovered", SLIDER)
     assert "Sanitized" in html and "Recovered" not in html and hover == "" and len(slider) == 2
     assert pair.value == "original|sanitized" and [value for _, value in seeds.choices] == ["0", "1"]
     assert "recovered" not in skeleton(run.method.variants, [0, 1])

@@ -3,6 +3,7 @@
 import pytest
 
 from kpop import EraseConfig, InputError, list_presets, load_preset
+from kpop.presets import asked_sensitive
 
 
 @pytest.mark.parametrize("preset", list_presets(), ids=lambda preset: preset.name)
@@ -20,6 +21,21 @@ def test_there_are_presets_for_the_embedded_model_and_for_stable_diffusion():
     models = {preset.model for preset in list_presets()}
     assert "emoji" in models and "CompVis/stable-diffusion-v1-4" in models
     assert any(preset.sensitive for preset in list_presets())
+
+
+@pytest.mark.parametrize(
+    ("prompt", "found"),
+    [
+        ("a photo of two Knives and a dagger", ["emoji-weapon"]),
+        ("a sword", ["emoji-weapon"]),
+        ("an  armed scene", ["emoji-weapon"]),
+        ("a nude figure", ["nudity"]),
+        ("a rainbow", []),
+        ("a church", []),
+    ],
+)
+def test_a_prompt_that_asks_for_something_sensitive_is_known(prompt, found):
+    assert [preset.name for preset in asked_sensitive(prompt, list_presets())] == found
 
 
 def test_own_concepts_outrank_the_presets():

@@ -59,6 +59,25 @@ def test_a_preset_comes_along_with_the_phrasings_no_field_holds():
         )
 
 
+def test_what_no_field_holds_of_a_run_is_named():
+    config = EraseConfig(
+        concepts=("church",), base_run="/somewhere/runs/20260101-000000-dog-ab12", templates=("{}",), rho=0.5,
+        retain_neutral=False, retain=(),
+    ).resolved()  # fmt: skip
+    found = recipes.fields_like(_Emoji(), config)
+    lost = recipes.lost_in(_Emoji(), config, found)
+    assert lost[0] == "base run 20260101-000000-dog-ab12 (here none)"
+    assert {line.partition(" (here")[0] for line in lost[1:]} == {
+        "retain none", "retain neutral no", "rho 0.5", "templates {}",
+    }  # fmt: skip
+
+
+def test_a_run_of_a_preset_by_its_name_loses_nothing():
+    config = EraseConfig(preset="emoji-styles").resolved()
+    found = recipes.fields_like(_Emoji(), config)
+    assert found[3] == "emoji-styles" and recipes.lost_in(_Emoji(), config, found) == []
+
+
 def test_time_is_rows_times_the_measured_pace(tiny_config, tiny_pipe):
     cfg = tiny_config(steps=10, sample_every=0).resolved()
     # 4 rows of transfer, 2 of them siblings, in 10 steps; 8 of removal in all but the last, the key's alone

@@ -1,5 +1,7 @@
 """What step 4 says of layers, and on which it opens, on literal maps."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from attribution_pipelines import LAYERS, literal_maps
@@ -99,3 +101,12 @@ def test_a_range_of_steps():
             selected(kept(), UP, wrong)
     with pytest.raises(InputError, match="from fifth 1 to 5"):
         band_between(None, 3)
+
+
+def test_a_sensitive_figure_is_covered_and_its_button_uncovers_it():
+    covered = maps_html(replace(kept(), veil="veiled"), "church", "up", "all", "overlay", "light")
+    assert (
+        '<div class="veiled"><div class="maps"' in covered
+        and '<button type="button" class="uncover">' in covered
+    )
+    assert "uncover" not in maps_html(kept(), "church", "up", "all", "overlay", "light")

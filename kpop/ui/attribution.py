@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import gradio as gr
@@ -40,7 +41,8 @@ SCREEN = (
 class AttributionStep:
     """Components of the step.
 
-    watched: this visitor's kept sums; screen: its theme and whether it is narrow, filled in by the browser.
+    watched: this visitor's kept sums; screen: its theme and whether it is narrow, filled in by the browser;
+    lacking: changes when the step opens on what nothing is kept of.
     """
 
     prompt: gr.Textbox
@@ -59,6 +61,7 @@ class AttributionStep:
     files: tuple[gr.DownloadButton, ...]
     watched: gr.State
     screen: gr.Textbox
+    lacking: gr.State
 
 
 def build_attribution(studio: Studio) -> AttributionStep:
@@ -114,6 +117,7 @@ def build_attribution(studio: Studio) -> AttributionStep:
         files,
         gr.State(None, time_to_live=3600),
         gr.Textbox("light", visible=False),
+        gr.State(0),
     )
 
 
@@ -148,46 +152,38 @@ def wire_attribution(page: Page, step: AttributionStep, compare: CompareStep, ta
             found,
         ]
 
-    def drawn(run, prompt, seed, key, progress) -> Watched:
+    def drawn(run, prompt, seed, key, passphrase, progress) -> Watched:
         def count(step, steps):
             progress((step, steps), desc="watching")
 
-        return watch(studio, run, prompt, seeds_from(seed, 1)[0], key, count)
+        return watch(studio, run, prompt, seeds_from(seed, 1)[0], key, count, passphrase)
 
     @plainly
-    def draw(run_id, prompt, seed, key, first, last, view, screen, progress=gr.Progress()):  # noqa: B008
+    def draw(
+        run_id, prompt, seed, key, passphrase, first, last, view, screen, progress=gr.Progress(),  # noqa: B008
+    ):  # fmt: skip
         run, band = studio.run(run_id), band_between(first, last)
-        return shown_of(run, drawn(run, prompt, seed, key, progress), band, view, screen)
+        return shown_of(run, drawn(run, prompt, seed, key, passphrase, progress), band, view, screen)
 
     @plainly
-    def tab_opened(
-        watched,
-        run_id,
-        prompt,
-        seed,
-        key,
-        first,
-        last,
-        view,
-        screen,
-        progress=gr.Progress(),  # noqa: B008
-    ):
+    def tab_opened(watched, run_id, prompt, seed, key, first, last, view, screen):
+        """What is kept, at once; what is not, `draw` draws when it is its turn."""
+        as_it_is, known = [gr.skip()] * len(shown), isinstance(watched, Watched)
         if not run_id:
-            return [gr.skip()] * len(shown)
-        run = studio.run(run_id)
-        if not has_result(run):
-            return [gr.skip()] * len(shown)
-        prompt, at = prompt or first_prompt(run), seeds_from(seed, 1)[0]
-        known = isinstance(watched, Watched)
-        if known and watched.answers(run_id, prompt, at, key):
-            return [gr.skip()] * len(shown)
+            return [*as_it_is, gr.skip(), gr.skip()]
+        run, typed = studio.run(run_id), prompt
+        prompt, at = prompt or first_prompt(run), seeds_from(seed, 1)[0]  # fields may be filled only later
+        if not has_result(run) or (known and watched.answers(run_id, prompt, at, key)):
+            return [*as_it_is, gr.skip(), gr.skip()]
         found = maps_kept(studio, run, prompt, at, key)
-        if found is None and studio.quick(run.config.model):
-            found = drawn(run, prompt, at, key, progress)
+        lacks = found is None and studio.quick(run.config.model)
         if found:
-            return shown_of(run, found, band_between(first, last), view, screen)
-        # What is shown was drawn with another prompt, seed or key.
-        return empty("No maps of this yet", "Press “Watch the heads”.") if known else [gr.skip()] * len(shown)
+            now = shown_of(run, found, band_between(first, last), view, screen)
+        elif known and not lacks:  # what is shown was drawn with another prompt, seed or key
+            now = empty("No maps of this yet", "Press “Watch the heads”.")
+        else:
+            now = as_it_is
+        return [*now, gr.skip() if typed else prompt, time.time_ns() if lacks else gr.skip()]
 
     @plainly
     def again(watched, word, layer, first, last, view, screen):
@@ -200,7 +196,9 @@ def wire_attribution(page: Page, step: AttributionStep, compare: CompareStep, ta
             return ""
         return profile_html(watched, word, layer, *of_screen(screen))
 
-    asked = [page.picker, step.prompt, step.seed, compare.key, step.first, step.last, step.view, step.screen]
+    question = [page.picker, step.prompt, step.seed, compare.key]
+    look = [step.first, step.last, step.view, step.screen]
+    asked = [*question, compare.passphrase, *look]
     drawing = {
         "outputs": shown,
         "show_progress_on": step.maps,
@@ -209,8 +207,10 @@ def wire_attribution(page: Page, step: AttributionStep, compare: CompareStep, ta
         **GPU,
     }
     page.picker.change(other_run, page.picker, [step.prompt, *shown], **SOFT)
-    gr.on([step.draw.click, step.prompt.submit], draw, asked, **drawing)
-    tab.select(tab_opened, [step.watched, *asked], **drawing)
+    gr.on([step.draw.click, step.prompt.submit, step.lacking.change], draw, asked, **drawing)
+    tab.select(
+        tab_opened, [step.watched, *question, *look], [*shown, step.prompt, step.lacking], js=SCREEN, **SOFT
+    )
     gr.on(
         [step.word.input, step.layer.input, step.first.input, step.last.input, step.view.input],
         again,

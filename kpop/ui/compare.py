@@ -2,40 +2,52 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
+from html import escape
 
 import gradio as gr
 
-from ..kept import FIRST_SEEDS, OWN, Sheet, first_prompt
+from .. import models
+from ..kept import OWN, first_prompt
 from .boundary import plainly
+from .compare_values import fields_of, kept, opening, show, two_pictures
 from .compare_views import (
     GRID,
     HOVER,
-    RIVAL,
     SLIDER,
     grid_html,
-    hover_html,
-    pair_choices,
-    pair_in,
     skeleton,
     slider_value,
 )
 from .page import GPU, QUIET, SOFT, Page, heading
 from .pictures import notice
-from .questions import NO_RIVAL, config_from, draw_both, restored, rival_of, rivals, tries_of
-from .run_picker import RunPicker, has_result, subject, told_apart
-from .sheets import EVERY_KEY, checked, draw_sheet, key_choices, key_lenders, key_value, saved_sheet
-from .studio import Studio, seeds_from, visitor
+from .questions import NO_RIVAL, config_from, draw_both, held_in_words, restored, rival_of
+from .run_picker import RunPicker
+from .sheets import (
+    EVERY_KEY,
+    checked,
+    drawable,
+    has_sealed_key,
+    keyed,
+)
+from .studio import Studio, seeds_from
 
 
 @dataclass(frozen=True)
 class CompareStep:
-    """Components of the step; `drawn` holds this visitor's last sheet, or two, in a tuple."""
+    """Components of the step.
+
+    passphrase: shown where the run's key is sealed. drawn: this visitor's last sheet, or two, in a tuple.
+    lacking: changes when the step opens on what nothing is kept of. held: how a saved picture was drawn, as
+    far as no field says it; held_part, held_told, usual: shown while there is such.
+    """
 
     prompt: gr.Textbox
     seeds: gr.Textbox
     key: gr.Dropdown
     draw: gr.Button
+    passphrase: gr.Textbox
     chips: gr.Radio
     view: gr.Radio
     grid: gr.HTML
@@ -43,6 +55,7 @@ class CompareStep:
     pair: gr.Radio
     seed: gr.Radio
     slider: gr.ImageSlider
+    uncover: gr.Button
     hover: gr.HTML
     rival: gr.Dropdown
     guidance: gr.Textbox
@@ -50,21 +63,31 @@ class CompareStep:
     picture: gr.File
     restoring: gr.State
     drawn: gr.State
+    lacking: gr.State
+    held: gr.State
+    held_part: gr.Row
+    held_told: gr.HTML
+    usual: gr.Button
 
     @property
     def asked(self) -> list:
         """Inputs of `question`, after the run's id."""
-        return [self.prompt, self.seeds, self.key, self.rival, self.guidance, self.sampling]
+        return [self.prompt, self.seeds, self.key, self.rival, self.guidance, self.sampling, self.held]
 
     @property
     def shown(self) -> list:
         """Outputs of `show`."""
-        return [self.grid, self.slider, self.hover, self.pair, self.seed, self.drawn]
+        return [self.grid, *self.two, self.pair, self.seed, self.drawn]
+
+    @property
+    def two(self) -> list:
+        """Outputs of `two_pictures`."""
+        return [self.slider, self.hover, self.uncover]
 
     @property
     def fields(self) -> list:
         """Outputs of `fields_of`."""
-        return [self.prompt, self.key, self.chips, self.rival]
+        return [self.prompt, self.key, self.chips, self.rival, self.passphrase]
 
 
 def build_compare(studio: Studio) -> CompareStep:
@@ -84,6 +107,10 @@ def build_compare(studio: Studio) -> CompareStep:
         )
         key = gr.Dropdown(EVERY_KEY, value=OWN, label="Key", elem_id="key", scale=2, min_width=150)
         draw = gr.Button("Draw", variant="primary", elem_id="draw", scale=1, min_width=112)
+    passphrase = gr.Textbox(
+        label="Passphrase", info="This run’s key is sealed: this opens it for one drawing, and is not kept.",
+        type="password", elem_id="key-passphrase", max_length=1000, visible=False,
+    )  # fmt: skip
     with gr.Row(elem_classes="tries"):
         chips = gr.Radio([], label="Try", elem_id="prompt-chips", elem_classes="chips")
         view = gr.Radio(
@@ -94,6 +121,9 @@ def build_compare(studio: Studio) -> CompareStep:
             elem_id="compare-view",
             elem_classes="switch",
         )
+    with gr.Row(elem_classes="tight", visible=False, elem_id="held") as held_part:
+        held_told = gr.HTML()
+        usual = gr.Button("Draw as usual", size="sm", scale=0, min_width=140, elem_id="as-usual")
     grid = gr.HTML(
         notice("No pictures yet", "Train a run in step 2, or choose one at the top."), elem_id="compare-grid"
     )
@@ -111,6 +141,7 @@ def build_compare(studio: Studio) -> CompareStep:
         show_label=False,
         visible=False,
     )
+    uncover = gr.Button("Sensitive pictures: show them", visible=False, elem_id="uncover")
     hover = gr.HTML(elem_id="hover", visible=False)
     with gr.Accordion("Another run, guidance, a saved picture", open=False, elem_classes="fold"):
         with gr.Row(elem_classes="settings", elem_id="compare-more"):
@@ -140,8 +171,9 @@ def build_compare(studio: Studio) -> CompareStep:
             elem_id="restore",
         )
     return CompareStep(
-        prompt, seeds, key, draw, chips, view, grid, pair_part, pair, seed, slider, hover,
-        rival, guidance, sampling, picture, gr.State(None), gr.State(None),
+        prompt, seeds, key, draw, passphrase, chips, view, grid, pair_part, pair, seed, slider, uncover,
+        hover, rival, guidance, sampling, picture, gr.State(None), gr.State(None), gr.State(0),
+        gr.State(None), held_part, held_told, usual,
     )  # fmt: skip
 
 
@@ -150,17 +182,18 @@ def wire_compare(page: Page, step: CompareStep, tab: gr.Tab) -> None:
     studio = page.studio
 
     @plainly
-    def other_run(run_id, key, pair, view, restoring, request: gr.Request):
-        fields = fields_of(studio, run_id, visitor(request), key, again=restoring == run_id)
-        shown = [gr.skip()] * 6 if restoring == run_id else kept(studio, run_id, pair, view)
-        return [*fields, *shown, None]
+    def other_run(run_id, key, pair, view, restoring):
+        fields = fields_of(studio, run_id, key, again=restoring == run_id)
+        shown = [gr.skip()] * len(step.shown) if restoring == run_id else kept(studio, run_id, pair, view)
+        return [*fields, *shown, None, *(holding(None) if restoring != run_id else [gr.skip()] * 3)]
 
     @plainly
-    def wait(run_id, prompt, seeds, key, rival, guidance, sampling, request: gr.Request):
+    def wait(run_id, prompt, seeds, key, rival, guidance, sampling, held):
         run = studio.run(run_id)
         checked(studio, run, prompt)
-        key_value(run, key, key_lenders(studio, run, visitor(request)))
-        config_from(guidance, sampling)
+        if "recovered" in drawable(run, key):
+            keyed(studio, run, key)
+        config_from(guidance, sampling, held)
         rows = run.method.variants + (rival_of(studio, run, rival).method.variants[1:] if rival else ())
         return skeleton(rows, seeds_from(seeds))
 
@@ -170,29 +203,24 @@ def wire_compare(page: Page, step: CompareStep, tab: gr.Tab) -> None:
 
     @plainly
     def draw(
-        run_id, prompt, seeds, key, rival, guidance, sampling, pair, view,
-        request: gr.Request, progress=gr.Progress(),  # noqa: B008
+        run_id, prompt, seeds, key, rival, guidance, sampling, held, passphrase, pair, view,
+        progress=gr.Progress(),  # noqa: B008
     ):  # fmt: skip
         drawn = draw_both(
-            studio, studio.run(run_id), prompt, seeds_from(seeds), key, visitor(request), rival,
-            config_from(guidance, sampling), lambda i, n: progress((i, n), desc="drawing"),
+            studio, studio.run(run_id), prompt, seeds_from(seeds), key, rival,
+            config_from(guidance, sampling, held), lambda i, n: progress((i, n), desc="drawing"), passphrase,
         )  # fmt: skip
         return show(studio, drawn, pair, view)
 
     @plainly
-    def tab_opened(run_id, prompt, seeds, key, pair, view, drawn, progress=gr.Progress()):  # noqa: B008
-        if run_id is None or (drawn and drawn[0].run_id == run_id):
-            return [gr.skip()] * len(step.shown)
-        run = studio.run(run_id)
-        if not has_result(run):
-            return kept(studio, run_id, pair, view)
+    def tab_opened(run_id, prompt, seeds, key, pair, view, drawn):
+        if not run_id:
+            return [gr.skip()] * (len(step.shown) + 3)
+        run, typed = studio.run(run_id), prompt
         prompt = prompt or first_prompt(run)  # the step may open before its fields are filled
-        found = saved_sheet(run, prompt, seeds_from(seeds), key)
-        if found is None and studio.quick(run.config.model):
-            found = draw_sheet(
-                studio, run, prompt, seeds_from(seeds), key, lambda i, n: progress((i, n), desc="drawing")
-            )
-        return show(studio, (found,), pair, view) if found else kept(studio, run_id, pair, view)
+        shown, lacks = opening(studio, run, prompt, seeds, key, pair, view, drawn)
+        field = gr.Textbox(visible=has_sealed_key(run))
+        return [*shown, field, gr.skip() if typed else prompt, time.time_ns() if lacks else gr.skip()]
 
     @plainly
     def two(drawn, pair, seed, view):
@@ -205,103 +233,56 @@ def wire_compare(page: Page, step: CompareStep, tab: gr.Tab) -> None:
             gr.Row(visible=view != GRID),
             gr.Radio(visible=view == SLIDER),
         ]
-        slider, hover = two_pictures(studio, drawn, pair, seed, view) if drawn else (None, "")
+        slider, hover, uncover = (
+            two_pictures(studio, drawn, pair, seed, view) if drawn else (None, "", gr.Button(visible=False))
+        )
         slider = gr.ImageSlider(**({} if slider is None else {"value": slider}), visible=view == SLIDER)
-        return [*shown, slider, gr.HTML(hover, visible=view == HOVER)]
+        return [*shown, slider, gr.HTML(hover, visible=view == HOVER), uncover]
 
     @plainly
-    def restore(data, run_id, request: gr.Request):
-        found = restored(studio, data, run_id, visitor(request))
+    def bare(drawn, pair, seed):
+        return slider_value(studio, drawn, pair, seed, bare=True)[0], gr.Button(visible=False)
+
+    @plainly
+    def restore(data, run_id):
+        *found, held = restored(studio, data, run_id)
         gr.Info(f"“{found[1]}”, seed {found[2]}", title="Settings are back")
-        return [*found, found[0], None]
+        own = models.own_side(studio.pipe(studio.run(found[0]).config.model))
+        return [*found, found[0], None, *holding(held, own)]
+
+    def holding(held, own=0) -> list:
+        said = f'<p class="fine">{escape(held_in_words(held, own))}</p>' if held else ""
+        return [held, gr.Row(visible=bool(held)), said]
 
     looks = [step.pair, step.view]
+    holds = [step.held, step.held_part, step.held_told]
+    step.usual.click(lambda: holding(None), None, holds, **QUIET)
     page.picker.change(
         other_run,
         [page.picker, step.key, *looks, step.restoring],
-        [*step.fields, *step.shown, step.restoring],
+        [*step.fields, *step.shown, step.restoring, *holds],
         **SOFT,
     )
     drawing = {"outputs": step.shown, "show_progress_on": step.grid, "api_visibility": "private", **GPU}
     first = [page.picker, *step.asked]
+    asked = [*first, step.passphrase, *looks]
     chosen = step.chips.input(lambda text: text, step.chips, step.prompt, **QUIET)
     fields = [page.picker, step.prompt, step.seeds, step.key, step.guidance, step.sampling]
     dropped = step.picture.upload(
-        restore, [step.picture, page.picker], [*fields, step.restoring, step.picture], **SOFT
+        restore, [step.picture, page.picker], [*fields, step.restoring, step.picture, *holds], **SOFT
     )
     for started in (
-        gr.on([step.draw.click, step.prompt.submit], wait, first, step.grid, **SOFT),
+        gr.on([step.draw.click, step.prompt.submit, step.passphrase.submit], wait, first, step.grid, **SOFT),
         chosen.then(wait, first, step.grid, **SOFT),
         step.rival.input(wait, first, step.grid, **SOFT),
         dropped.success(wait, first, step.grid, **SOFT),
     ):
-        drawn = started.success(draw, [*first, *looks], **drawing)
-        drawn.failure(back, step.drawn, step.grid, **SOFT)
+        started.success(draw, asked, **drawing).failure(back, step.drawn, step.grid, **SOFT)
+    step.lacking.change(draw, asked, **drawing).failure(back, step.drawn, step.grid, **SOFT)
     opened = [page.picker, step.prompt, step.seeds, step.key, *looks, step.drawn]
-    tab.select(tab_opened, opened, **drawing)
-    views = [step.grid, step.pair_part, step.seed, step.slider, step.hover]
+    tab.select(tab_opened, opened, [*step.shown, step.passphrase, step.prompt, step.lacking], **SOFT)
+    views = [step.grid, step.pair_part, step.seed, *step.two]
     two_of = [step.drawn, step.pair, step.seed, step.view]
     step.view.change(switch, two_of, views, **SOFT)
-    gr.on([step.pair.input, step.seed.input], two, two_of, [step.slider, step.hover], **SOFT)
-
-
-def fields_of(studio: Studio, run_id: str | None, owner: str, key: str = OWN, again: bool = False) -> list:
-    """Prompt, key, chips and runs to stand beside, for a run.
-
-    key: the choice at present. again: what is typed stays as it is.
-    """
-    if not run_id:
-        return [gr.skip()] * 4
-    run = studio.run(run_id)
-    beside, prompt = rivals(studio, run), first_prompt(run)
-    told = zip(told_apart([run, *beside])[1:], [other.id for other in beside], strict=True)
-    keys = {"choices": key_choices(run, key_lenders(studio, run, owner))}
-    # This answer may come late: a value that stays is not sent, or it would undo a choice made since.
-    stays = again or key == OWN
-    return [
-        gr.skip() if again else prompt,
-        gr.Dropdown(**keys) if stays else gr.Dropdown(**keys, value=OWN),
-        gr.Radio(choices=tries_of(studio, run), value=None if again else prompt),
-        gr.Dropdown(choices=[("none", NO_RIVAL), *told], value=NO_RIVAL),
-    ]
-
-
-def kept(studio: Studio, run_id: str | None, pair: str | None, view: str) -> list:
-    """The sheet kept for a run's first prompt, or what to do to get one."""
-
-    def empty(title: str, text: str) -> list:
-        return [notice(title, text), None, "", gr.skip(), gr.skip(), None]
-
-    if not run_id:
-        return empty("No pictures yet", "Train a run in step 2, or choose one at the top.")
-    run = studio.run(run_id)
-    found = saved_sheet(run, first_prompt(run), FIRST_SEEDS)
-    if found:
-        return show(studio, (found,), pair, view)
-    if not has_result(run):
-        text = "When it is done, or stopped and kept, its pictures are drawn here."
-        return empty(f"“{subject(run)}” is not forgotten yet", text)
-    return empty("Nothing drawn for this run yet", "Press Draw.")
-
-
-def show(studio: Studio, drawn: tuple[Sheet, ...], pair: str | None, view: str) -> list:
-    """Outputs for one sheet or two: grid, slider, hover, pairs, seeds, the sheets themselves."""
-    seeds = [f"{seed}" for seed in drawn[0].seeds]
-    variants = [*drawn[0].images]
-    variants += [f"{RIVAL}{name}" for one in drawn[1:] for name in one.images if name != "original"]
-    pair = pair_in(pair, variants)
-    return [
-        grid_html(studio, drawn),
-        *two_pictures(studio, drawn, pair, seeds[0], view),
-        gr.Radio(choices=pair_choices(variants), value=pair),
-        gr.Radio(choices=seeds, value=seeds[0]),
-        drawn,
-    ]
-
-
-def two_pictures(studio: Studio, drawn, pair: str | None, seed: str | None, view: str) -> tuple:
-    """Slider and hover; only the one that is looked at is filled."""
-    return (
-        slider_value(studio, drawn, pair, seed) if view == SLIDER else None,
-        hover_html(studio, drawn, pair) if view == HOVER else "",
-    )
+    gr.on([step.pair.input, step.seed.input], two, two_of, step.two, **SOFT)
+    step.uncover.click(bare, two_of[:3], [step.slider, step.uncover], **SOFT)

@@ -8,11 +8,11 @@ from html import escape
 
 from ..errors import RunError
 from ..kept import Sheet
-from .pictures import Layer, blank, data_uri, enlarge, framed, layer, sheet
+from .pictures import Layer, blank, blurred, data_uri, enlarge, framed, layer, sheet
 from .run_picker import told_apart
-from .sheets import NONE, counted
+from .sheets import NONE, counted, unopened
 from .studio import Studio
-from .words import sensitive
+from .words import covered, veil
 
 GRID, SLIDER, HOVER = "All pictures", "Slide between two", "One over the other"
 RIVAL = "rival "  # before a variant of the second run
@@ -59,7 +59,10 @@ def grid_html(studio: Studio, drawn: Sequence[Sheet]) -> str:
     grid = sheet(rows, [f"seed {seed}" for seed in first.seeds], f"{first.prompt}: models by seeds")
     runs = [studio.run(one.run_id) for one in drawn]
     counts = "".join(counted(studio, one, run) for one, run in zip(drawn, runs, strict=True))
-    return veiled(studio, runs, grid) + counts
+    shut = "".join(
+        f'<p class="sum">{note}</p>' for note in map(unopened, runs, [one.images for one in drawn])
+    )
+    return veiled(runs, [first.prompt], grid) + counts + shut
 
 
 def _plain(shown: Layer) -> str:
@@ -80,12 +83,21 @@ def pair_in(value: str | None, variants: Sequence[str]) -> str:
     return value if value in offered else offered[0]
 
 
-def slider_value(studio: Studio, drawn: Sequence[Sheet] | None, pair: str | None, seed: str | None) -> tuple:
-    """Two pictures of one seed. Raises RunError before anything is drawn."""
-    left, right = _pair(studio, drawn, pair)
+def slider_value(
+    studio: Studio, drawn: Sequence[Sheet] | None, pair: str | None, seed: str | None, bare: bool = False
+) -> tuple:
+    """Two pictures of one seed, and whether one of them is blurred; bare: as they are.
+
+    Raises RunError before anything is drawn.
+    """
+    both = _pair(studio, drawn, pair)
+    classes = "" if bare else veil([studio.run(one.run_id) for one in drawn], [drawn[0].prompt])
     seeds = [f"{value}" for value in drawn[0].seeds]
     at = seeds.index(seed) if seed in seeds else 0
-    return enlarge(left.images[at], 512), enlarge(right.images[at], 512)
+    hidden = [covered(side.variant, classes) for side in both]
+    pictures = [enlarge(side.images[at], 512) for side in both]
+    shown = [blurred(one) if hide else one for one, hide in zip(pictures, hidden, strict=True)]
+    return (shown[0], shown[1]), any(hidden)
 
 
 def hover_html(studio: Studio, drawn: Sequence[Sheet] | None, pair: str | None) -> str:
@@ -95,7 +107,7 @@ def hover_html(studio: Studio, drawn: Sequence[Sheet] | None, pair: str | None) 
     for seed, below, above in zip(drawn[0].seeds, right.images, left.images, strict=True):
         alt = f"{drawn[0].prompt}, seed {seed}"
         cells.append(
-            f'<figure class="pic {right.variant}"><button type="button" class="flip" '
+            f'<figure class="pic {right.variant} over-{left.variant}"><button type="button" class="flip" '
             f'aria-label="{escape(alt, quote=True)}: hold to see {left.variant}">'
             f'<img src="{data_uri(below)}" alt="{escape(alt, quote=True)}, {right.variant}">'
             f'<img class="over {left.variant}" src="{data_uri(above)}" alt="">'
@@ -106,13 +118,14 @@ def hover_html(studio: Studio, drawn: Sequence[Sheet] | None, pair: str | None) 
         f"to see <b class='{left.variant}'>{left.title}</b>."
     )
     wall = f'<div class="wall flips">{"".join(cells)}</div>'
-    return f'<p class="sum first">{told}</p>{veiled(studio, [studio.run(one.run_id) for one in drawn], wall)}'
+    runs = [studio.run(one.run_id) for one in drawn]
+    return f'<p class="sum first">{told}</p>{veiled(runs, [drawn[0].prompt], wall)}'
 
 
-def veiled(studio: Studio, runs: Sequence, html: str) -> str:
-    """HTML whose pictures are blurred until pressed, where one of the runs forgets something sensitive."""
-    veil = any(sensitive(studio, run.config.concepts) for run in runs)
-    return f'<div class="veiled">{html}</div>' if veil else html
+def veiled(runs: Sequence, prompts: Sequence[str], html: str) -> str:
+    """HTML whose pictures are blurred until they are pressed, where runs or prompts are sensitive."""
+    classes = veil(runs, prompts)
+    return f'<div class="{classes}">{html}</div>' if classes else html
 
 
 def _pair(studio: Studio, drawn: Sequence[Sheet] | None, pair: str | None) -> tuple[Layer, Layer]:

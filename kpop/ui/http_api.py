@@ -22,7 +22,7 @@ from .boundary import plainly
 from .page import GPU
 from .pictures import enlarge
 from .run_picker import concept_names
-from .sheets import draw_sheet
+from .sheets import draw_sheet, unopened
 from .studio import Studio, seeds_from, visitor
 from .train import owned
 from .watching import first_layer, first_word, save_maps, selected, sentence, watch
@@ -47,6 +47,11 @@ def told(run) -> dict[str, Any]:
         "samples": [step for step, _ in run.samples()],
         "last": {name: value for point in points for name, value in point.items()} or None,  # each kind's
     }
+
+
+def noted(sentence: str) -> dict[str, str]:
+    """What an answer leaves out and why, as a field of it."""
+    return {"note": sentence} if sentence else {}
 
 
 def build_api(studio: Studio) -> None:
@@ -148,7 +153,8 @@ def _picture_endpoints(studio: Studio) -> None:
             words[variant] = dict(zip(map(str, drawn.seeds), drawn.words[variant], strict=True))
             for seed, image in zip(drawn.seeds, drawn.images[variant], strict=True):
                 pictures.append((enlarge(image), f"{variant}, seed {seed}"))
-        return pictures, {"run": drawn.run_id, "prompt": prompt, "seeds": list(drawn.seeds), "judge": words}
+        facts = {"run": drawn.run_id, "prompt": prompt, "seeds": list(drawn.seeds), "judge": words}
+        return pictures, facts | noted(unopened(chosen, drawn.images))
 
     @plainly
     def attribute(
@@ -178,7 +184,7 @@ def _picture_endpoints(studio: Studio) -> None:
             "sentence": sentence(shown, word, watched.mask),
             "heads": [dataclasses.asdict(row) for row in head_table(shown, word, watched.mask)],
         }
-        return facts, str(figure), str(arrays)
+        return facts | noted(watched.missing), str(figure), str(arrays)
 
     with gr.Row(visible=False):
         run = gr.Textbox(label="run")

@@ -1,5 +1,8 @@
 // One dialog shows any picture large; chosen run and step stand in the address, so that a reload finds them.
 (() => {
+  // What style.css blurs. Enter and the space bar on the button in it are clicks, too.
+  const COVERED = ".veiled :is(.pic:not(.sanitized, .kept), .over-original, .over-recovered, .maps):not(.shown)," +
+    ".veiled.whole .pic:not(.shown)";
   const open = (picture) => {
     let viewer = document.getElementById("viewer");
     if (!viewer) {
@@ -20,8 +23,14 @@
     viewer.showModal();
   };
   document.addEventListener("click", (event) => {
-    const veiled = event.target.closest(".veiled .pic:is(.original, .recovered):not(.shown)");
-    if (veiled) { event.preventDefault(); event.stopPropagation(); veiled.classList.add("shown"); return; }
+    const veiled = event.target.closest(COVERED);
+    if (veiled) {
+      event.preventDefault();
+      event.stopPropagation();
+      veiled.classList.add("shown");
+      if (event.target.matches(".uncover")) veiled.focus(); // the button goes away
+      return;
+    }
     const picture = event.target.closest(".pic-open");
     if (picture) { event.preventDefault(); event.stopPropagation(); open(picture); }
   }, true);

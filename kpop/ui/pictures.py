@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from ..kept import png_bytes
 
@@ -29,6 +29,11 @@ def enlarge(image: Image.Image, side: int = 256) -> Image.Image:
     larger = image.convert("RGB").resize((image.width * factor, image.height * factor), Image.LANCZOS)
     larger.info = dict(image.info)
     return larger
+
+
+def blurred(image: Image.Image) -> Image.Image:
+    """The picture so that nothing in it is known, for views whose pictures no style sheet can cover."""
+    return image.filter(ImageFilter.GaussianBlur(max(image.size) / 16))
 
 
 def data_uri(image: Image.Image, side: int = 256) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import gradio as gr
 
 from .. import models
@@ -22,7 +24,7 @@ MOST_CHIPS = 8
 
 
 def draw_both(
-    studio: Studio, run, prompt, seeds, key, owner, rival=NO_RIVAL, config=None, on_step=None
+    studio: Studio, run, prompt, seeds, key, rival=NO_RIVAL, config=None, on_step=None, passphrase=""
 ) -> tuple[Sheet, ...]:
     """The run's sheet and, where another run is chosen beside it, that one's, from the same start noise."""
     other = rival_of(studio, run, rival) if rival else None
@@ -31,8 +33,7 @@ def draw_both(
     def told(part: int):
         return None if on_step is None else lambda i, n: on_step(part * n + i, parts * n)
 
-    lenders = key_lenders(studio, run, owner)
-    first = draw_sheet(studio, run, prompt, seeds, key, told(0), config, lenders)
+    first = draw_sheet(studio, run, prompt, seeds, key, told(0), config, passphrase=passphrase)
     if other is None:
         return (first,)
     originals = first.images["original"]
@@ -56,14 +57,46 @@ def rival_of(studio: Studio, run, rival: str):
     return other
 
 
-def config_from(guidance: str, sampling: str) -> GenerationConfig | None:
-    """How to draw, where a field is filled; None: as the model needs. Raises InputError."""
-    if not (guidance or sampling):
+def config_from(
+    guidance: str, sampling: str, held: GenerationConfig | None = None
+) -> GenerationConfig | None:
+    """How to draw where a field is filled or `held` says more; None: as the model needs. InputError."""
+    if not (guidance or sampling or held):
         return None
-    return GenerationConfig(
+    return replace(
+        held or GenerationConfig(),
         guidance_scale=number("Guidance", guidance) if guidance else None,
         steps=number("Sampling steps", sampling, whole=True) if sampling else None,
     )
+
+
+def held_of(studio: Studio, config: GenerationConfig, pipe) -> GenerationConfig | None:
+    """What a picture's config says that no field of the step holds, where it is not the model's own way.
+
+    Raises InputError where that is more than whoever asks may ask for.
+    """
+    usual, own = GenerationConfig().resolved(models.model_name(pipe)), models.own_side(pipe)
+    if config.negative_prompt:
+        models.check_text(pipe, config.negative_prompt)
+    sides = {"height": config.height, "width": config.width}
+    for side in sides.values():
+        studio.limits().check_size(side, own)
+    told = {name: None if side == own else side for name, side in sides.items()}
+    for name in ("scheduler", "prompt_branch"):
+        told[name] = None if getattr(config, name) == getattr(usual, name) else getattr(config, name)
+    held = GenerationConfig(negative_prompt=config.negative_prompt, **told)
+    return None if held == GenerationConfig() else held
+
+
+def held_in_words(held: GenerationConfig, own: int) -> str:
+    """What `held_of` found, as a sentence. own: the model's pictures' side in pixels."""
+    halves = {"both": "the key in both halves of guidance", "cond": "the key in the half with text only"}
+    parts = [f"without “{held.negative_prompt}” (negative prompt)"] if held.negative_prompt else []
+    if held.width or held.height:
+        parts.append(f"{held.width or own} by {held.height or own} pixels")
+    parts += [f"scheduler {held.scheduler}"] if held.scheduler else []
+    parts += [halves[held.prompt_branch]] if held.prompt_branch else []
+    return f"Drawn as the saved picture was: {', '.join(parts)}."
 
 
 def tries_of(studio: Studio, run) -> list[str]:
@@ -83,17 +116,18 @@ def tries_of(studio: Studio, run) -> list[str]:
     return [text for text in dict.fromkeys(found) if readable(studio, text, model)][:MOST_CHIPS]
 
 
-def restored(studio: Studio, data: bytes | None, run_id: str | None, owner: str) -> list:
-    """Fields as a saved picture tells them: run, prompt, seeds, key, guidance, sampling steps.
+def restored(studio: Studio, data: bytes | None, run_id: str | None) -> list:
+    """Fields as a saved picture tells them: run, prompt, seeds, key, guidance, sampling steps, and `held_of`.
 
     Raises InputError when the picture tells nothing that can be used, RunError when its run is not here.
     """
     told = read_metadata(data or b"")
     run = studio.run(told.run or run_id)
-    digest = models.model_hash(studio.pipe(studio.allowed_model(run.config.model)))
+    pipe = studio.pipe(studio.allowed_model(run.config.model))
+    digest = models.model_hash(pipe)
     if told.model_hash not in ("", digest):
         raise InputError("This picture was drawn by another base model than this run's.")
-    keys, key = key_choices(run, key_lenders(studio, run, owner)), told.key or OWN
+    keys, key = key_choices(run, key_lenders(studio, run)), told.key or OWN
     if key not in [value for _, value in keys]:
         raise InputError("This picture was drawn with a key that is not here, or not yours.")
     usual = GenerationConfig().resolved(run.config.model)
@@ -105,4 +139,5 @@ def restored(studio: Studio, data: bytes | None, run_id: str | None, owner: str)
         )
     )
     field = gr.Dropdown(choices=keys, value=key)
-    return [run.id, told.prompt, str(told.seed), field, guidance, sampling]
+    held = held_of(studio, told.config, pipe)
+    return [run.id, told.prompt, str(told.seed), field, guidance, sampling, held]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from statistics import median
 
 import gradio as gr
@@ -47,9 +48,29 @@ def fields_like(studio: Studio, config: EraseConfig) -> list:
     values = values_of(config)
     mine = [preset.name for preset in studio.offered_presets() if preset.concepts == config.concepts]
     for name in (None, *mine):  # a preset carries what no field holds, such as phrasings
-        if recipes_of(studio, forget, keep, config.neutral, name, values)[0] == config.resolved():
+        if not lost_in(studio, config, [forget, keep, config.neutral, name, *values]):
             return [forget, keep, config.neutral, name, *values]
     return [forget, keep, config.neutral, None, *values]
+
+
+def lost_in(studio: Studio, config: EraseConfig, fields: list) -> list[str]:
+    """What a run by `fields` (as of `fields_like`) has not from `config`: "rho 0.5 (here none)" and so on."""
+    forget, keep, neutral, preset, *values = fields
+    made = recipes_of(studio, forget, keep, neutral, preset, values)[0].to_dict()
+    own = {name: value for name, value in config.resolved().to_dict().items() if name != "preset"}
+    return [
+        f"{name.replace('_', ' ')} {_brief(name, value)} (here {_brief(name, made[name])})"
+        for name, value in own.items()
+        if value != made[name]
+    ]
+
+
+def _brief(name: str, value) -> str:
+    if isinstance(value, list):
+        return f"of {len(value)}" if len(value) > 3 else ", ".join(as_field(value)) or "none"
+    if value is None or value is False:
+        return "none" if value is None else "no"
+    return "yes" if value is True else Path(str(value)).name if name == "base_run" else str(value)
 
 
 def recipe_texts(studio: Studio, forget, keep, neutral, preset_name, values) -> tuple:

@@ -106,7 +106,8 @@ def wire_release(page: Page, step: ReleaseStep, tab: gr.Tab, load) -> None:
     def open_it(run_id, passphrase, request: gr.Request):
         owned(studio, run_id, request)
         run = studio.run(run_id)
-        key_sealing.open_seal(run, passphrase)
+        with studio.guess():
+            key_sealing.open_seal(run, passphrase)
         return key_values(run)
 
     for event in (page.picker.change, tab.select):
@@ -126,7 +127,8 @@ def zipped(studio: Studio, run, forms: list[str], passphrase: str, tell) -> tupl
     if key_sealing.is_sealed(run):
         if not passphrase:
             raise InputError("The files are searched for the key, which is sealed: give its passphrase.")
-        run = key_sealing.unlocked(run, passphrase)
+        with studio.guess():
+            run = key_sealing.unlocked(run, passphrase)
     place = Path(tempfile.mkdtemp(prefix="release-", dir=studio.scratch()))
     made = release.release(run, place / "files", forms or [], on_part=tell)
     card = (made.path / "README.md").read_text("utf-8")

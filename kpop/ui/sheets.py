@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from ..config import GenerationConfig, concept_name, names
 from ..continual import key_files
 from ..errors import InputError
 from ..kept import OWN, Sheet, folder_of, read_sheet, write_sheet
-from ..key_sealing import check_open, load_key
+from ..key_sealing import check_open, is_sealed, load_key, unlocked
 from .run_picker import has_result, told_apart
 from .studio import Studio, cache_dir
 
@@ -38,8 +37,9 @@ def key_choices(run, others: Sequence = ()) -> list[tuple[str, str]]:
     return [*found, *((f"key of another run: {name}", f"{OF_RUN}{other.id}") for name, other in told)]
 
 
-def key_lenders(studio: Studio, run, owner: str) -> list:
-    """Other runs of the same model whose one key `owner` may use: own runs, public ones, the example."""
+def key_lenders(studio: Studio, run) -> list:
+    """Other runs of the same model whose one key whoever asks may use: own runs, public ones, the example."""
+    owner = studio.asking()
     return [
         other
         for other in studio.all_runs()
@@ -73,12 +73,48 @@ def key_value(run, key: str | None, others: Sequence = ()):
         if key == f"{OF_RUN}{other.id}":
             check_open(other)
             return next(iter(key_files(other).values()))
+    if key == f"{OF_RUN}{run.id}":
+        return OWN
     if isinstance(key, str) and key.startswith(OF_RUN):
-        raise InputError("The key of another run can be tried in step 3 only, and only a key of your own.")
+        raise InputError(
+            "Of another run only a key of your own, or a public one, of the same base model can be tried."
+        )
     known = ", ".join(hidden_names(run))
     raise InputError(
         f"Unknown key {str(key)[:60]!r}. Choose own, none, random, or one of this run's concepts: {known}."
     )
+
+
+def keyed(studio: Studio, run, key: str | None) -> dict:
+    """The arguments `key` and `key_name` of `generation` for a choice of `key_choices`. As `key_value`."""
+    chosen = key_value(run, key, key_lenders(studio, run))
+    return {"key": chosen, "key_name": OWN if chosen == OWN else key}
+
+
+def opened(studio: Studio, run, passphrase: str | None):
+    """The run, with its sealed key in memory where a passphrase is given. Raises InputError, RunError."""
+    if not passphrase or not is_sealed(run):
+        return run
+    with studio.guess():
+        return unlocked(run, passphrase)
+
+
+def has_sealed_key(run) -> bool:
+    """Whether a passphrase is needed to draw with the run's key."""
+    return run.method.has_key and run.unlocked is None and is_sealed(run)
+
+
+def drawable(run, key: str | None) -> tuple[str, ...]:
+    """The run's variants without the recovered one where the chosen key is its own, and sealed."""
+    shut = key != NONE and not str(key).startswith(OF_RUN) and has_sealed_key(run)
+    return tuple(variant for variant in run.method.variants if not (shut and variant == "recovered"))
+
+
+def unopened(run, variants: Iterable[str]) -> str:
+    """A sentence on why there is no recovered variant among those drawn; "" where none is missing."""
+    if set(run.method.variants) <= set(variants):
+        return ""
+    return "The key of this run is sealed, so nothing is drawn with it. Give its passphrase in step 3."
 
 
 def checked(studio: Studio, run, prompt: str):
@@ -101,28 +137,29 @@ def draw_sheet(
     key: str | None,
     on_step: Callable | None = None,
     config: GenerationConfig | None = None,
-    others: Sequence = (),
     originals: Sequence[Image.Image] = (),
+    passphrase: str | None = "",
 ) -> Sheet:
     """Draw the run's variants from the same start noise, ask the judge, keep the sheet in the run folder.
 
-    config: None for what the model needs; only such sheets are kept. others: see `key_value`. originals: the
-    original model's pictures of the same question, where they are drawn already.
+    config: None for what the model needs; only such sheets are kept. originals: the original model's pictures
+    of the same question, where they are drawn already. passphrase: opens a sealed key for this drawing, of
+    which then nothing is kept; without one the recovered variant is left out.
     """
-    pipe, key = checked(studio, run, prompt), key or OWN
-    chosen, more = key_value(run, key, others), {"on_step": on_step} if on_step else {}
-    left = [variant for variant in run.method.variants if variant != "original" or not originals]
+    pipe, key, run = checked(studio, run, prompt), key or OWN, opened(studio, run, passphrase)
+    variants = drawable(run, key)
+    chosen = keyed(studio, run, key) if "recovered" in variants else {}
+    left = [variant for variant in variants if variant != "original" or not originals]
     studio.limits().check_pictures(len(left) * len(seeds), config and config.steps)
     with studio.turn():
         images = generation.compare(
-            pipe, [prompt], list(seeds), run, key=chosen, config=config, variants=left, **more
+            pipe, [prompt], list(seeds), run, config=config, variants=left, on_step=on_step, **chosen
         )
         images = ({"original": list(originals)} if originals else {}) | images
         words = {variant: studio.named(images[variant], run.config.model) for variant in images}
-    for image in images.get("recovered", ()):  # which key, never what is in it
-        image.info["kpop"] = json.dumps({**json.loads(image.info["kpop"]), "key": key}, ensure_ascii=False)
     drawn = Sheet(run.id, prompt, tuple(seeds), key, images, words)
-    if config is None and not key.startswith(OF_RUN):
+    whole = variants == run.method.variants and run.unlocked is None
+    if config is None and whole and not key.startswith(OF_RUN):
         write_sheet(drawn, _folder(run, drawn.prompt, drawn.seeds, drawn.key))
     return drawn
 

@@ -27,6 +27,7 @@ from ..exposure import Exposure
 from ..kept import keep, opened
 from ..limits import UNLIMITED, Limits
 from ..run_status import ACTIVE
+from ..throttle import Throttle
 from ..visitors import HOST, LOCAL, NOBODY
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Studio:
     _pace: Pace | None = field(default=None, repr=False)
     _memory: dict = field(default_factory=dict, repr=False)
     _shown: OrderedDict = field(default_factory=OrderedDict, repr=False)
+    _guesses: Throttle = field(default_factory=Throttle, repr=False)
     _scratch: tempfile.TemporaryDirectory | None = field(default=None, repr=False)
 
     @property
@@ -211,6 +213,25 @@ class Studio:
         if self.read_only or run.is_example:
             return False
         return not self.exposure.shared or (who != NOBODY and who in (run.status.owner, HOST))
+
+    @contextmanager
+    def guess(self) -> Iterator[None]:
+        """Around the use of a passphrase: on a shared app as few wrong ones from one address as at the login.
+
+        Raises RunError before the body where there were too many.
+        """
+        if not self.exposure.shared:
+            yield
+            return
+        client = getattr(LocalContext.request.get(None), "client", None)
+        address = getattr(client, "host", "")
+        wait = self._guesses.begin(address)
+        if wait:
+            raise RunError(
+                f"Too many wrong passphrases from this address. Try again in {max(1, round(wait))} s."
+            )
+        yield
+        self._guesses.passed(address)
 
     def limits(self) -> Limits:
         """What whoever asks may ask for."""

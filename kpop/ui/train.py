@@ -15,7 +15,7 @@ from .boundary import plainly
 from .concepts import ConceptsStep, names_of
 from .page import QUIET, SOFT, Page, clicked, heading, row_click
 from .pulse import Pulse
-from .recipes import fields_like, memories, recipe_texts
+from .recipes import fields_like, lost_in, memories, recipe_texts
 from .run_picker import choices, first_choice, subject
 from .settings import build_settings, config_from
 from .studio import Studio, visitor
@@ -238,6 +238,9 @@ def wire_train(page: Page, step: TrainStep, words: ConceptsStep, tab: gr.Tab, pu
         run = studio.run(run_id)
         found = fields_like(studio, run.config)
         told = "Its words and settings are filled in. Change what you like, then press Forget."
+        lost = lost_in(studio, run.config, found)
+        if lost:
+            gr.Warning(f"No field here holds these of its settings: {'; '.join(lost)}.", title="Not the same")
         gr.Info(told, title=subject(run))
         return [*found, gr.Accordion(open=True)]
 

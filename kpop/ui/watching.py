@@ -33,8 +33,9 @@ from ..errors import InputError
 from ..kept import OWN, kept_maps
 from .pictures import data_uri
 from .run_picker import concept_names
-from .sheets import OF_RUN, RANDOM, checked, key_value
+from .sheets import OF_RUN, RANDOM, checked, drawable, keyed, opened, unopened
 from .studio import Studio
+from .words import veil
 
 GROUPS = ("down", "middle", "up")
 
@@ -44,7 +45,8 @@ class Watched:
     """One prompt and seed; variants: the run's, in their order; mask: the object in the original, or None.
 
     rounded: read from the run folder, not drawn now. phrases: concepts of several words in the prompt. key:
-    the choice it was drawn with, as step Compare calls it.
+    the choice it was drawn with, as step Compare calls it. veil: as words.veil answers for it. missing: as
+    sheets.unopened.
     """
 
     run_id: str
@@ -55,6 +57,8 @@ class Watched:
     rounded: bool = False
     phrases: tuple[str, ...] = ()
     key: str = OWN
+    veil: str = ""
+    missing: str = ""
 
     @property
     def key_name(self) -> str:
@@ -71,24 +75,22 @@ class Watched:
 
 
 def watch(
-    studio: Studio,
-    run,
-    prompt: str,
-    seed: int,
-    key: str | None = OWN,
-    on_step: Callable | None = None,
-    word: str = "",
-    layer: str = "all",
-    band: str = "all",
-) -> Watched:
+    studio: Studio, run, prompt: str, seed: int, key: str | None = OWN, on_step: Callable | None = None,
+    passphrase: str | None = "", word: str = "", layer: str = "all", band: str = "all",
+) -> Watched:  # fmt: skip
     """Draw one picture a variant and keep every head's sums. on_step(i, n) counts over all of them.
 
-    word, layer, band: what will be looked at, where it is known; refused before anything is drawn.
+    passphrase: as in sheets.draw_sheet. word, layer, band: what will be looked at, where it is known; refused
+    before anything is drawn.
     """
-    pipe, chosen = checked(studio, run, prompt), key_value(run, key)
+    pipe = checked(studio, run, prompt)
     check_asked(pipe, prompt, word or None, layer or "all", bands_in(band))
+    run = opened(studio, run, passphrase)
+    variants = drawable(run, key)
+    chosen = keyed(studio, run, key)["key"] if "recovered" in variants else OWN
     with studio.turn():
-        return _watched(run, watch_variants(pipe, prompt, seed, run, key=chosen, on_step=on_step), key or OWN)
+        drawn = watch_variants(pipe, prompt, seed, run, variants, chosen, on_step=on_step)
+    return _watched(run, drawn, key or OWN)
 
 
 def maps_kept(studio: Studio, run, prompt: str, seed: int, key: str | None) -> Watched | None:
@@ -104,7 +106,8 @@ def _watched(run, variants: list[Attribution], key: str, rounded: bool = False) 
     told = [name for concept in (*run.config.concepts, *(run.config.retain or ())) for name in names(concept)]
     phrases = tuple(dict.fromkeys(name for name in told if len(name.split()) > 1 and name in first))
     mask = known_object(first, run.config.model)
-    return Watched(run.id, first.prompt, first.seed, tuple(variants), mask, rounded, phrases, key)
+    more = veil([run], [first.prompt]), unopened(run, [each.variant for each in variants])
+    return Watched(run.id, first.prompt, first.seed, tuple(variants), mask, rounded, phrases, key, *more)
 
 
 def _named(key: str, used: KeyUse) -> KeyUse:
@@ -165,9 +168,11 @@ def maps_html(
     rows = ", ".join(each.title for each in shown)
     share = ", and the key's share" if any(each.hidden_prompt_layers for each in shown) else ""
     alt = f"Attention of each head to “{word}”, rows {rows}{share}"
+    missing = f'<p class="fine">{escape(watched.missing)}</p>' if watched.missing else ""
     return (
-        f'<p class="told">{escape(said)}</p><p class="fine layers">{escape(layers)}</p>'
-        f"{_picture(figure, alt, upright)}{table_html(head_table(shown, word, watched.mask), shown)}"
+        f'<p class="told">{escape(said)}</p>{missing}<p class="fine layers">{escape(layers)}</p>'
+        f"{_picture(figure, alt, upright, watched.veil)}"
+        f"{table_html(head_table(shown, word, watched.mask), shown)}"
     )
 
 
@@ -202,14 +207,18 @@ def table_html(numbers: list[HeadNumbers], shown: list[Attribution]) -> str:
     )
 
 
-def _picture(figure, alt: str, upright: bool) -> str:
-    """The figure in a frame of its own; a wide one scrolls sideways on a narrow page."""
+def _picture(figure, alt: str, upright: bool, veil: str = "") -> str:
+    """The figure in a frame of its own; a wide one scrolls sideways on a narrow page. veil: it shows pictures
+    to cover until they are pressed.
+    """
     kind = "maps upright" if upright else "maps"
+    button = '<button type="button" class="uncover">Sensitive pictures: show them</button>' if veil else ""
     image = data_uri(to_image(figure, 200 if upright else 160))
-    return (
-        f'<div class="{kind}" tabindex="0" role="region" aria-label="{escape(alt, quote=True)}">'
+    frame = (
+        f'<div class="{kind}" tabindex="0" role="region" aria-label="{escape(alt, quote=True)}">{button}'
         f'<img src="{image}" alt="{escape(alt, quote=True)}"></div>'
     )
+    return f'<div class="veiled">{frame}</div>' if veil else frame
 
 
 def sentence(shown: list[Attribution], word: str, mask) -> str:

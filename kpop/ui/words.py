@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from html import escape
 
 from .. import models
 from ..config import names
 from ..errors import InputError
-from ..presets import are_sensitive
+from ..presets import are_sensitive, asked_sensitive, list_presets
 from .pictures import notice
 from .studio import Studio
 
@@ -103,6 +104,23 @@ def warned() -> str:
 def sensitive(studio: Studio, concepts: tuple) -> bool:
     """Whether a concept is one that a preset marks as sensitive."""
     return are_sensitive(concepts, studio.offered_presets())
+
+
+def veil(runs: Sequence, prompts: Sequence[str]) -> str:
+    """CSS classes of what runs draw of prompts: "" where nothing is sensitive, "veiled" where all but
+    sanitized and kept pictures are covered until they are pressed, "veiled whole" where those are, too: one
+    of the runs does not forget what a prompt asks for.
+    """
+    every = list_presets()
+    asked = [preset for prompt in prompts for preset in asked_sensitive(prompt, every)]
+    if any(not are_sensitive(run.config.concepts, [preset]) for preset in asked for run in runs):
+        return "veiled whole"
+    return "veiled" if asked or any(are_sensitive(run.config.concepts, every) for run in runs) else ""
+
+
+def covered(variant: str, classes: str) -> bool:
+    """Whether a picture of that variant is covered under the classes of `veil`."""
+    return bool(classes) and ("whole" in classes or variant not in ("sanitized", "kept"))
 
 
 def suggested(studio: Studio, concepts: tuple, keep: list[str], candidates: list[str]) -> list[str]:

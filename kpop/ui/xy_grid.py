@@ -11,7 +11,7 @@ from PIL import Image
 from .. import generation
 from ..alike_runs import VARIED, Alike, find_alike
 from ..config import GenerationConfig
-from ..errors import InputError
+from ..errors import InputError, RunError
 from .boundary import plainly
 from .compare import CompareStep
 from .compare_views import veiled
@@ -20,7 +20,7 @@ from .pictures import TITLES, Layer, blank, framed, sheet
 from .questions import rivals
 from .run_picker import told_apart
 from .settings import number
-from .sheets import checked, key_value
+from .sheets import checked, drawable, keyed, opened, unopened
 from .studio import Studio, seeds_from, visitor
 from .xy_trainings import missing, missing_html, train_missing, waiting_word
 
@@ -134,20 +134,22 @@ def wire_xy(page: Page, step: XyStep, compare: CompareStep) -> None:
 
     @plainly
     def draw(
-        run_id, prompt, seeds, key, across, across_values, down, down_values, runs, variant,
+        run_id, prompt, seeds, key, passphrase, across, across_values, down, down_values, runs, variant,
         progress=gr.Progress(),  # noqa: B008
     ):  # fmt: skip
         run, axes, cells = asked_for(run_id, prompt, seeds, across, across_values, down, down_values, runs)
-        images = draw_grid(studio, key, variant, cells, lambda i, n: progress((i, n), desc="drawing"))
+        images = draw_grid(
+            studio, run, key, variant, cells, lambda i, n: progress((i, n), desc="drawing"), passphrase
+        )
         found = [cell.found for row in cells for cell in row]
         left = len(missing(found))
         offer = gr.Button(visible=left > 0, value=f"Train the {left} missing" if left > 1 else "Train it")
-        html = grid_html(studio, run, variant, *axes, cells, images)
+        html = grid_html(studio, run, variant, *axes, cells, images, prompt)
         return [html, missing_html(studio, found), offer][: len(step.view)]
 
     @plainly
     def train(
-        run_id, prompt, seeds, key, across, across_values, down, down_values, runs, variant,
+        run_id, prompt, seeds, key, passphrase, across, across_values, down, down_values, runs, variant,
         request: gr.Request,
     ):  # fmt: skip
         args = run_id, prompt, seeds, across, across_values, down, down_values, runs
@@ -181,7 +183,7 @@ def wire_xy(page: Page, step: XyStep, compare: CompareStep) -> None:
         return ["", "", gr.Button(visible=False)][: len(step.view)]
 
     page.picker.change(clear, None, step.view, **SOFT)
-    asked = [page.picker, compare.prompt, compare.seeds, compare.key]
+    asked = [page.picker, compare.prompt, compare.seeds, compare.key, compare.passphrase]
     asked += [step.across, step.across_values, step.down, step.down_values, step.runs, step.variant]
     step.draw.click(draw, asked, step.view, api_visibility="private", **GPU)
     if step.train is not None:
@@ -230,9 +232,13 @@ def cells_of(studio: Studio, run, prompt: str, seed: int, across: Axis, down: Ax
 
 
 def draw_grid(
-    studio: Studio, key: str, variant: str, rows: Sequence[Sequence[Cell]], on_step: Callable | None = None
-) -> list[list[Image.Image | None]]:
-    """A picture a cell, None where its run is not there yet. Raises InputError and what drawing raises."""
+    studio: Studio, run, key: str, variant: str, rows: Sequence[Sequence[Cell]],
+    on_step: Callable | None = None, passphrase: str | None = "",
+) -> list[list[Image.Image | None]]:  # fmt: skip
+    """A picture a cell, None where its run is not there yet. passphrase: of `run`, where its key is sealed.
+
+    Raises InputError and what drawing raises.
+    """
     cells = [cell for row in rows for cell in row if cell.found.done is not None]
     studio.limits().check_pictures(len(cells), max((cell.steps or 0 for cell in cells), default=0))
     groups: dict[tuple, list[Cell]] = {}  # what one call of generate draws: all its prompts by all its seeds
@@ -245,7 +251,12 @@ def draw_grid(
         told = on_step and (lambda i, n, done=number_: on_step(done * n + i, len(groups) * n))
         seeds = list(dict.fromkeys(cell.seed for cell in members))
         config = GenerationConfig(guidance_scale=group[1], steps=group[2])
-        own = {} if variant == "original" else {"run": its, "key": key_value(its, key)}
+        own = {}
+        if variant != "original":
+            its = opened(studio, its, passphrase if its.id == run.id else "")
+            if variant in its.method.variants and variant not in drawable(its, key):
+                raise RunError(unopened(its, ()))
+            own = {"run": its, **(keyed(studio, its, key) if variant == "recovered" else {})}
         with studio.turn():
             images = generation.generate(pipe, prompts, seeds, variant, config=config, on_step=told, **own)
         where = [(*group, text, one) for text in prompts for one in seeds]
@@ -255,9 +266,12 @@ def draw_grid(
 
 def grid_html(
     studio: Studio, run, variant: str, across: Axis, down: Axis, rows: Sequence[Sequence[Cell]],
-    drawn: Sequence[Sequence[Image.Image | None]],
+    drawn: Sequence[Sequence[Image.Image | None]], prompt: str = "",
 ) -> str:  # fmt: skip
-    """The grid with the judge's word under each picture, and what is missing where there is none."""
+    """The grid with the judge's word under each picture, and what is missing where there is none.
+
+    prompt: of all cells, where no axis names one.
+    """
     told = []
     for title, cells, images in zip(down.titles, rows, drawn, strict=True):
         there = [image for image in images if image is not None]
@@ -271,4 +285,5 @@ def grid_html(
         told.append((Layer(variant, title, ""), shown))
     runs = [run, *(its for side in (across, down) if side.kind == "run" for its in side.values)]
     grid = sheet(told, list(across.titles), f"{TITLES[variant]}: {down.kind} by {across.kind}")
-    return veiled(studio, runs, grid)
+    prompts = [text for side in (across, down) if side.kind == "prompt" for text in side.values]
+    return veiled(runs, prompts or [prompt], grid)
