@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from kpop import GenerationConfig, InputError, ModelError, RunError, generate, load_pipeline, open_run, train
-from kpop.key_scan import find_key, fingerprints, secret_tensors
 from kpop.release import pack, push, release
 from kpop.single_file import single_file_tensors
 
@@ -198,15 +197,6 @@ def test_a_shape_that_no_program_knows_is_refused_as_one_file(run, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("mechanism", ["additive", "token", "amortized"])
-def test_no_mechanism_leaves_its_key_in_a_release(mechanism, tiny_config, tiny_pipe, tmp_path):
-    run = train(tiny_config(mechanism=mechanism, steps=2), tmp_path / "runs", pipe=tiny_pipe)
-    made = release(run, tmp_path / "out", "all")
-    prints = fingerprints(secret_tensors(run))
-    assert find_key(made.path, prints) == []
-    assert {path.parent.name for path in find_key(run.path, prints)} == {"secret"}
-
-
 def test_a_method_without_weights_is_refused_and_one_without_a_key_says_so(
     sd_run, tiny_config, tiny_pipe, tmp_path
 ):
@@ -216,53 +206,6 @@ def test_a_method_without_weights_is_refused_and_one_without_a_key_says_so(
         release(train(sld, tmp_path / "runs", pipe=tiny_pipe), tmp_path / "out")
     card = (release(sd_run, tmp_path / "uce", "delta").path / "README.md").read_text()
     assert "by UCE" in card and "There is a key" not in card
-
-
-@pytest.mark.parametrize(
-    "piece",
-    [
-        lambda p: p,
-        lambda p: p.half(),
-        lambda p: p.bfloat16(),
-        lambda p: p.half().float(),
-        lambda p: p.double(),
-        lambda p: p[:, 30:31, 8:24],
-        lambda p: p[:, :, 5].clone(),
-        lambda p: p.transpose(1, 2).bfloat16(),
-        lambda p: torch.cat([torch.randn(1, 77, 32), p.half().float()], 2),
-    ],
-    ids=["whole", "half", "bfloat16", "half as float", "double", "a row", "a column", "turned", "beside"],
-)
-def test_a_piece_of_the_key_is_found_under_any_name(piece, run, tmp_path):
-    p = load_file(run.key_path("church"))["p"]
-    save_file({"bias": torch.randn(333), "w": piece(p).contiguous()}, tmp_path / "x.safetensors")
-    save_file({"w": torch.randn(1, 77, 32), "zero": torch.zeros(4096)}, tmp_path / "y.safetensors")
-    (tmp_path / "z.txt").write_bytes(b"..." + piece(p).contiguous().view(torch.uint8).numpy().tobytes())
-    found = find_key(tmp_path, fingerprints(secret_tensors(run)))
-    assert [path.name for path in found] == ["x.safetensors", "z.txt"]
-
-
-def test_a_release_that_holds_a_key_or_a_foreign_file_never_appears(run, tmp_path, monkeypatch):
-    from kpop import release as module
-
-    own = module._write_forms
-
-    def careless(made, *rest):
-        shutil.copy(run.key_path("church"), made / "embedding.safetensors")
-        return own(made, *rest)
-
-    monkeypatch.setattr(module, "_write_forms", careless)
-    with pytest.raises(RunError, match="is in embedding.safetensors: this must not be released"):
-        release(run, tmp_path / "out", "delta")
-
-    def pickled(made, *rest):
-        (made / "weights.bin").write_bytes(b"x")
-        return own(made, *rest)
-
-    monkeypatch.setattr(module, "_write_forms", pickled)
-    with pytest.raises(RunError, match="weights.bin does not belong into a release"):
-        release(run, tmp_path / "out", "delta")
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_older_release_is_replaced_and_nothing_else_is(run, tmp_path):
