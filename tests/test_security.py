@@ -172,7 +172,7 @@ def test_a_malformed_form_is_told_what_is_wrong_with_it(ann):
 
 
 def test_a_fault_of_ours_stays_a_500_and_is_logged(ann, served, monkeypatch, caplog):
-    monkeypatch.setattr("kpop.ui.http_api.told", lambda run: 1 / 0)
+    monkeypatch.setattr("kpop.ui.http_api.told", lambda *_: 1 / 0)
     answer = ann.http.post("/gradio_api/run/list_runs", json={"data": []})
     assert answer.status_code == 500 and "Something broke on our side" in answer.text
     assert "ZeroDivisionError" in caplog.text and "ZeroDivisionError" not in answer.text

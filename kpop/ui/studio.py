@@ -212,6 +212,10 @@ class Studio:
             return False
         return not self.exposure.shared or (who != NOBODY and who in (run.status.owner, HOST))
 
+    def may_train_again(self, run) -> bool:
+        """Whether whoever asks may know all that makes the run, its key too, a second time: the seed."""
+        return run.is_example or not run.method.has_key or self.may_change(run, self.asking())
+
     def limits(self) -> Limits:
         """What whoever asks may ask for."""
         return UNLIMITED if self.asking() == HOST else self.exposure.limits
