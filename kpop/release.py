@@ -20,7 +20,7 @@ from .disk import disk_error, replacing, write_json, write_text
 from .errors import InputError, ModelError, RunError
 from .estimate import gigabytes
 from .key_scan import check_release
-from .release_card import Subject, card
+from .release_card import BASE_CARD, Subject, card
 from .release_evaluation import measured
 from .run_status import ACTIVE
 from .runs import slug
@@ -37,7 +37,6 @@ FORMS = ("diffusers", "delta", "single-file")
 FORMAT = "kpop-release-1"
 MANIFEST = "release.json"
 DELTA = "delta.safetensors"
-BASE_CARD = "base-model.md"
 COPIED = ("text_encoder", "vae")  # parts that no method here trains
 
 
