@@ -139,6 +139,12 @@ def test_limits_of_a_visitor_are_told_in_a_sentence(bob, boss, shared_folder, tr
         ({"steps": 5000}, "at most 2000 steps, not 5000"),
         ({"batch_size": 100}, "at most 16 rows"),
         ({"model": "emoji"}, "its own model"),
+        ({"steps": 200, "rollout_steps": 1000}, "at most 50 rollout_steps, not 1000"),
+        ({"steps": 200, "sample_every": 1}, "at most 40 samples, not 200. Raise sample_every"),
+        ({"steps": 2000, "checkpoint_every": 1}, "at most 200 checkpoints, not 2000"),
+        ({"steps": 2000, "latents": "fresh"}, "at most 1000 steps with latents fresh, not 2000"),
+        ({"trainable": "full"}, "may not train the full U-Net"),
+        ({"retain": [[f"word {i}" for i in range(40)]]}, "at most 24 words, synonyms"),
     ):
         worked, said = bob.call("start_run", concepts=["church"], **fields)
         assert not worked and words in str(said)
