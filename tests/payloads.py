@@ -16,8 +16,8 @@ def unfolded(data: bytes) -> Iterator[bytes]:
     """Everything found inside, at any depth of pictures in texts."""
     for text in BASE64.findall(data.replace(b"-", b"+").replace(b"_", b"/")):
         for start in range(4):  # it may stand right after other letters
-            piece = text[start:]
-            found = base64.b64decode(piece[: len(piece) // 4 * 4])
+            piece = text[start:-1] if (len(text) - start) % 4 == 1 else text[start:]
+            found = base64.b64decode(piece + b"=" * (-len(piece) % 4))
             yield found
             if start == 0:
                 yield from _texts(found)

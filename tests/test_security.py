@@ -151,7 +151,7 @@ def test_the_key_is_in_no_answer_no_log_and_no_served_file(ann, boss, anns, shar
                 person.event(number, data)
     prints = fingerprints(secret_tensors(anns))
     drawn = {"prompt": "a church", "seeds": "1", "key": "own", "guidance": "", "sampling": ""}
-    grid = {**drawn, "xy-across-values": "4", "xy-down-values": "1", "xy-variant": "recovered"}
+    grid = {**drawn, "xy-across-values": "4", "xy-down-values": "1"}
     words = {"passphrase": "a long passphrase", "passphrase-again": "a long passphrase"}
     for button, fields in (
         ("draw", drawn), ("xy-draw", grid), ("watch", {"attribution-prompt": "a church"}),
