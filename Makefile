@@ -13,6 +13,7 @@ test: setup-dev lint
 lint: setup-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/hadolint Dockerfile
 
 bench: setup
 	$(BIN)/python -m benchmarks.attribution

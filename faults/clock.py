@@ -17,13 +17,12 @@ JUMPS = (-86_400.0, -3600.0, -90.0, 90.0, 3600.0, 86_400.0)  # seconds
 
 def clock(world: World, count: int) -> list[Figures]:
     """`count` jumps; a run that trains through one must neither end nor get a second worker."""
-    figures = Figures("clock jump (patched in the processes)")
+    figures = Figures("clock jump (patched in the processes)", asked=count)
     turned = world.patch("FAULTS_CLOCK")
     with world:
         world.start()
         reference = learned(uninterrupted(world))
-        for _ in world.turns(count):
-            figures.times += 1
+        for _ in world.tries(figures):
             try:
                 _jump(world, turned, figures, reference)
             except (Stuck, httpx.HTTPError) as error:
@@ -41,8 +40,11 @@ def _jump(world: World, turned: Path, figures: Figures, reference: str) -> None:
     jump = world.draw.choice(JUMPS)
     turned.with_suffix(".new").write_text(str(jump))
     turned.with_suffix(".new").replace(turned)
+    if run.status.state in ENDED:
+        return  # nobody trained it any more
+    figures.struck += 1
     time.sleep(world.draw.uniform(2.5, 4.0))  # the server looks every two seconds
-    world.check(figures)
+    world.check(figures, run)
     state = world.end_of(run)
     if state != "done" or run.status.pid != pid:
         figures.lost += 1

@@ -28,7 +28,7 @@ def damage(world: World, count: int) -> list[Figures]:
         halted = train(cfg, world.runs, pipe=pipe, on_step=lambda event: _halt(world, event.step))
         rows = []
         for name, harm in (("checkpoint cut short", _cut), ("checkpoint with a bit turned over", _flip)):
-            figures = Figures(name)
+            figures = Figures(name, asked=count)
             for turn in range(count):
                 run = _copy(halted, f"{halted.id}-{name.split()[1]}-{turn}")
                 path = world.draw.choice(_files(run))
@@ -65,6 +65,7 @@ def _flip(world: World, data: bytes) -> bytes:
 def _judge(run: Run, path: Path, pipe, reference: str, figures: Figures) -> None:
     """Refused in words, or gone on as if nothing had been: anything else is a run lost."""
     figures.times += 1
+    figures.struck += 1
     began = []
     try:
         jobs.prepare_resume(run)

@@ -22,7 +22,11 @@ LEAVE = 300_000  # bytes left at most; a checkpoint of the small model takes 240
 
 def disk(world: World, count: int) -> list[Figures]:
     """`count` times each: no room, then no right to write; the run says so, and goes on afterwards."""
-    rows = [Figures("disk full at checkpoint time"), Figures("checkpoint folder read-only")]
+    harms = (
+        (Figures("disk full at checkpoint time", asked=count), _full, "is full"),
+        (Figures("checkpoint folder read-only", asked=count), _read_only, "cannot be written"),
+    )
+    rows = [figures for figures, _, _ in harms]
     world.runs.mkdir(parents=True, exist_ok=True)
     try:
         _mount("-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(world.runs))
@@ -34,37 +38,42 @@ def disk(world: World, count: int) -> list[Figures]:
         with world:
             world.start()
             reference = learned(uninterrupted(world))
-            for _ in world.turns(count):
-                for figures, harm in zip(rows, (_full, _read_only), strict=True):
-                    figures.times += 1
+            for figures, harm, words in harms:
+                for _ in world.tries(figures):
                     try:
-                        run = _harmed(world, harm, figures)
+                        run = _harmed(world, harm, words, figures)
+                        if run is not None:
+                            world.finish(run, figures, reference)
                     except (Stuck, httpx.HTTPError) as error:
                         figures.stuck += 1
                         figures.notes.append(f"stuck: {error}")
-                        continue
-                    world.finish(run, figures, reference)
     finally:
         subprocess.run(["umount", "-l", str(world.runs)], check=False, capture_output=True)
     return rows
 
 
-def _harmed(world: World, harm, figures: Figures) -> Run:
-    """A run whose worker ended by the harm, with the harm taken away again."""
+def _harmed(world: World, harm, words: str, figures: Figures) -> Run | None:
+    """A run whose worker ended by the harm, with the harm taken away again; None where it found room.
+
+    words: of its error.
+    """
     run = world.submit()
     target = world.draw.randint(2, world.settings["steps"] - 4)
     until(lambda: (run.checkpoint_step() or 0) >= target or run.status.state in ENDED, f"no step {target}")
     with harm(world, run):
         kept = run.checkpoint_step() or 0
         until(lambda: run.status.state in ENDED or not alive(run.status), f"{run.id} goes on", every=0.2)
-        world.check(figures)
+        world.check(figures, run)
         figures.shown(world.ask("run_status", run=run.id))
     if run.damage or (run.checkpoint_step() or 0) < kept:
         figures.lost += 1
         figures.notes.append(f"lost: {run.damage or 'the checkpoint'}")
     world.end_of(run)
     told = figures.shown(str(run.status.error))
-    if run.status.state == "failed" and "full" not in told and "cannot be written" not in told:
+    if run.status.state == "done":
+        return None  # it had ended before, or what was left was enough
+    figures.struck += 1
+    if words not in told:  # a full disk has no room for the sentence either
         figures.notes.append(f"told so: {told}")
     return run
 

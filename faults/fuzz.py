@@ -17,7 +17,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from faults.figures import Figures
-from faults.world import World
+from faults.world import TRIES, World
 from kpop.cli_values import read_settings
 from kpop.config import EraseConfig, GenerationConfig
 from kpop.errors import KpopError
@@ -67,7 +67,7 @@ def fuzz(world: World, count: int) -> list[Figures]:
     }
     rows = []
     for fault, (inputs, use) in kinds.items():
-        figures = Figures(fault)
+        figures = Figures(fault, asked=count)
         _run(inputs, use, count, seed, figures)
         rows.append(figures)
     return rows
@@ -78,12 +78,14 @@ def _run(inputs, use: Callable, count: int, seed: int, figures: Figures) -> None
 
     @hypothesis.seed(seed)
     @settings(
-        max_examples=count, database=None, deadline=None, derandomize=False,
+        max_examples=TRIES * count, database=None, deadline=None, derandomize=False,
         phases=[hypothesis.Phase.generate], suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @hypothesis.given(inputs)
     def each(case):
         nonlocal used
+        if figures.struck >= count:
+            return
         figures.times += 1
         try:
             with limit(MOST), warnings.catch_warnings():
@@ -91,19 +93,25 @@ def _run(inputs, use: Callable, count: int, seed: int, figures: Figures) -> None
                 use(case)
             used += 1
         except KpopError as error:
+            figures.struck += 1
             told = figures.shown(str(error))
+            if not told.strip():
+                figures.bare += 1
+                figures.notes.append(f"no words for {case!r:.200}")
             if len(told) > LONGEST:
                 figures.lost += 1
                 figures.notes.append(f"{len(told)} characters of an answer")
         except TooLong:
+            figures.struck += 1
             figures.stuck += 1
             figures.notes.append(f"no answer in {MOST} s: {case!r:.200}")
         except Exception as error:
+            figures.struck += 1
             figures.tracebacks += 1
             figures.notes.append(f"{type(error).__name__}: {error!s:.150} from {case!r:.200}")
 
     each()
-    figures.notes.append(f"{used} of {figures.times} could be used; the others were refused in words.")
+    figures.notes.append(f"{used} more could be used, and are not counted.")
 
 
 @contextmanager

@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 
 from faults.figures import Figures
 from faults.fuzz import FIELDS, values
-from faults.world import World, uninterrupted
+from faults.world import TRIES, World, uninterrupted
 from kpop import jobs
 from kpop.run_status import ENDED
+from kpop.ui.boundary import UNEXPECTED
 
 LOGGED = re.compile(r"^handler \S+ failed|Exception in ASGI application", re.MULTILINE)  # faults of ours
+TAKEN = ("results", 200)  # such a request was none too malformed, and is not counted
 LIMIT = 60  # seconds until a request counts as hanging; a drawing waits for a training step
 ENDPOINTS = {
     "start_run": FIELDS,
@@ -54,7 +56,7 @@ def _is_json(value: object) -> bool:
 
 def fuzz_http(world: World, count: int) -> list[Figures]:
     """`count` requests to a server over one finished run."""
-    figures = Figures("malformed HTTP request")
+    figures = Figures("malformed HTTP request", asked=count)
     statuses = Counter()
     with world:
         world.start()
@@ -63,20 +65,24 @@ def fuzz_http(world: World, count: int) -> list[Figures]:
 
         @hypothesis.seed(world.draw.getrandbits(32))
         @settings(
-            max_examples=count, database=None, deadline=None, phases=[hypothesis.Phase.generate],
+            max_examples=TRIES * count, database=None, deadline=None, phases=[hypothesis.Phase.generate],
             suppress_health_check=list(HealthCheck),
         )  # fmt: skip
         @hypothesis.given(_requests(run.id, _events(address)))
         def each(case):
-            if time.monotonic() > world.over_at:
+            if figures.struck >= count or time.monotonic() > world.over_at:
                 return
             figures.times += 1
             try:
-                statuses[_send(address, case, figures)] += 1
+                status = _send(address, case, figures)
+                statuses[status] += 1
+                figures.struck += status not in TAKEN
             except httpx.TimeoutException:
+                figures.struck += 1
                 figures.stuck += 1
                 figures.notes.append(f"no answer in {LIMIT} s: {case!r:.200}")
             except httpx.HTTPError as error:  # the connection was dropped: does the server still answer?
+                figures.struck += 1
                 statuses[type(error).__name__] += 1
                 world.check(figures)
             _end_what_was_started(world, run.id)
@@ -88,6 +94,7 @@ def fuzz_http(world: World, count: int) -> list[Figures]:
         if logged:
             figures.bare = max(figures.bare, logged)
             figures.notes.append(f"{logged} faults are in the server's log")
+        world.check(figures, run)
         if "event: complete" not in good:  # what is well asked is served as ever
             figures.stuck += 1
             figures.notes.append(f"stuck: {figures.shown(good)[:300]}")
@@ -167,7 +174,7 @@ def _send(address: str, case: tuple, figures: Figures) -> object:
                 return _judged(sent.status_code, case, figures)
             told = client.get(f"gradio_api/call/v2/{name}/{sent.json()['event_id']}").text
             figures.shown(told)
-            return "results" if "event: complete" in told else "refused in words"
+            return _ended(told, case, figures)
         _, method, path, given = case
         with client.stream(method, path, **given) as answer:
             # An event stream without an end of its own is an answer; only its beginning is read.
@@ -177,11 +184,36 @@ def _send(address: str, case: tuple, figures: Figures) -> object:
             return _judged(answer.status_code, case, figures)
 
 
-def _judged(status: int, case: tuple, figures: Figures) -> int:
-    """A 500 is a fault of the app, or a refusal that nobody can understand."""
-    if status == 500:
+def _ended(told: str, case: tuple, figures: Figures) -> str:
+    """How a call's stream of events ended: a refusal has to hold a sentence, and not that we broke."""
+    if "event: complete" in told:
+        return "results"
+    words = _words(told)
+    if words is None or words.startswith(UNEXPECTED):
         figures.bare += 1
-        figures.notes.append(f"500: {case!r:.300}")
+        figures.notes.append(f"no words: {told[-200:]!r} for {case!r:.300}")
+        return "refused without words"
+    return "refused in words"
+
+
+def _words(told: str) -> str | None:
+    """The sentence of an event stream that ends in an error; None where there is none."""
+    kind, found, data = told.strip().rpartition("\ndata: ")
+    if not found or not kind.endswith("event: error"):
+        return None
+    try:
+        said = json.loads(data)
+    except ValueError:
+        return None
+    said = said.get("error") if isinstance(said, dict) else said
+    return said if isinstance(said, str) and " " in said.strip() else None
+
+
+def _judged(status: int, case: tuple, figures: Figures) -> int:
+    """A 5xx is a fault of the app, or a refusal that nobody can understand."""
+    if status >= 500:
+        figures.bare += 1
+        figures.notes.append(f"{status}: {case!r:.300}")
     return status
 
 

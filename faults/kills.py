@@ -3,59 +3,60 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 
 import httpx
+import psutil
 
 from faults.figures import Figures
 from faults.world import Stuck, World, kill_worker, learned, torn_files, uninterrupted, until
-from kpop.jobs import HELD
+from kpop.jobs import HELD, alive, device_lock
 from kpop.run_status import ACTIVE, ENDED
 from kpop.runs import Run
 
 KINDS = ("worker", "server", "both")
+START = 6.0  # seconds: about what a worker takes to its first step
+BEFORE_THE_FIRST = 0.25  # share of the moments that lie before the first step of a worker
+HELD_UP = 0.75  # share of a server's deaths after which the training waits for the next server
+STEPS = 8  # a moment lies at most so many steps after the first, so that a run has several
 
 
-def kills(world: World, count: int, queue: int = 2) -> list[Figures]:
-    """`count` kills, in turns of each kind; every run harmed is carried to its end and compared.
+def kills(world: World, kind: str, count: int, queue: int = 2) -> list[Figures]:
+    """`count` kills that struck; every run harmed is carried to its end and compared.
 
-    queue: runs that are in training or wait while the harm is done.
+    kind: of KINDS. queue: runs that are in training or wait while the harm is done.
     """
-    rows = {kind: Figures(f"kill -9 of {'worker and server' if kind == 'both' else kind}") for kind in KINDS}
-    harmed: dict[str, tuple[Run, set[str]]] = {}
-    torn = dict.fromkeys(KINDS, 0)
+    figures = Figures(f"kill -9 of {'worker and server' if kind == 'both' else kind}", asked=count)
+    harmed: dict[str, Run] = {}
+    torn = 0
     with world:
         world.start()
         reference = learned(uninterrupted(world))
-        for turn in world.turns(count):
-            kind = KINDS[turn % len(KINDS)]
-            figures = rows[kind]
-            figures.times += 1
+        for _ in world.tries(figures):
             try:
                 if not world.apps:
                     world.start()
                 run = _next_run(world, queue)
                 _wait_for_a_moment(world, run)
-                torn[kind] += _kill(world, run, kind, figures)
+                if not _kill(world, run, kind, figures):
+                    continue
+                torn += kind != "server" and bool(torn_files(run))
+                harmed[run.id] = run
                 _recover(world, run, figures)
             except (Stuck, httpx.HTTPError) as error:
                 figures.stuck += 1
                 figures.notes.append(f"stuck: {error}")
-                continue
-            harmed.setdefault(run.id, (run, set()))[1].add(kind)
-        for run, kinds in harmed.values():
-            end = Figures("end")
-            world.finish(run, end, reference)
-            for kind in kinds:  # a run harmed in several ways counts for each
-                rows[kind].lost += end.lost
-                rows[kind].resumed += end.resumed
-                rows[kind].equal += end.equal
-                rows[kind].stuck += end.stuck
-                rows[kind].tracebacks += end.tracebacks
-                rows[kind].notes += end.notes
-    for kind, hits in torn.items():
-        if hits:
-            rows[kind].notes.append(f"{hits} of {rows[kind].times} struck in the middle of a write.")
-    return list(rows.values())
+        for run in harmed.values():
+            try:
+                if not world.apps:
+                    world.start()
+                world.finish(run, figures, reference)
+            except Stuck as error:
+                figures.stuck += 1
+                figures.notes.append(f"stuck: {error}")
+    if torn:
+        figures.notes.append(f"{torn} of {figures.struck} struck in the middle of a write.")
+    return [figures]
 
 
 def _next_run(world: World, queue: int) -> Run:
@@ -68,43 +69,56 @@ def _next_run(world: World, queue: int) -> Run:
 
 
 def _wait_for_a_moment(world: World, run: Run) -> None:
-    """To a random step, or to a random moment before the first."""
-    target = world.draw.randint(-world.settings["steps"] // 3, world.settings["steps"])
-    if target <= 0:
-        time.sleep(world.draw.uniform(0, 4))
+    """To a random step of the worker that is at it, or to a random moment before its first."""
+    if world.draw.random() < BEFORE_THE_FIRST:
+        time.sleep(world.draw.uniform(0, START))
         return
+    begun, more = _newest(run), world.draw.randint(1, STEPS)
     until(
-        lambda: run.status.state in ENDED or len(run.metrics(None)) >= target, f"no step {target}", every=0.02
-    )
-    time.sleep(world.draw.uniform(0, 0.15))
+        lambda: run.status.state in ENDED or _newest(run) >= begun + more, f"no step {begun + more}",
+        every=0.01,
+    )  # fmt: skip
+    time.sleep(world.draw.uniform(0, 0.1))  # anywhere in a step, a checkpoint among them
+
+
+def _newest(run: Run) -> int:
+    rows = run.metrics(None)
+    return rows[-1]["step"] if rows else 0
 
 
 def _kill(world: World, run: Run, kind: str, figures: Figures) -> bool:
-    """Whether a write was torn by it."""
+    """Whether it struck: what should be killed lived, and the run was being trained."""
     before = run.checkpoint_step() or 0
     world.note(run)
-    if kind != "worker":
+    trained = run.status.state in HELD and alive(run.status)
+    if kind == "server":
+        struck = trained and world.apps[0].process.poll() is None
         world.kill(world.apps[0])
-    if kind != "server":
-        kill_worker(run)
-    # After a server's death its worker lives on, and what it writes just now is no torn write.
-    torn = kind != "server" and bool(torn_files(run))
+    else:
+        struck = kill_worker(run)
+        if kind == "both":
+            world.kill(world.apps[0])
+    if not struck:
+        return False
+    figures.struck += 1
     if (run.checkpoint_step() or 0) < before or run.damage:
         figures.lost += 1
         figures.notes.append(f"lost: checkpoint {run.checkpoint_step()} after {before}. {run.damage or ''}")
-    return torn
+    return True
 
 
 def _recover(world: World, run: Run, figures: Figures) -> None:
     """What a user does: open the app again, resume what ended. Raises Stuck."""
     if not world.apps:
-        world.start()
+        # As somebody's drawing would: the training waits, so that one run meets several such kills.
+        waits = _trains(run) and world.draw.random() < HELD_UP
+        with device_lock(world.runs) if waits else nullcontext():
+            world.start()
     kept = run.checkpoint_step() or 0
     # Alive, ended, or declared dead: but never held by nobody.
     until(lambda: run.status.state in ENDED or _trains(run), f"{run.id} is {run.status.state}, of nobody")
-    world.check(figures)
+    world.check(figures, run)
     status = run.status
-    figures.shown(str(status.error))
     if (run.checkpoint_step() or 0) < kept:
         figures.lost += 1
     if status.state in ENDED and status.state != "done":
@@ -114,7 +128,5 @@ def _recover(world: World, run: Run, figures: Figures) -> None:
 
 
 def _trains(run: Run) -> bool:
-    import psutil
-
     status = run.status
     return status.pid is not None and psutil.pid_exists(status.pid)

@@ -14,26 +14,29 @@ WORDS = {"memory": "out of memory", "device": "was lost"}
 def memory(world: World, count: int) -> list[Figures]:
     """`count` times each: the allocator refuses at a random tensor; told in words, then resumed."""
     rows = {
-        "memory": Figures("out of memory (simulated at the allocator)"),
-        "device": Figures("device lost (simulated at the allocator)"),
+        "memory": Figures("out of memory (simulated at the allocator)", asked=count),
+        "device": Figures("device lost (simulated at the allocator)", asked=count),
     }
     order = world.patch("FAULTS_MEMORY")
     with world:
         world.start()
         reference = learned(uninterrupted(world))
-        for _ in world.turns(count):
-            for kind, figures in rows.items():
-                figures.times += 1
+        for kind, figures in rows.items():
+            for _ in world.tries(figures):
                 low, high = TENSORS
                 order.write_text(f"{kind} {int(low * (high / low) ** world.draw.random())}")
+                struck = order.with_suffix(".struck")
                 try:
                     run = world.submit()
                     state = world.end_of(run)
-                    world.check(figures)
-                    told = figures.shown(str(run.status.error))
+                    if not struck.exists():
+                        continue  # it ended before a tensor was refused
+                    struck.unlink()
+                    figures.struck += 1
+                    world.check(figures, run)
+                    told = str(run.status.error)
                     if state == "failed" and WORDS[kind] not in told:
                         figures.notes.append(f"told so: {told}")
-                    figures.notes += ["ended before a tensor was refused"] * (state == "done")
                 except (Stuck, httpx.HTTPError) as error:
                     figures.stuck += 1
                     figures.notes.append(f"stuck: {error}")

@@ -14,7 +14,7 @@ from kpop.jobs import HELD, alive
 
 def servers(world: World, count: int) -> list[Figures]:
     """`count` runs, asked of both in turns; one server is killed and started again on the way."""
-    figures = Figures("two servers on one runs folder")
+    figures = Figures("two servers on one runs folder", asked=count)
     with world:
         world.start()
         reference = learned(uninterrupted(world))
@@ -22,11 +22,11 @@ def servers(world: World, count: int) -> list[Figures]:
         watch = _Watch(world)
         watch.start()
         runs = []
-        for turn in world.turns(count):
-            figures.times += 1
+        for turn in world.tries(figures):
             world.apps.reverse()
             try:
                 runs.append(world.submit())
+                figures.struck += 1
             except (Stuck, httpx.HTTPError) as error:
                 figures.stuck += 1
                 figures.notes.append(f"stuck: {error}")
@@ -35,6 +35,7 @@ def servers(world: World, count: int) -> list[Figures]:
                 world.kill(world.draw.choice(world.apps))
                 world.start()
         for run in runs:
+            world.check(figures, run)
             world.finish(run, figures, reference)
             begun = run.log_tail(1000).count(f"training {run.id}")
             if begun != 1:

@@ -25,6 +25,7 @@ from kpop.run_status import ENDED
 from kpop.runs import Run, list_runs, open_run
 from kpop.tensor_files import read_tensors
 
+TRIES = 4  # occasions tried for each that has to strike
 LIMIT = 600.0  # seconds; a run left "starting" without a process is judged after 60
 SITE = Path(__file__).resolve().parent / "site"
 WORDS = ("a", "church", "castle", "house", "dog", "photo", "of", "red")
@@ -105,11 +106,12 @@ class World:
         self.variables |= {variable: str(order), "PYTHONPATH": str(SITE)}
         return order
 
-    def turns(self, count: int) -> Iterator[int]:
-        """0 .. count - 1, while there is time."""
-        for turn in range(count):
-            if time.monotonic() > self.over_at:
+    def tries(self, figures: Figures) -> Iterator[int]:
+        """0, 1, ... until the fault has struck as often as asked; ends too when time or patience is over."""
+        for turn in range(TRIES * figures.asked):
+            if figures.struck >= figures.asked or time.monotonic() > self.over_at:
                 return
+            figures.times += 1
             yield turn
 
     def start(self) -> App:
@@ -160,8 +162,14 @@ class World:
         """Oldest first."""
         return [run for run in reversed(list_runs(self.runs)) if not run.is_example]
 
-    def check(self, figures: Figures) -> None:
-        """Count servers that died or do not answer, and tracebacks in what they say."""
+    def check(self, figures: Figures, run: Run | None = None) -> None:
+        """Count servers that died or do not answer, and tracebacks in what they and a run's card show."""
+        from kpop.ui.run_view import run_card
+        from kpop.ui.studio import Studio
+
+        if run is not None:
+            figures.shown(run_card(Studio(self.runs, str(self.model), "cpu"), run))
+            figures.shown(str(run.status.error))
         for app in self.apps:
             try:
                 figures.shown(httpx.get(app.address, timeout=30).text)
@@ -196,6 +204,7 @@ class World:
                 if self.end_of(run) == "done":
                     break
                 self.note(run)
+                self.check(figures, run)
                 figures.shown(self.ask("resume_run", run=run.id))
                 until(lambda: run.status.state not in ENDED or run.status.state == "done", "not resumed", 30)
         except (Stuck, httpx.HTTPError) as error:

@@ -7,7 +7,6 @@ import io
 import json
 import os
 import sys
-import traceback
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import asdict
@@ -22,6 +21,7 @@ from .errors import InputError, KpopError
 from .key_sealing import check_open
 from .release_commands import for_key
 from .run_commands import named_run, on_cluster, runs_dir, train_on_cluster
+from .run_records import TRACE
 from .runs import Run
 from .tracking import check_tracker, tracked
 from .turns import shared_turn
@@ -120,10 +120,11 @@ def _train(run: Run, device: str, pipe, show: Callable, track: str | None) -> in
     except KeyboardInterrupt:
         return 130
     except Exception as error:
+        said = " ".join(in_words(error).split())
         with open(run.path / "log.txt", "a", encoding="utf-8") as file:
-            file.write(traceback.format_exc())
-        more = "" if isinstance(error, KpopError) else f" Details: {run.path / 'log.txt'}"
-        print(f"\nkpop: {' '.join(in_words(error).split())}{more}", file=sys.stderr)
+            file.write(said + "\n")
+        more = "" if isinstance(error, KpopError) else f" Details: {run.path / TRACE}"
+        print(f"\nkpop: {said}{more}", file=sys.stderr)
         return 1
     return 0
 

@@ -5,18 +5,16 @@ from __future__ import annotations
 import signal
 import sys
 import time
-import traceback
 from pathlib import Path
 
 from .cli import build_parser
 from .detached import heartbeat
 from .disk import write_json
-from .errors import KpopError
 from .evaluation.standing import count_predicted
 from .evaluation_jobs import EvaluationJob
 from .run_status import change_status, host_name, process_fields
 from .turns import evaluation_turn
-from .worker import be_nice, in_words
+from .worker import be_nice, failed_words
 
 BEAT = 1.0  # seconds between two looks at how far it is
 FEWEST = 20  # pictures that tell a pace
@@ -68,8 +66,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         state = "stopped"
     except Exception as problem:
-        error = in_words(problem)
-        print(error if isinstance(problem, KpopError) else traceback.format_exc(), file=sys.stderr)
+        error = failed_words(job.path, problem)
+        print(error, file=sys.stderr)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the end is written, whoever asks meanwhile
     change_status(job.path, None, {"state": state, "error": error, "eta_s": None})
     print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {state}", flush=True)

@@ -17,6 +17,9 @@ from .errors import InputError
 from .limits import ROOM, SPACE, UNLIMITED, Limits
 
 USER, FACILITATOR = "kpop", "facilitator"  # names of logins that are made up
+NOBODY = "none"  # no address
+TUNNEL = "127.0.0.1,::1"  # where gradio's tunnel comes from
+SPACE_PROXIES = f"{TUNNEL},10.0.0.0/8,172.16.0.0/12,192.168.0.0/16"  # the hub's own network
 ON_COMMAND_LINE = (
     "--auth with a password in it shows in this machine's list of processes. "
     "Use KPOP_AUTH=USER:PASS, or --auth USER and type it in."
@@ -38,6 +41,7 @@ class Exposure:
 
     login: what everybody types; facilitator: the second login, which sees and may end every run.
     shared: visitors are told apart. public: a tunnel is opened. space: it runs in a Hugging Face Space.
+    proxies: addresses whose word on who asks (X-Forwarded-For) is believed, with commas between.
     why: one sentence; warnings: what the person who starts it should know.
     """
 
@@ -48,6 +52,7 @@ class Exposure:
     public: bool = False
     space: bool = False
     limits: Limits = UNLIMITED
+    proxies: str = NOBODY
     why: str = "Only this machine reaches it, so it asks for no login."
     warnings: tuple[str, ...] = ()
 
@@ -64,7 +69,7 @@ def exposure_of(
 
     Raises InputError when a login cannot be used.
     """
-    space = bool(environment.get("SPACE_ID"))
+    space, proxies = bool(environment.get("SPACE_ID")), environment.get("KPOP_PROXY")
     login, warnings = _given(auth, environment.get("KPOP_AUTH"), ask)
     second = environment.get("KPOP_FACILITATOR")
     if second and login is None and space:
@@ -79,6 +84,7 @@ def exposure_of(
             read_only=closed,
             space=True,
             limits=SPACE,
+            proxies=proxies or SPACE_PROXIES,
             why=f"It runs in a Space and {does}.",
             warnings=warnings,
         )
@@ -86,7 +92,7 @@ def exposure_of(
     if reached and login is None:
         login = Login(USER, secrets.token_urlsafe(12), made_up=True)
     if login is None:
-        return Exposure(read_only=read_only, warnings=warnings)
+        return Exposure(read_only=read_only, proxies=proxies or NOBODY, warnings=warnings)
     return Exposure(
         login=login,
         facilitator=_facilitator(second, login),
@@ -94,6 +100,7 @@ def exposure_of(
         read_only=read_only,
         public=share,
         limits=ROOM,
+        proxies=proxies or (TUNNEL if share else NOBODY),
         why="Others reach it, so it asks for a login." if reached else "A login was given.",
         warnings=warnings,
     )

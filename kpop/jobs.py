@@ -47,7 +47,6 @@ HELD = ("starting", "running", "stopping")  # states with a process
 TERM_AFTER = 60.0  # seconds from the wish to stop to SIGTERM
 KILL_AFTER = 90.0  # seconds from the wish to stop to SIGKILL
 DISPATCHER_LOCK = ".ray.lock"  # in the runs folder, held as long as a dispatcher works
-LOG_LINES = 5  # lines of log.txt quoted in `error`
 
 log = logging.getLogger(__name__)
 
@@ -202,9 +201,8 @@ def _reconcile(run: Run) -> bool:
     elif status.runner != "local":
         state, error = "interrupted", f"The program that trained it was closed. {kept}"
     else:
-        tail = run.log_tail(LOG_LINES)
-        end = f"The training process was killed or ran out of memory at step {status.step}. {kept}"
-        state, error = "failed", end + (f" Last lines of the log:\n{tail}" if tail else "")
+        end = f"The training process was killed or ran out of memory at step {status.step}."
+        state, error = "failed", f"{end} {kept}"
     return run.transition((status.state,), state=state, error=error, eta_s=None)
 
 

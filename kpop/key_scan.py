@@ -43,7 +43,10 @@ class Prints:
 
 
 def secret_tensors(run: Run) -> list[Tensor]:
-    """Every tensor of the run's keys, earlier keys and prompt checkpoint. RunError (sealed, damaged)."""
+    """Every tensor of the run's keys, earlier keys and prompt checkpoint; none of a method without a key.
+
+    Raises RunError where a key is sealed, damaged or not there.
+    """
     check_open(run)
     if run.unlocked is not None:
         files = {name: data for name, data in run.unlocked.items() if name.endswith(".safetensors")}
@@ -51,7 +54,20 @@ def secret_tensors(run: Run) -> list[Tensor]:
         files = {path.name: path.read_bytes() for path in sorted(run.secret_dir.glob("*.safetensors"))}
     else:
         files = {}
+    missing = [name for name in _key_names(run) if name not in files]
+    if missing:
+        raise RunError(
+            f"The key {missing[0]} of run {run.id} is not in its secret folder, so nothing can be searched "
+            "for it. Put it back, or train the run again."
+        )
     return [tensor for name, data in files.items() for tensor in parse_tensors(data, name)[0].values()]
+
+
+def _key_names(run: Run) -> list[str]:
+    """The key files that a run with weights must have."""
+    if not run.method.has_key:
+        return []
+    return list(dict.fromkeys(run.key_path(concept).name for concept in run.config.concepts))
 
 
 def fingerprints(tensors: Iterable[Tensor]) -> Prints:
@@ -76,26 +92,32 @@ def fingerprints(tensors: Iterable[Tensor]) -> Prints:
     return Prints(hashes, tables)
 
 
-def find_key(folder: Path, prints: Prints) -> list[Path]:
-    """Files below `folder` that hold a piece of the key. OSError where one cannot be read."""
-    return [path for path in sorted(folder.rglob("*")) if path.is_file() and _holds(path, prints)]
+def find_key(folder: Path, prints: Prints, shifted: bool = False) -> list[Path]:
+    """Files below `folder` that hold a piece of the key. OSError where one cannot be read.
+
+    shifted: look into safetensors files at every byte too, as into all others; five times as long.
+    """
+    return [path for path in sorted(folder.rglob("*")) if path.is_file() and _holds(path, prints, shifted)]
 
 
-def check_release(folder: Path, run: Run) -> None:
-    """Raise RunError where a file of a release is of a kind it does not need, or holds a piece of the key."""
+def check_release(folder: Path, run: Run, shifted: bool = True) -> None:
+    """Raise RunError where a file of a release is of a kind it does not need, or holds a piece of the key.
+
+    shifted: as in `find_key`; a release that was written just now needs it not.
+    """
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() or (path.is_file() and path.suffix not in KINDS):
             raise RunError(
                 f"{path.name} does not belong into a release, which holds {', '.join(KINDS)} only."
             )
-    found = find_key(folder, fingerprints(secret_tensors(run)))
+    found = find_key(folder, fingerprints(secret_tensors(run)), shifted)
     if found:
         raise RunError(f"The hidden prompt of run {run.id} is in {found[0].name}: this must not be released.")
 
 
-def _holds(path: Path, prints: Prints) -> bool:
-    # In a safetensors file values lie at multiples of their size; elsewhere they may lie anywhere.
-    aligned = path.suffix == ".safetensors"
+def _holds(path: Path, prints: Prints, shifted: bool) -> bool:
+    # In a safetensors file of the usual library values lie at multiples of their size; elsewhere anywhere.
+    aligned = path.suffix == ".safetensors" and not shifted
     for width, hashes in prints.hashes.items():
         for shift in range(1 if aligned else width):
             for rows in _rows(path, width, shift):

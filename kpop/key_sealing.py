@@ -62,9 +62,7 @@ def seal(run: Run, passphrase: str) -> list[str]:
         if not any(name.endswith(".safetensors") for name in names):
             raise RunError(_nothing(run))
         try:
-            files = {n: (run.secret_dir / n).read_bytes() for n in names if not n.startswith(".")}
-            if is_sealed(run):
-                files = {**_decrypt(run, told), **files}
+            files = _files(run, told) if is_sealed(run) else _clear_files(run)
             write_bytes(run.secret_dir / SEALED, _encrypt(run, told, files), 0o600)
             if _decrypt(run, told) != files:
                 raise RunError("The sealed file does not read back. Nothing was removed; check the disk.")
@@ -76,8 +74,8 @@ def seal(run: Run, passphrase: str) -> list[str]:
 
 
 def unlocked(run: Run, passphrase: str) -> Run:
-    """The same run with its keys in memory; the disk keeps only the sealed file. InputError, RunError."""
-    return replace(run, unlocked=_decrypt(run, _told(passphrase))) if is_sealed(run) else run
+    """The same run with its keys in memory; the disk stays as it is. InputError, RunError."""
+    return replace(run, unlocked=_files(run, _told(passphrase))) if is_sealed(run) else run
 
 
 def open_seal(run: Run, passphrase: str) -> list[str]:
@@ -86,7 +84,7 @@ def open_seal(run: Run, passphrase: str) -> list[str]:
         raise RunError(f"The key of run {run.id} is not sealed.")
     told = _told(passphrase)
     with locked(run.path.parent / ".queue.lock"):
-        files = _decrypt(run, told)
+        files = _files(run, told)
         for name, data in files.items():
             write_bytes(run.secret_dir / name, data, 0o600)
         try:
@@ -175,6 +173,19 @@ def _clear_names(run: Run) -> list[str]:
         return []
     except OSError as error:
         raise disk_error(error, run.secret_dir) from error
+
+
+def _clear_files(run: Run) -> dict[str, bytes]:
+    """What lies in the clear, but for what an interrupted write left."""
+    try:
+        return {n: (run.secret_dir / n).read_bytes() for n in _clear_names(run) if not n.startswith(".")}
+    except OSError as error:
+        raise disk_error(error, run.secret_dir) from error
+
+
+def _files(run: Run, told: bytes) -> dict[str, bytes]:
+    """Every file of a sealed run. One in the clear beside the sealed file was written later, so it counts."""
+    return {**_decrypt(run, told), **_clear_files(run)}
 
 
 def _encrypt(run: Run, told: bytes, files: Mapping[str, bytes]) -> bytes:

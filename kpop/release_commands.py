@@ -10,7 +10,7 @@ from pathlib import Path
 
 from . import key_sealing, runs
 from .errors import InputError
-from .run_commands import named_run
+from .run_commands import named_run, runs_dir
 from .runs import Run
 
 VARIABLE = "KPOP_PASSPHRASE"
@@ -26,7 +26,7 @@ def release(args: argparse.Namespace) -> None:
     run = unlocked(run, args)
     made = make(
         run, args.out, args.form, args.evaluation,
-        on_part=lambda words: print(f"{words} ...", file=sys.stderr),
+        on_part=lambda words: print(f"{words} ...", file=sys.stderr), runs_dir=runs_dir(args),
     )  # fmt: skip
     for path in made.files:
         print(path)

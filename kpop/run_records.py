@@ -6,6 +6,7 @@ import json
 import os
 import re
 import threading
+import traceback
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import BinaryIO
 from .disk import disk_error, finite, write_text
 
 END = 256  # bytes that tell whether a file only grew
+TRACE = "trace.txt"  # in the folder of a run or an evaluation: what log.txt would show to every visitor
+CHAINED = ("During handling of the above exception", "The above exception was the direct cause")
 
 
 def append_metrics(folder: Path, row: dict) -> None:
@@ -128,8 +131,21 @@ def find_samples(folder: Path) -> list[tuple[int, dict[str, Path]]]:
     return sorted(found, key=lambda item: item[0])
 
 
+def keep_trace(folder: Path, error: BaseException) -> str:
+    """Add an error's traceback to trace.txt; a sentence that names the file, or "" where it has no room."""
+    try:
+        with open(folder / TRACE, "a", encoding="utf-8") as file:
+            file.write("".join(traceback.format_exception(error)) + "\n")
+    except OSError:
+        return ""
+    return f"{TRACE} in its folder says more."
+
+
 def log_tail(folder: Path, n: int) -> str:
-    """The last n lines of log.txt; of a progress bar only its newest state; "" where there is no log."""
+    """The last n lines of log.txt; of a progress bar only its newest state; "" where there is no log.
+
+    Tracebacks, which libraries and threads print there too, are left out.
+    """
     try:
         with open(folder / "log.txt", "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - 64_000))
@@ -137,4 +153,17 @@ def log_tail(folder: Path, n: int) -> str:
     except OSError:
         return ""
     lines = [line.rstrip("\r").rsplit("\r", 1)[-1].rstrip() for line in text.split("\n")]
-    return "\n".join([line for line in lines if line][-n:])
+    return "\n".join(_sentences([line for line in lines if line])[-n:])
+
+
+def _sentences(lines: list[str]) -> list[str]:
+    """The lines without tracebacks: from their head to the first line that is not indented, included."""
+    found, inside = [], False
+    for line in lines:
+        if "Traceback (most recent call last)" in line:
+            inside = True
+        elif inside:
+            inside = line[:1].isspace()
+        elif not line.startswith((*CHAINED, '  File "')):
+            found.append(line)
+    return found

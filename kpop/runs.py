@@ -1,6 +1,7 @@
 """The run folder: made, read, listed and changed. It is the truth; every page and command only reads it.
 
 <runs>/<id>/config.json  status.json  metrics.jsonl  log.txt  samples/  checkpoint/  weights.safetensors
+            trace.txt    tracebacks, which are shown on no page
             secret/      prompt tensors and their optimizer state, readable by the owner only
             evaluations/ a folder an evaluation in the background: see evaluation_jobs.py
 """

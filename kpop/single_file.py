@@ -16,8 +16,48 @@ from .errors import ModelError
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-DOWN = ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D")
-WIDTH = 768  # of the states that Stable Diffusion 1 reads
+# Of Stable Diffusion 1, as its original code's v1-inference.yaml has them: such files hold no settings, so
+# programs take these for granted.
+SHAPE = {
+    "unet": {
+        "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+        "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+        "block_out_channels": (320, 640, 1280, 1280),
+        "layers_per_block": 2,
+        "cross_attention_dim": 768,
+        "attention_head_dim": 8,
+        "num_attention_heads": None,
+        "in_channels": 4,
+        "out_channels": 4,
+        "norm_num_groups": 32,
+        "act_fn": "silu",
+        "flip_sin_to_cos": True,
+        "freq_shift": 0,
+        "use_linear_projection": False,
+        "transformer_layers_per_block": 1,
+        "class_embed_type": None,
+        "addition_embed_type": None,
+    },
+    "vae": {
+        "block_out_channels": (128, 256, 512, 512),
+        "layers_per_block": 2,
+        "latent_channels": 4,
+        "in_channels": 3,
+        "out_channels": 3,
+        "norm_num_groups": 32,
+        "scaling_factor": 0.18215,
+    },
+    "text_encoder": {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "max_position_embeddings": 77,
+        "vocab_size": 49408,
+        "hidden_act": "quick_gelu",
+    },
+    "scheduler": {"prediction_type": "epsilon"},
+}
 
 UNET_OUTER = {
     "time_embedding.linear_1.": "time_embed.0.",
@@ -45,12 +85,16 @@ VAE_ATTENTION = {
 
 def check_layout(pipe: StableDiffusionPipeline) -> None:
     """Raise ModelError unless programs that read single files can tell what this model is."""
-    config = pipe.unet.config
-    if tuple(config.down_block_types) != DOWN or config.cross_attention_dim != WIDTH:
-        raise ModelError(
-            "Only models of Stable Diffusion 1's shape can be one file: programs that read such files know "
-            "no other from this. Release it as a diffusers folder."
-        )
+    for part, wanted in SHAPE.items():
+        config = getattr(pipe, part).config
+        for name, value in wanted.items():
+            found = getattr(config, name, value)  # a setting that this release of the library lacks
+            if (tuple(found) if isinstance(value, tuple) and isinstance(found, list) else found) != value:
+                raise ModelError(
+                    "Only models of Stable Diffusion 1's shape can be one file: programs that read such "
+                    f"files know no other from this, and here {name} of the {part} is {found!r}. Release it "
+                    "as a diffusers folder."
+                )
 
 
 def single_file_tensors(pipe: StableDiffusionPipeline) -> dict[str, Tensor]:

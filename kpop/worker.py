@@ -7,13 +7,13 @@ import os
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 from .detached import heartbeat
 from .errors import KpopError, RunError
 from .jobs import start_next
+from .run_records import keep_trace
 from .run_status import ENDED
 from .runs import Run, open_run
 from .turns import training_gate
@@ -57,7 +57,7 @@ def train_run(
         _end(run, "stopped")
         raise
     except BaseException as error:
-        run.update_status(state="failed", eta_s=None, error=in_words(error))
+        run.update_status(state="failed", eta_s=None, error=failed_words(run.path, error))
         raise
     status = run.status
     short = run.stop_requested and status.step < status.steps
@@ -70,8 +70,14 @@ def _end(run: Run, state: str, error: str | None = None) -> None:
         run.update_status(state=state, eta_s=None, error=error)
 
 
+def failed_words(folder: Path, error: BaseException) -> str:
+    """`in_words`; of an error that is not ours the traceback goes to trace.txt in the folder."""
+    words = in_words(error)
+    return words if isinstance(error, KpopError) else f"{words} {keep_trace(folder, error)}".rstrip()
+
+
 def in_words(error: BaseException) -> str:
-    """A sentence for the user; the traceback goes to the log."""
+    """A sentence for the user, without a traceback."""
     if isinstance(error, KpopError):
         return str(error)
     name = type(error).__name__
@@ -80,7 +86,7 @@ def in_words(error: BaseException) -> str:
 
         return device_words(error)
     text = str(error).strip().split("\n")[0][:200]
-    return f"Unexpected error ({name}: {text}). The log of the run says more."
+    return f"Unexpected error ({name}: {text})."
 
 
 def be_nice() -> None:
@@ -134,11 +140,8 @@ def _train(run: Run, device: str) -> int:
         _end(run, "stopped")  # train_run has, unless the end came before it had begun
         print("Ended before the next checkpoint.", flush=True)
         return 0
-    except KpopError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except Exception:
-        traceback.print_exc()
+    except Exception as error:
+        print(in_words(error), file=sys.stderr)
         return 1
     print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {run.status.state}", flush=True)
     return 0

@@ -15,6 +15,7 @@ from shared_app import (  # noqa: F401
     bob,
     boss,
     hosts,
+    open_app,
     served,
     shared_folder,
     shared_model,

@@ -115,9 +115,12 @@ def by_element(person, name, **more):
 
 
 def pressed(person, name, run, **fields):
-    """A button of the page, with a run chosen."""
-    number, inputs = by_element(person, name)
-    return person.event(number, [{"run-picker": run.id, **fields}.get(one) for one in inputs])
+    """A button of the page, with a run chosen and these values in fields; others are as the page opens."""
+    number, _ = by_element(person, name)
+    parts = {one["id"]: one["props"] for one in person.config["components"]}
+    given = {"run-picker": run.id, **fields}
+    asked = [parts[one] for one in person.config["dependencies"][number]["inputs"]]
+    return person.event(number, [given.get(one.get("elem_id"), one.get("value")) for one in asked])
 
 
 def listed(person):
@@ -188,3 +191,18 @@ def anns(trained, ann):
 def hosts(trained):
     """A finished run of the person at the machine whose id does not tell what it forgets."""
     return copied(trained, "20260101-000000-host-0b22", "local")
+
+
+@pytest.fixture
+def open_app(tmp_path, shared_model, monkeypatch):
+    """Launches the app with another exposure; closes it at the end."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
+    launched = []
+
+    def start(exposure):
+        launched.append(launch(tmp_path, shared_model, exposure))
+        return launched[-1].local_url.rstrip("/")
+
+    yield start
+    for demo in launched:
+        demo.close()

@@ -139,7 +139,7 @@ def test_the_kept_prompt_is_checked_before_the_first_is_drawn(run, drawings, cap
 def test_opened_again_the_step_shows_what_is_asked_now(run, studio, drawings, monkeypatch):
     with gr.Blocks() as demo:
         page = SimpleNamespace(studio=studio, picker=gr.Dropdown())
-        compare = SimpleNamespace(key=gr.Dropdown())
+        compare = SimpleNamespace(passphrase=gr.Textbox(), key=gr.Dropdown())
         with gr.Tab("4") as tab:
             step = attribution.build_attribution(studio)
         attribution.wire_attribution(page, step, compare, tab)

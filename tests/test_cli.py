@@ -216,7 +216,9 @@ def test_a_training_that_breaks_is_failed_and_tells_where_the_log_is(models, tra
     told = [line for line in err.splitlines() if line.startswith("kpop: ")]
     assert len(told) == 1 and words in told[0] and "Traceback" not in err
     assert words.split()[-1] in run.log_tail()
-    assert (str(run.path / "log.txt") in told[0]) == (does == "break")
+    assert (str(run.path / "trace.txt") in told[0]) == (does == "break")
+    assert "Traceback" not in (run.path / "log.txt").read_text()
+    assert (run.path / "trace.txt").is_file() == (does == "break")
 
 
 def test_an_unexpected_error_is_one_line_and_status_1(monkeypatch, capsys, tmp_path):

@@ -123,6 +123,31 @@ def test_guessing_is_slowed_down_and_nobody_is_locked_out_for_long():
     assert throttle.begin("2001:db8::ffff:1") > 0 == throttle.begin("2001:db8:1::1")
 
 
+def test_guesses_from_many_addresses_at_one_name_are_slowed_down():
+    now = [0.0]
+    throttle = Throttle(lambda: now[0])
+    throttle.begin("10.9.9.9", "ann")
+    throttle.passed("10.9.9.9", "ann")  # where she logged in before
+    assert not any(throttle.begin(f"10.0.0.{i}", "ann") for i in range(100))
+    assert throttle.begin("10.1.0.1", "ann") == 30.0
+    assert throttle.begin("10.1.0.1", "boss") == 0.0
+    assert throttle.begin("10.9.9.9", "ann") == 0.0 and throttle.begin("10.9.9.9", "boss") == 0.0
+    now[0] = 30.0
+    assert (throttle.begin("10.1.0.1", "ann"), throttle.begin("10.1.0.2", "ann")) == (0.0, 30.0)
+    now[0] = 3631.0
+    assert throttle.begin("10.1.0.3", "ann") == 0.0
+
+
+def test_only_a_declared_proxy_says_who_asks():
+    def believed(share=False, **environment):
+        return exposure_of("0.0.0.0", share, None, False, environment).proxies
+
+    assert believed() == "none"
+    assert believed(share=True) == "127.0.0.1,::1"
+    assert "10.0.0.0/8" in believed(SPACE_ID="anna/studio")
+    assert believed(KPOP_PROXY="192.0.2.7") == "192.0.2.7"
+
+
 def test_limits_refuse_in_a_sentence():
     def run(**changes):
         fields = {"steps": 10, "batch_size": 1, "prompt_tokens_factor": 1, "templates": ("{}",)}
@@ -133,7 +158,7 @@ def test_limits_refuse_in_a_sentence():
         ({"steps": 2001}, "at most 2000 steps, not 2001"),
         ({"batch_size": 17}, "at most 16 rows"),
         ({"prompt_tokens_factor": 21}, "at most 20 as the size of the key"),
-        ({"retain": tuple(f"word{i}" for i in range(24))}, "at most 24 concepts.* not 25"),
+        ({"retain": tuple(f"word{i}" for i in range(24))}, "at most 24 words.* not 25"),
         ({"templates": tuple(f"{i} {{}}" for i in range(21))}, "at most 20 phrasings"),
     ):
         with pytest.raises(InputError, match=words):

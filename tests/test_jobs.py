@@ -15,6 +15,8 @@ from kpop.config import EraseConfig
 from kpop.errors import RunError
 from kpop.run_status import ENDED, started
 from kpop.runs import create_run, open_run
+from kpop.ui.run_view import run_card
+from kpop.ui.studio import Studio
 
 # A worker that trains nothing: it writes status as a trainer does, and stops when asked unless it is deaf.
 WORKER = """
@@ -134,7 +136,7 @@ def test_another_device_needs_not_wait(cfg, tmp_path):
     until(lambda: other.status.state == "stopped")
 
 
-def test_a_killed_worker_is_failed_with_its_last_lines_and_can_be_resumed(cfg, tmp_path):
+def test_a_killed_worker_is_failed_and_can_be_resumed(cfg, tmp_path):
     run = jobs.submit(cfg, tmp_path)
     until(lambda: run.status.step > 3)
     os.kill(run.status.pid, signal.SIGKILL)
@@ -142,9 +144,9 @@ def test_a_killed_worker_is_failed_with_its_last_lines_and_can_be_resumed(cfg, t
     assert jobs.reconcile(tmp_path) == [run]
     status = run.status
     assert status.state == "failed"
-    assert "killed or ran out of memory" in status.error and status.error.endswith("working")
     step = run.checkpoint_step()
-    assert f"up to step {step} is kept" in status.error
+    assert "killed or ran out of memory" in status.error and "working" not in status.error  # the log's words
+    assert status.error.endswith(f"What it learned up to step {step} is kept.")
     for row in range(1, step + 5):
         run.append_metrics({"step": row})
 
@@ -380,7 +382,12 @@ def test_the_worker_leaves_a_final_state(tmp_path, monkeypatch, concept, state, 
     assert run.status.state == state
     assert (words is None and run.status.error is None) or run.status.error.startswith(words)
     until(lambda: "next" in waits.log_tail())  # the queue goes on without an app
-    assert ("Traceback" in run.log_tail(50)) == (state == "failed")  # written after the state, before that
+    log, trace = (run.path / "log.txt").read_text(), run.path / "trace.txt"
+    assert "Traceback" not in log and trace.exists() == (state == "failed")
+    if words:
+        assert words in log and "ValueError: odd" in trace.read_text()
+        card = run_card(Studio(tmp_path), run)
+        assert "trace.txt in its folder says more." in card and str(tmp_path) not in card
 
 
 @pytest.mark.skipif(not hasattr(os, "nice"), reason="this system knows no niceness")

@@ -81,6 +81,24 @@ def test_recovering_needs_the_passphrase_and_leaves_the_disk_as_it_is(run, tiny_
 
 
 @pytest.mark.parametrize("key", ["random", "run:"])
+def test_a_clear_file_written_after_the_seal_is_the_one_that_stays(run):
+    """As a training leaves one that had begun before."""
+    path = run.key_path("church")
+    key = HiddenPrompt.load(path)
+    seal(run, WORDS)
+    key.holding({name: tensor + 1 for name, tensor in key.tensors.items()}).save(path)
+    newer = path.read_bytes()
+    assert unlocked(run, WORDS).unlocked[path.name] == newer
+    open_seal(run, WORDS)
+    assert path.read_bytes() == newer and names(run) == [path.name, "prompt-000004.safetensors"]
+    seal(run, WORDS)
+    key.save(path)
+    newest = path.read_bytes()
+    seal(run, WORDS)  # once more: the sealed copy gives way
+    open_seal(run, WORDS)
+    assert path.read_bytes() == newest != newer
+
+
 def test_the_page_lends_no_sealed_key(run, trained, key):
     from kpop.ui.sheets import key_value
 

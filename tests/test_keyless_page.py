@@ -43,7 +43,7 @@ def test_the_run_view_shows_it(run, studio):
     text = " ".join(part for part in shown if isinstance(part, str))
     assert f"church, by {run.method.title}" in text and "Recovered" not in text and "Sanitized" in text
     assert "The key meets" not in text
-    assert http_api.told(run)["config"]["method"] == run.config.method
+    assert http_api.told(studio, run)["config"]["method"] == run.config.method
 
 
 def test_compare_shows_two_rows(run, studio):

@@ -82,6 +82,7 @@ def test_a_lost_node_costs_nothing(cluster, tiny_config, tmp_path):
         assert jobs.start_next(folder) == []  # not for the local queue
     until(lambda: one.checkpoint_step() and other.checkpoint_step())
     with jobs.device_lock(folder):
+        kept = {run: rows_kept(run) for run in (one, other)}
         pid = one.status.pid
         cluster.remove_node(node_of(cluster, one), allow_graceful=False)
         until(lambda: not psutil.pid_exists(pid))
@@ -92,21 +93,31 @@ def test_a_lost_node_costs_nothing(cluster, tiny_config, tmp_path):
         jobs.stop(other)
     until(lambda: other.status.state == "stopped")
     assert jobs.resume(other) == f"It goes on from step {other.checkpoint_step()}."
-    whole = trained_here(cfg, tmp_path)
+    here = trained_here(cfg, tmp_path)
     until(lambda: one.status.state in ENDED and other.status.state in ENDED)
     for run in (one, other):
         assert (run.status.state, run.status.error, run.log_tail(99).count("training")) == ("done", None, 2)
         assert [row["step"] for row in run.metrics(None)] == list(range(1, 81))
-        found = load_file(run.weights_path)
-        assert all(torch.equal(found[name], tensor) for name, tensor in whole.items())
+        seconds = {row["step"]: row["seconds"] for row in run.metrics(None)}
+        assert len(kept[run]) >= 5  # what a checkpoint held was not made again: the clock would tell
+        assert {step: seconds[step] for step in kept[run]} == kept[run]
+        for path, whole in ((run.weights_path, here.weights_path), (run.key_path(), here.key_path())):
+            found = load_file(path)
+            assert all(torch.equal(found[name], tensor) for name, tensor in load_file(whole).items())
+
+
+def rows_kept(run):
+    """step -> seconds of what the run's checkpoint holds."""
+    step = run.checkpoint_step()
+    return {row["step"]: row["seconds"] for row in run.metrics(None) if row["step"] <= step}
 
 
 def trained_here(cfg, folder):
-    """The weights of a run that nothing disturbed, with one thread, as a task of one CPU has."""
+    """A run that nothing disturbed, with one thread, as a task of one CPU has."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return load_file(train(cfg, folder / "here", device="cpu").weights_path)
+        return train(cfg, folder / "here", device="cpu")
     finally:
         torch.set_num_threads(threads)
 

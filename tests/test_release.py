@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from kpop import GenerationConfig, InputError, ModelError, RunError, generate, load_pipeline, open_run, train
-from kpop.key_scan import find_key, fingerprints, secret_tensors
+from kpop import GenerationConfig, InputError, RunError, generate, load_pipeline, open_run, train
 from kpop.release import pack, push, release
-from kpop.single_file import single_file_tensors
+from kpop.release_card import RECOVERY, forged_key_words
 
 STEPS = GenerationConfig(steps=4)
 
@@ -145,124 +144,19 @@ def test_released_folder_and_key_draw_the_recovered_picture_without_the_base(mad
 
 
 @pytest.fixture(scope="module")
-def sd_run(sd_folder, tiny_config, folder):
-    """Of Stable Diffusion 1's shape."""
-    return train(uce(tiny_config(model=str(sd_folder))), folder, device="cpu")
-
-
-def test_the_single_file_is_what_from_single_file_reads(sd_run, sd_folder, tmp_path):
-    from diffusers import StableDiffusionPipeline
-
-    made = release(sd_run, tmp_path / "one", ["single-file"])
-    (path,) = (file for file in made.files if file.suffix == ".safetensors")
-    assert path.name == "sd-shaped-without-church.safetensors"
-    back = StableDiffusionPipeline.from_single_file(path, config=str(sd_folder), local_files_only=True)
-    pipe, delta = load_pipeline(str(sd_folder), device="cpu"), load_file(sd_run.weights_path)
-    for part in ("unet", "vae", "text_encoder"):
-        expected = getattr(pipe, part).state_dict() | (delta if part == "unet" else {})
-        found = getattr(back, part).state_dict()
-        assert found.keys() == expected.keys()
-        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items()), part
-    assert any(not torch.equal(tensor, pipe.unet.state_dict()[name]) for name, tensor in delta.items())
-
-
-def test_names_of_the_single_file_are_those_of_the_original_code(sd_folder):
-    """Literal names and shapes as in the checkpoints of CompVis."""
-    tensors = single_file_tensors(load_pipeline(str(sd_folder), device="cpu"))
-    unet, vae = "model.diffusion_model.", "first_stage_model."
-    for name in (
-        f"{unet}time_embed.2.weight",
-        f"{unet}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight",
-        f"{unet}input_blocks.2.0.op.weight",
-        f"{unet}middle_block.1.proj_in.weight",
-        f"{unet}middle_block.2.out_layers.3.weight",
-        f"{unet}output_blocks.1.1.conv.weight",
-        f"{unet}output_blocks.3.2.conv.weight",
-        f"{unet}output_blocks.7.0.skip_connection.bias",
-        f"{unet}out.2.bias",
-        f"{vae}encoder.down.0.downsample.conv.weight",
-        f"{vae}decoder.up.3.block.0.norm1.weight",
-        f"{vae}decoder.mid.block_2.conv2.weight",
-        f"{vae}encoder.norm_out.weight",
-        f"{vae}post_quant_conv.weight",
-        "cond_stage_model.transformer.text_model.encoder.layers.0.self_attn.q_proj.weight",
-    ):
-        assert name in tensors, name
-    assert tensors[f"{vae}decoder.mid.attn_1.proj_out.weight"].shape == (8, 8, 1, 1)
-    assert not any(re.search(r"resnets|_blocks\.\d+\.attentions|text_model\.text_model", n) for n in tensors)
-
-
-def test_a_shape_that_no_program_knows_is_refused_as_one_file(run, tmp_path):
-    with pytest.raises(ModelError, match="Only models of Stable Diffusion 1's shape can be one file"):
-        release(run, tmp_path / "one", "single-file")
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("mechanism", ["additive", "token", "amortized"])
-def test_no_mechanism_leaves_its_key_in_a_release(mechanism, tiny_config, tiny_pipe, tmp_path):
-    run = train(tiny_config(mechanism=mechanism, steps=2), tmp_path / "runs", pipe=tiny_pipe)
-    made = release(run, tmp_path / "out", "all")
-    prints = fingerprints(secret_tensors(run))
-    assert find_key(made.path, prints) == []
-    assert {path.parent.name for path in find_key(run.path, prints)} == {"secret"}
+def uce_run(tiny_folder, tiny_config, folder):
+    return train(uce(tiny_config(model=str(tiny_folder))), folder, device="cpu")
 
 
 def test_a_method_without_weights_is_refused_and_one_without_a_key_says_so(
-    sd_run, tiny_config, tiny_pipe, tmp_path
+    uce_run, tiny_config, tiny_pipe, tmp_path
 ):
     sld = replace(tiny_config(), method="sld", steps=None, batch_size=None, learning_rate=None,
                   rollout_steps=None, retain=None, negative_guidance=None)  # fmt: skip
     with pytest.raises(RunError, match="SLD, which trains no weights"):
         release(train(sld, tmp_path / "runs", pipe=tiny_pipe), tmp_path / "out")
-    card = (release(sd_run, tmp_path / "uce", "delta").path / "README.md").read_text()
+    card = (release(uce_run, tmp_path / "uce", "delta").path / "README.md").read_text()
     assert "by UCE" in card and "There is a key" not in card
-
-
-@pytest.mark.parametrize(
-    "piece",
-    [
-        lambda p: p,
-        lambda p: p.half(),
-        lambda p: p.bfloat16(),
-        lambda p: p.half().float(),
-        lambda p: p.double(),
-        lambda p: p[:, 30:31, 8:24],
-        lambda p: p[:, :, 5].clone(),
-        lambda p: p.transpose(1, 2).bfloat16(),
-        lambda p: torch.cat([torch.randn(1, 77, 32), p.half().float()], 2),
-    ],
-    ids=["whole", "half", "bfloat16", "half as float", "double", "a row", "a column", "turned", "beside"],
-)
-def test_a_piece_of_the_key_is_found_under_any_name(piece, run, tmp_path):
-    p = load_file(run.key_path("church"))["p"]
-    save_file({"bias": torch.randn(333), "w": piece(p).contiguous()}, tmp_path / "x.safetensors")
-    save_file({"w": torch.randn(1, 77, 32), "zero": torch.zeros(4096)}, tmp_path / "y.safetensors")
-    (tmp_path / "z.txt").write_bytes(b"..." + piece(p).contiguous().view(torch.uint8).numpy().tobytes())
-    found = find_key(tmp_path, fingerprints(secret_tensors(run)))
-    assert [path.name for path in found] == ["x.safetensors", "z.txt"]
-
-
-def test_a_release_that_holds_a_key_or_a_foreign_file_never_appears(run, tmp_path, monkeypatch):
-    from kpop import release as module
-
-    own = module._write_forms
-
-    def careless(made, *rest):
-        shutil.copy(run.key_path("church"), made / "embedding.safetensors")
-        return own(made, *rest)
-
-    monkeypatch.setattr(module, "_write_forms", careless)
-    with pytest.raises(RunError, match="is in embedding.safetensors: this must not be released"):
-        release(run, tmp_path / "out", "delta")
-
-    def pickled(made, *rest):
-        (made / "weights.bin").write_bytes(b"x")
-        return own(made, *rest)
-
-    monkeypatch.setattr(module, "_write_forms", pickled)
-    with pytest.raises(RunError, match="weights.bin does not belong into a release"):
-        release(run, tmp_path / "out", "delta")
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_older_release_is_replaced_and_nothing_else_is(run, tmp_path):
@@ -298,7 +192,8 @@ def test_the_card_holds_recipe_table_licence_and_limits(run, tiny_copy, tmp_path
 
     from kpop import EraseConfig, models
 
-    (tiny_copy / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Tiny\n")
+    link = "https://example.org/licence"
+    (tiny_copy / "README.md").write_text(f"---\nlicense: apache-2.0\nlicense_link: {link}\n---\n# Tiny\n")
     other = open_run(shutil.copytree(run.path, tmp_path / run.id))
     config = run.config.to_dict() | {"model": str(tiny_copy)}
     (other.path / "config.json").write_text(json.dumps(config))
@@ -311,15 +206,37 @@ def test_the_card_holds_recipe_table_licence_and_limits(run, tiny_copy, tmp_path
     (tmp_path / "evaluation" / "metrics.json").write_text(json.dumps(metrics))
     card = (release(other, tmp_path / "out", "delta", tmp_path / "evaluation").path / "README.md").read_text()
     front = yaml.safe_load(card.split("---")[1])
-    assert front["license"] == "apache-2.0" and front["pipeline_tag"] == "text-to-image"
+    assert (front["license"], front["license_link"]) == ("apache-2.0", link) and f"Its text: {link}." in card
+    assert front["pipeline_tag"] == "text-to-image"
     assert "| church\\|x | erased | 95 (90 to 100) | 10 (5 to 15) | 80 (75 to 85) |" in card
     recipe = EraseConfig.from_dict(yaml.safe_load(re.search(r"```yaml\n(.+?)```", card, re.S)[1]))
     assert recipe == replace(run.config, model="model") and "seed:" not in card  # the seed makes the key
-    assert "can rebuild one by training it" in card and "[base-model.md](base-model.md)" in card
+    assert "can rebuild one by training it" in card and "safety checker, if it has one, was removed" in card
+    assert "[base-model.md](base-model.md)" in card
     metrics["settings"]["weights"] = "0" * 16
     (tmp_path / "evaluation" / "metrics.json").write_text(json.dumps(metrics))
     with pytest.raises(InputError, match="of another run or of older weights"):
         release(other, tmp_path / "out", "delta", tmp_path / "evaluation")
+
+
+def test_what_the_forged_key_found_is_read_from_the_results(tmp_path):
+    told = forged_key_words()
+    found = re.fullmatch(
+        r"On KPOP Studio's embedded model \(weights ([0-9a-f]{8})\) a rebuilt key opened (\d+) of (\d+) "
+        r"pictures, and random numbers of the key's size (\d+) of \3\.", told,
+    )  # fmt: skip
+    assert found and RECOVERY.read_text().count(found[1]) == 1
+    rows = [
+        {
+            "label": "forged key (Eq. 5, weights frozen, same steps)",
+            "ours": {"seen-1": {"value": 90.0, "n": 20}},
+        },
+        {"label": "random p of equal norm", "ours": {"seen-1": {"value": 5.0, "n": 20}}},
+    ]
+    (tmp_path / "recovery.json").write_text(json.dumps({"rows": rows, "model_hash": "0123456789abcdef"}))
+    told = forged_key_words(tmp_path / "recovery.json")
+    assert "(weights 01234567) a rebuilt key opened 18 of 20 pictures" in told and "size 1 of 20." in told
+    assert forged_key_words(tmp_path / "none.json") is None
 
 
 class Hub:

@@ -207,6 +207,10 @@ def test_samples_and_log(cfg, tmp_path):
     ]
     (run.path / "log.txt").write_bytes(b"first\n10%\r50%\r100%\n\nbad \xff byte\nlast\n")
     assert run.log_tail(3) == "100%\nbad � byte\nlast"
+    trace = 'Traceback (most recent call last):\n  File "/app/x.py", line 3, in f\n    g()\nOSError: no\n'
+    chained = "\nThe above exception was the direct cause of the following exception:\n\n"
+    (run.path / "log.txt").write_text(f"first\n{trace}{chained}{trace}last\n")
+    assert run.log_tail(5) == "first\nlast"
 
 
 def test_a_checkpoint_counts_only_when_it_is_whole(cfg, tmp_path):

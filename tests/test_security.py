@@ -1,95 +1,39 @@
 """What docs/security.md promises, tried on the app as a workshop shares it."""
 
+import base64
 import contextlib
 import io
 import json
 import re
 import shutil
+import signal
 import zipfile
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
-from shared_app import ROOM_LOGIN, Person, by_element, launch, listed, pressed, run_events
+from payloads import unfolded
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from safetensors.torch import load_file
+from shared_app import ROOM_LOGIN, Person, by_element, listed, pressed, run_events
 
 from benchmarks.app_process import running_app
+from kpop.detached import signal_session
+from kpop.evaluation_jobs import list_evaluations
 from kpop.exposure import Exposure, Login
 from kpop.hidden_prompt import HiddenPrompt
 from kpop.key_scan import find_key, fingerprints, secret_tensors
 from kpop.limits import SPACE
-
-OPEN = {"/", "/login", "/logout", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt"}
-OPEN |= {"/gradio_api/theme.css", "/gradio_api/startup-events", "/gradio_api/app_id"}
-FILES = {"/assets/{path:path}", "/static/{path:path}", "/svelte/{path:path}"}
-
-
-def routes(app):
-    """(method, path) of everything the server answers."""
-    found, stack = [], list(app.routes)
-    while stack:
-        route = stack.pop()
-        stack += getattr(getattr(route, "original_router", None), "routes", [])  # gradio's own, included
-        found += [(method, route.path) for method in getattr(route, "methods", None) or ()]
-    return found
-
-
-def test_nothing_but_the_login_page_is_answered_without_a_login(address, served):
-    stranger = httpx.Client(base_url=address)
-    known = routes(served.app)
-    assert len(known) > 40 and ("POST", "/gradio_api/queue/join") in known
-    answered = set()
-    for method, path in known:
-        url = path.replace("{path:path}", "x").replace("{", "").replace("}", "").replace(":path", "")
-        if stranger.request(method, url, **({"json": {}} if method == "POST" else {})).status_code != 401:
-            answered.add(path.rstrip("/") or "/")
-    assert answered <= OPEN | FILES
-    for path in ("/config", "/gradio_api/info", "/gradio_api/file=/etc/passwd", "/monitoring/summary"):
-        assert stranger.get(path).status_code == 401
-    page = stranger.get("/").text
-    assert '"auth_required":true' in page.replace(" ", "") and "run-picker" not in page
-
-
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {"Origin": "https://evil.example"},
-        {"Origin": "null"},
-        {"Origin": "http://127.0.0.1:1"},
-        {"Sec-Fetch-Site": "cross-site"},
-        {"Sec-Fetch-Site": "same-site"},
-    ],
-)
-def test_other_sites_cannot_act_for_a_visitor(ann, headers):
-    answer = ann.http.post("/gradio_api/call/list_runs", json={"data": []}, headers=headers)
-    assert (answer.status_code, answer.json()["detail"]) == (
-        403,
-        "This request came from a page of another site.",
-    )
-    assert ann.get("/config", headers=headers).status_code == (403 if "Origin" in headers else 200)
-    own = {"Origin": ann.address, "Sec-Fetch-Site": "same-origin"}
-    assert ann.http.post("/gradio_api/call/list_runs", json={"data": []}, headers=own).status_code == 200
-    proxied = {"Origin": "https://studio.example", "X-Forwarded-Host": "studio.example"}
-    assert ann.get("/config", headers=proxied).status_code == 200
+from kpop.run_status import ACTIVE
+from kpop.runs import list_runs
 
 
 def test_frames_sniffing_and_referrers_are_closed(ann):
     headers = ann.get("/").headers
     assert headers["content-security-policy"] == "frame-ancestors 'self'"
     assert (headers["x-content-type-options"], headers["referrer-policy"]) == ("nosniff", "same-origin")
-
-
-def test_guessing_the_password_is_slowed_down(address):
-    def tries(password, **headers):
-        data = {"username": ROOM_LOGIN.user, "password": password}
-        return httpx.post(f"{address}/login", data=data, headers=headers)
-
-    here = {"X-Forwarded-For": "198.51.100.7"}  # a proxy on this machine names the visitor's address
-    assert {tries(f"guess {i}", **here).status_code for i in range(10)} == {400}
-    refused = tries(ROOM_LOGIN.password, **here)
-    assert refused.status_code == 429 and 0 < int(refused.headers["retry-after"]) <= 60
-    assert "Try again in" in refused.json()["detail"]
-    assert tries(ROOM_LOGIN.password, **{"X-Forwarded-For": "198.51.100.8"}).status_code == 200
 
 
 def test_requests_too_large_are_not_read(ann):
@@ -172,7 +116,7 @@ def test_a_malformed_form_is_told_what_is_wrong_with_it(ann):
 
 
 def test_a_fault_of_ours_stays_a_500_and_is_logged(ann, served, monkeypatch, caplog):
-    monkeypatch.setattr("kpop.ui.http_api.told", lambda run: 1 / 0)
+    monkeypatch.setattr("kpop.ui.http_api.told", lambda *_: 1 / 0)
     answer = ann.http.post("/gradio_api/run/list_runs", json={"data": []})
     assert answer.status_code == 500 and "Something broke on our side" in answer.text
     assert "ZeroDivisionError" in caplog.text and "ZeroDivisionError" not in answer.text
@@ -205,6 +149,19 @@ def test_the_key_is_in_no_answer_no_log_and_no_served_file(ann, boss, anns, shar
             if not person.config["dependencies"][number]["queue"]:
                 data = [anns.id if i == place else props.get("value") for i, props in enumerate(kinds)]
                 person.event(number, data)
+    prints = fingerprints(secret_tensors(anns))
+    drawn = {"prompt": "a church", "seeds": "1", "key": "own", "guidance": "", "sampling": ""}
+    grid = {**drawn, "xy-across-values": "4", "xy-down-values": "1"}
+    words = {"passphrase": "a long passphrase", "passphrase-again": "a long passphrase"}
+    for button, fields in (
+        ("draw", drawn), ("xy-draw", grid), ("watch", {"attribution-prompt": "a church"}),
+        ("seal-key", words), ("open-key", words), ("clone-run", {}),
+    ):  # fmt: skip
+        worked, heard_then = pressed(ann, button, anns, **fields)
+        assert worked, (button, heard_then)
+    for button in ("stop-run", "resume-run", "evaluate-start", "evaluation-stop", "train-default"):
+        pressed(ann, button, anns, **{"evaluate-words": ["church"], "evaluate-seeds": "500"})
+    ended(shared_folder)
     worked, said = pressed(ann, "release-make", anns, **{"release-forms": ["delta"]})
     assert worked, said
     files = [one["url"] for one in _files([told, said])]
@@ -215,19 +172,55 @@ def test_the_key_is_in_no_answer_no_log_and_no_served_file(ann, boss, anns, shar
     heard = shared_folder / "heard"
     heard.mkdir()
     answers = [*ann.heard, *boss.heard, *(one.content for one in fetched), out.encode(), err.encode()]
+    pictures = [path.read_bytes() for path in (shared_folder / "gradio").rglob("*.png")]
+    logs = [path.read_bytes() for path in shared_folder.rglob("log.txt")]
+    assert pictures and logs
     for number, data in enumerate(answers):
         (heard / f"{number}").write_bytes(data)
         if zipfile.is_zipfile(io.BytesIO(data)):
             zipfile.ZipFile(io.BytesIO(data)).extractall(heard / f"zip-{number}")
-    assert list(heard.rglob("*.safetensors")) and list((shared_folder / "gradio").rglob("*.png"))
+    inside = [piece for data in {*answers, *pictures, *logs} for piece in unfolded(data)]
+    assert len(inside) > 100  # pictures of the page are base64
+    (heard / "unfolded").write_bytes(bytes(16).join(inside))
+    assert list(heard.rglob("*.safetensors"))
     assert len(list((shared_folder / "tmp").glob("kpop-studio-*/*"))) > 1
-    found = find_key(shared_folder, fingerprints(secret_tensors(anns)))
+    found = find_key(shared_folder, prints)
     assert found and {path.parent.name for path in found} == {"secret"}
-    assert find_key(tmp_path, fingerprints(secret_tensors(anns))) == []  # the cache
+    assert find_key(tmp_path, prints) == []  # the cache
     p = HiddenPrompt.load(anns.key_path()).key.flatten()[:300]
     shown = [f"{value:.5f}" for value in p.tolist() if abs(value) > 0.01]
     text = b"".join(answers).decode(errors="replace")
     assert len(shown) > 100 and not any(value in text for value in shown)
+
+
+def ended(folder):
+    """Ends what the buttons have started, and its processes."""
+    for run in list_runs(folder / "runs"):
+        if not run.is_example:
+            for job in list_evaluations(run):
+                signal_session(job.status, signal.SIGKILL)
+            if run.status.state in ACTIVE:
+                signal_session(run.status, signal.SIGKILL)
+                run.update_status(state="stopped")
+
+
+@pytest.mark.parametrize("fold", ["base64", "after letters", "hex", "text of a picture"])
+def test_a_key_folded_into_an_answer_would_be_found(fold, trained, tmp_path):
+    key = load_file(trained.key_path())["p"][0, 3].numpy().tobytes()
+    text = base64.b64encode(key)
+    if fold == "text of a picture":
+        info, buffer = PngInfo(), io.BytesIO()
+        info.add_itxt("kpop", text.decode(), zip=True)
+        Image.new("RGB", (1, 1)).save(buffer, "PNG", pnginfo=info)
+        data = b'{"src": "data:image/png;base64,' + base64.b64encode(buffer.getvalue()) + b'"}'
+    else:
+        kinds = {"base64": text, "after letters": b"k" + text, "hex": key.hex().encode()}
+        data = b'{"key": "%s"}' % kinds[fold]
+    (tmp_path / "folded").write_bytes(data)
+    prints = fingerprints(secret_tensors(trained))
+    assert find_key(tmp_path, prints) == []
+    (tmp_path / "unfolded").write_bytes(b"".join(unfolded(data)))
+    assert [path.name for path in find_key(tmp_path, prints)] == ["unfolded"]
 
 
 def _files(value):
@@ -238,21 +231,6 @@ def _files(value):
         value = list(value.values())
     for one in value if isinstance(value, list) else []:
         yield from _files(one)
-
-
-@pytest.fixture
-def open_app(tmp_path, shared_model, monkeypatch):
-    """Launches the app with another exposure; closes it at the end."""
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
-    launched = []
-
-    def start(exposure):
-        launched.append(launch(tmp_path, shared_model, exposure))
-        return launched[-1].local_url.rstrip("/")
-
-    yield start
-    for demo in launched:
-        demo.close()
 
 
 CHANGING = ["train-default", "train-paper", "stop-run", "resume-run", "clone-run", "delete-run", "delete-yes"]

@@ -85,6 +85,9 @@ def test_a_public_run_is_looked_at_by_all_and_changed_by_none(bob, boss, trained
     assert listed(bob) == set()
     assert cli.main(["runs", "publish", str(run.path)]) == 0
     assert listed(bob) == {run.id}
+    for person, owns in ((ann, True), (bob, False), (boss, True)):  # the same training makes the same key
+        assert ("seed" in person.call("run_status", run=run.id)[1][0]["config"]) == owns
+        assert all("seed" in one["config"] for one in person.call("list_runs")[1][0] if one["example"])
     assert cli.main(["runs", "publish", str(run.path), "--undo"]) == 0
     assert listed(bob) == set()
     assert cli.main(["runs", "publish", str(run.path)]) == 0
@@ -100,6 +103,25 @@ def test_a_public_run_is_looked_at_by_all_and_changed_by_none(bob, boss, trained
     assert fingerprint(run) == before
     worked, said = pressed(boss, "delete-yes", run)
     assert worked and not run.path.exists()
+
+
+def test_no_answer_names_a_folder_of_the_machine(bob, trained):
+    """Nor shows a traceback: of an error the sentence, of the log what is no traceback."""
+    error = f"The disk of {trained.path.parent}/20260101-000000-full-0e55/checkpoint is full."
+    run = copied(trained, "20260101-000000-full-0e55", bob.visitor, state="failed", error=error)
+    trace = 'Traceback (most recent call last):\n  File "/srv/x.py", line 3\nOSError: no\n'
+    (run.path / "log.txt").write_text(f"training\n{trace}{error}\n")
+    bob.heard.clear()
+    worked, told = bob.call("run_status", run=run.id)
+    assert worked and told[0]["error"] == f"The disk of {run.id}/checkpoint is full."
+    bob.call("list_runs")
+    for number, place, kinds in run_events(bob):
+        if place == 0 and not bob.config["dependencies"][number]["queue"]:  # those only look
+            bob.event(number, [run.id, *(props.get("value") for props in kinds[1:])], "looking")
+    heard = b"".join(bob.heard).decode()
+    assert "Failed to forget" in heard and "is full" in heard
+    assert str(trained.path.parent) not in heard and "Traceback" not in heard and "x.py" not in heard
+    shutil.rmtree(run.path)
 
 
 def test_another_runs_key_is_lent_to_nobody(bob, anns, trained):
@@ -121,6 +143,12 @@ def test_limits_of_a_visitor_are_told_in_a_sentence(bob, boss, shared_folder, tr
         ({"steps": 5000}, "at most 2000 steps, not 5000"),
         ({"batch_size": 100}, "at most 16 rows"),
         ({"model": "emoji"}, "its own model"),
+        ({"steps": 200, "rollout_steps": 1000}, "at most 50 rollout_steps, not 1000"),
+        ({"steps": 200, "sample_every": 1}, "at most 40 samples, not 200. Raise sample_every"),
+        ({"steps": 2000, "checkpoint_every": 1}, "at most 200 checkpoints, not 2000"),
+        ({"steps": 2000, "latents": "fresh"}, "at most 1000 steps with latents fresh, not 2000"),
+        ({"trainable": "full"}, "may not train the full U-Net"),
+        ({"retain": [[f"word {i}" for i in range(40)]]}, "at most 24 words, synonyms"),
     ):
         worked, said = bob.call("start_run", concepts=["church"], **fields)
         assert not worked and words in str(said)

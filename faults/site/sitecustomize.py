@@ -3,7 +3,7 @@
 FAULTS_CLOCK names a file with seconds that the clock of this process is off by, read again at each look,
 so that the suite turns the clock while the process works; no system clock is touched. FAULTS_MEMORY names a
 file that holds "<kind> <n>": from its n-th tensor on, a worker's allocator says "memory" (out of it) or
-"device" (lost).
+"device" (lost), and a file of the same name that ends in .struck tells that it did.
 """
 
 import os
@@ -42,6 +42,8 @@ def _refuse_memory(file):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             self.left -= 1
             if self.left < 0:
+                with open(os.path.splitext(file)[0] + ".struck", "w"):
+                    pass
                 if kind == "memory":
                     self.left = int(count)  # one tensor was too large; the next may fit
                     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")

@@ -145,6 +145,7 @@ def launch_options(runs_dir: str | Path, exposure: Exposure | None = None) -> di
     """
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     exposure = exposure or Exposure()
+    os.environ["FORWARDED_ALLOW_IPS"] = exposure.proxies  # which the server of gradio, uvicorn, reads
     logins = [(one.user, one.password) for one in (exposure.login, exposure.facilitator) if one]
     return {
         "auth": logins or None,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import gradio as gr
 
-from ..errors import KpopError
+from ..errors import KpopError, placeless
 
 log = logging.getLogger("kpop.ui")
 MOST_TOLD = 2000  # characters
@@ -25,7 +25,7 @@ def plainly(handler: Callable) -> Callable:
             return error
         if isinstance(error, KpopError):
             # What was typed is quoted in some sentences, and may be very long.
-            return gr.Error(str(error)[:MOST_TOLD], title=CHECK, print_exception=False)
+            return gr.Error(placeless(str(error))[:MOST_TOLD], title=CHECK, print_exception=False)
         if isinstance(error, OSError) and error.errno == 28:
             return gr.Error(
                 "The disk is full. Free some space and try again; nothing was lost.",

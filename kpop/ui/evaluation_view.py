@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from ..command_output import span
+from ..errors import placeless
 from ..evaluation.lines import SCORES
 from ..evaluation.metrics import Estimate
 from ..evaluation.protocol import VARIANTS
@@ -81,10 +82,12 @@ def status_card(job: EvaluationJob, resumable: bool) -> str:
     if state not in ("failed", "interrupted"):
         return card
     then = "Press Resume: what is judged already is kept." if resumable else ""
-    what = escape(status.error or "It ended without saying why.")
+    run = job.path.parent.parent
+    what = escape(placeless(status.error or "It ended without saying why.", run))
+    tail = escape(placeless(job.log_tail(), run))
     return card + (
         f'<div class="notice error"><b>{what}</b><p>{then}</p><details>'
-        f"<summary>Last lines of the log</summary><pre>{escape(job.log_tail())}</pre></details></div>"
+        f"<summary>Last lines of the log</summary><pre>{tail}</pre></details></div>"
     )
 
 

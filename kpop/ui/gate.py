@@ -11,9 +11,12 @@ from http.cookies import SimpleCookie
 from urllib.parse import urlsplit
 
 from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import Message, Receive, Scope, Send
 
 from ..exposure import Exposure, loopback
 from ..throttle import Throttle
@@ -26,6 +29,7 @@ READS = ("GET", "HEAD", "OPTIONS")
 BEFORE_LOGIN = ("/", "/login", "/logout", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt")
 BEFORE_LOGIN += ("/gradio_api/theme.css", "/gradio_api/startup-events", "/gradio_api/app_id")
 FILES_BEFORE_LOGIN = ("/assets/", "/static/", "/svelte/")
+MOST_NAME = 100  # characters of a user name that are looked at
 YEAR = 365 * 24 * 3600
 
 
@@ -37,13 +41,19 @@ class Gate:
         self.throttle = throttle or Throttle()
 
     async def __call__(self, scope, receive, send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
-        request = Request(scope)
+        if scope["type"] != "http":
+            await _hang_up(scope, receive, send)
+            return
+        request = Request(scope, receive)
         address = request.client.host if request.client else ""
         guess = request.method == "POST" and request.url.path.rstrip("/") == "/login"
-        refused = self._refused(request) or (self._too_many(address) if guess else None)
+        refused, name = self._refused(request), ""
+        if guess and refused is None:
+            name, receive = await _user_name(request)
+            refused = self._too_many(address, name)
         if refused is not None:
             await refused(scope, receive, send)
             return
@@ -52,7 +62,7 @@ class Gate:
         async def answer(message) -> None:
             if message["type"] == "http.response.start":
                 if guess and message["status"] == 200:
-                    self.throttle.passed(address)
+                    self.throttle.passed(address, name)
                 headers = MutableHeaders(scope=message)
                 headers["X-Content-Type-Options"] = "nosniff"
                 headers["Referrer-Policy"] = "same-origin"
@@ -82,12 +92,12 @@ class Gate:
             return _no(401, "Log in first.")
         return None
 
-    def _too_many(self, address: str) -> Response | None:
-        wait = self.throttle.begin(address)
+    def _too_many(self, address: str, name: str) -> Response | None:
+        wait = self.throttle.begin(address, name)
         if not wait:
             return None
         seconds = max(1, round(wait))
-        answer = _no(429, f"Too many wrong passwords from this address. Try again in {seconds} s.")
+        answer = _no(429, f"Too many wrong passwords. Try again in {seconds} s.")
         answer.headers["Retry-After"] = str(seconds)
         return answer
 
@@ -118,6 +128,31 @@ class Gate:
 def gate(exposure: Exposure, secret: bytes) -> list[Middleware]:
     """The middleware of gradio's app, for `app_kwargs`."""
     return [Middleware(Gate, exposure=exposure, secret=secret), Middleware(WellFormed)]
+
+
+async def _hang_up(scope: Scope, receive: Receive, send: Send) -> None:
+    """Refuse what is no HTTP: the app has no websocket."""
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.close", "code": 1008})
+
+
+async def _user_name(request: Request) -> tuple[str, Receive]:
+    """The name that a login is tried for ("" where there is none), and the request's body to read again."""
+    body = await request.body()
+    told = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+    async def again() -> Message:
+        return next(told, None) or await request.receive()
+
+    async def copy() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    try:
+        name = (await Request(request.scope, copy).form()).get("username", "")
+    except (HTTPException, MultiPartException, ValueError):
+        name = ""  # a malformed form, which is refused later
+    return (name.strip()[:MOST_NAME] if isinstance(name, str) else ""), again
 
 
 def _no(status: int, sentence: str) -> JSONResponse:

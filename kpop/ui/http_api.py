@@ -16,7 +16,7 @@ import gradio as gr
 from .. import jobs, models
 from ..attribution_measures import head_table
 from ..config import EraseConfig
-from ..errors import InputError
+from ..errors import InputError, placeless
 from ..run_texts import all_texts
 from .boundary import plainly
 from .page import GPU
@@ -28,22 +28,28 @@ from .train import owned
 from .watching import first_layer, first_word, save_maps, selected, sentence, watch
 
 
-def told(run) -> dict[str, Any]:
-    """A run as JSON: what it is and how far it is, without paths and process numbers."""
+def told(studio: Studio, run) -> dict[str, Any]:
+    """A run as JSON: what it is and how far it is, without paths and process numbers.
+
+    Its seed only for who may have its key: the same training makes the same key.
+    """
     status = run.status
     points = run.metrics(max_points=50)
     base = Path(run.config.base_run).name if run.config.base_run else None
     model = run.config.model if run.config.model in models.MODELS else Path(run.config.model).name
+    config = run.config.to_dict() | {"model": model, "base_run": base}
+    if not studio.may_train_again(run):
+        del config["seed"]
     return {
         "run": run.id,
         "state": status.state,
         "step": status.step,
         "steps": status.steps,
         "eta_s": status.eta_s,
-        "error": status.error,
+        "error": status.error and placeless(status.error, run.path),
         "concepts": concept_names(run),
         "example": bool(run.is_example),
-        "config": run.config.to_dict() | {"model": model, "base_run": base},
+        "config": config,
         "samples": [step for step, _ in run.samples()],
         "last": {name: value for point in points for name, value in point.items()} or None,  # each kind's
     }
@@ -67,23 +73,23 @@ def build_api(studio: Studio) -> None:
 
     @plainly
     def run_status(run: str) -> dict:
-        return told(studio.run(run))
+        return told(studio, studio.run(run))
 
     @plainly
     def stop_run(run: str, request: gr.Request) -> dict:
         owned(studio, run, request)
         jobs.stop(studio.run(run))
-        return told(studio.run(run))
+        return told(studio, studio.run(run))
 
     @plainly
     def resume_run(run: str, request: gr.Request) -> dict:
         owned(studio, run, request)
         studio.resume(studio.run(run))
-        return told(studio.run(run))
+        return told(studio, studio.run(run))
 
     @plainly
     def list_runs() -> list:
-        return [told(run) for run in studio.all_runs()]
+        return [told(studio, run) for run in studio.all_runs()]
 
     looking = {"queue": False, "concurrency_limit": None}  # gradio_client goes through the queue all the same
     gr.api(
@@ -119,7 +125,7 @@ def start_endpoint(studio: Studio):
                 owned(studio, config.base_run, request)
         for text in all_texts(config.resolved()):
             models.check_text(pipe, text)
-        return told(studio.submit(config, visitor(request)))
+        return told(studio, studio.submit(config, visitor(request)))
 
     known = [each.name for each in dataclasses.fields(EraseConfig)]
     known.sort(key=lambda name: name != "concepts")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 import shutil
-import tempfile
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -12,7 +13,9 @@ from pathlib import Path
 import gradio as gr
 
 from .. import key_sealing, release, runs
+from ..disk import write_text
 from ..errors import InputError, KpopError
+from ..release_evaluation import measured
 from .boundary import plainly
 from .page import GPU, QUIET, Page, heading
 from .run_picker import subject
@@ -24,6 +27,7 @@ FORMS = [
     ("small delta", "delta"),
     ("single file, for A1111 and ComfyUI", "single-file"),
 ]
+COPIES = 3  # of a release on the disk at once: its folder, the zip, and gradio's copy of that
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,7 @@ def wire_release(page: Page, step: ReleaseStep, tab: gr.Tab, load) -> None:
     def open_it(run_id, passphrase, request: gr.Request):
         owned(studio, run_id, request)
         run = studio.run(run_id)
-        with studio.guess():
+        with studio.guess(run.id):
             key_sealing.open_seal(run, passphrase)
         return key_values(run)
 
@@ -123,18 +127,35 @@ def wire_release(page: Page, step: ReleaseStep, tab: gr.Tab, load) -> None:
 
 
 def zipped(studio: Studio, run, forms: list[str], passphrase: str, tell) -> tuple[Path, str]:
-    """The release as a zip on its way to the visitor, and its card without front matter. Raises KpopError."""
+    """The release as a zip on its way to the visitor, and its card without front matter. Raises KpopError.
+
+    One a run and state of its weights is kept, so who asks again for the same gets the same file.
+    """
     if key_sealing.is_sealed(run):
         if not passphrase:
             raise InputError("The files are searched for the key, which is sealed: give its passphrase.")
-        with studio.guess():
+        with studio.guess(run.id):
             run = key_sealing.unlocked(run, passphrase)
-    place = Path(tempfile.mkdtemp(prefix="release-", dir=studio.scratch()))
-    made = release.release(run, place / "files", forms or [], on_part=tell)
-    card = (made.path / "README.md").read_text("utf-8")
-    path = release.pack(made, place / f"without-{runs.slug(run.config.concepts[0])}.zip")
-    shutil.rmtree(made.path)
-    return path, re.sub(r"\A---\n.*?\n---\n", "", card, flags=re.DOTALL)
+    release.check_run(run)
+    table = measured(run, runs_dir=studio.runs_dir)
+    place = studio.scratch() / f"release-{_short(str(run.path), run.weights_stamp())}"
+    made = place / _short(*sorted(forms or []), table or "")
+    path, card = made / f"without-{runs.slug(run.config.concepts[0])}.zip", made / "card.md"
+    if not card.is_file():
+        shutil.rmtree(place, ignore_errors=True)
+        made.mkdir(parents=True)
+        files = release.release(
+            run, made / "files", forms or [], on_part=tell, runs_dir=studio.runs_dir, copies=COPIES
+        )
+        release.pack(files, path)
+        write_text(card, (files.path / "README.md").read_text("utf-8"))
+        shutil.rmtree(files.path)
+    os.utime(place)  # its hour in the folder begins anew
+    return path, re.sub(r"\A---\n.*?\n---\n", "", card.read_text("utf-8"), flags=re.DOTALL)
+
+
+def _short(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
 
 
 def problem(run) -> str | None:

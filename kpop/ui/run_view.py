@@ -13,6 +13,7 @@ import gradio as gr
 
 from .. import jobs
 from ..command_output import span
+from ..errors import placeless
 from ..kept import frames, opened
 from ..run_status import ACTIVE, ENDED
 from .charts import Line, line_chart, smoothed
@@ -103,8 +104,9 @@ def run_card(studio: Studio, run) -> str:
         f"{bar if state in ACTIVE else ''}</div>"
     ]
     if state in ("failed", "interrupted"):
-        tail = escape(run.log_tail(20) or "")
-        what = escape(status.error or "The training process ended without saying why.")
+        tail = escape(placeless(run.log_tail(20), run.path))
+        said = status.error or "The training process ended without saying why."
+        what = escape(placeless(said, run.path))
         then = (
             "Press Resume: it goes on from the last checkpoint."
             if run.has_checkpoint

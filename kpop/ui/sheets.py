@@ -95,7 +95,7 @@ def opened(studio: Studio, run, passphrase: str | None):
     """The run, with its sealed key in memory where a passphrase is given. Raises InputError, RunError."""
     if not passphrase or not is_sealed(run):
         return run
-    with studio.guess():
+    with studio.guess(run.id):
         return unlocked(run, passphrase)
 
 

@@ -215,8 +215,8 @@ class Studio:
         return not self.exposure.shared or (who != NOBODY and who in (run.status.owner, HOST))
 
     @contextmanager
-    def guess(self) -> Iterator[None]:
-        """Around the use of a passphrase: on a shared app as few wrong ones from one address as at the login.
+    def guess(self, run_id: str) -> Iterator[None]:
+        """Around the use of a run's passphrase: on a shared app wrong ones are slowed down as at the login.
 
         Raises RunError before the body where there were too many.
         """
@@ -225,13 +225,17 @@ class Studio:
             return
         client = getattr(LocalContext.request.get(None), "client", None)
         address = getattr(client, "host", "")
-        wait = self._guesses.begin(address)
+        wait = self._guesses.begin(address, run_id)
         if wait:
             raise RunError(
                 f"Too many wrong passphrases from this address. Try again in {max(1, round(wait))} s."
             )
         yield
-        self._guesses.passed(address)
+        self._guesses.passed(address, run_id)
+
+    def may_train_again(self, run) -> bool:
+        """Whether whoever asks may know all that makes the run, its key too, a second time: the seed."""
+        return run.is_example or not run.method.has_key or self.may_change(run, self.asking())
 
     def limits(self) -> Limits:
         """What whoever asks may ask for."""
