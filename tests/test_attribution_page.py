@@ -144,23 +144,25 @@ def test_opened_again_the_step_shows_what_is_asked_now(run, studio, drawings, mo
             step = attribution.build_attribution(studio)
         attribution.wire_attribution(page, step, compare, tab)
     monkeypatch.setattr(attribution, "maps_html", lambda *_: "")  # takes its time
-    opened = next(one.fn for one in demo.fns.values() if one.name == "tab_opened")
+    opened, draw = (
+        next(one.fn for one in demo.fns.values() if one.name == name) for name in ("tab_opened", "draw")
+    )
+    look = (1, 5, "overlay", "light")
 
     def ask(watched, prompt="a church", seed=0, key="own"):
-        drawings.clear()
-        found = opened(watched, run.id, prompt, seed, key, 1, 5, "overlay", "light")
-        return found[-1], len(drawings)
+        """What the step holds then, and whether it asks for a drawing."""
+        *_, held, _, lacking = opened(watched, run.id, prompt, seed, key, *look)
+        return held, lacking != gr.skip()
 
-    first, drawn = ask(None)
-    assert first.answers(run.id, "a church", 0, "own") and drawn == 3
-    same, drawn = ask(first)
-    assert same == gr.skip() and drawn == 0
+    assert ask(None) == (gr.skip(), True)
+    first = draw(run.id, "a church", 0, "own", "", *look)[-1]
+    assert first.answers(run.id, "a church", 0, "own") and len(drawings) == 3
+    assert ask(first) == (gr.skip(), False)
     for change in ({"key": "random"}, {"seed": 1}, {"prompt": "a castle"}):
-        then, drawn = ask(first, **change)
-        assert drawn == 3 and not then.answers(run.id, "a church", 0, "own")
+        assert ask(first, **change)[1]
     monkeypatch.setattr(Studio, "quick", lambda self, model=None: False)
-    emptied = opened(first, run.id, "a church", 0, "none", 1, 5, "overlay", "light")
-    assert emptied[-1] is None and "No maps of this yet" in emptied[3]
+    emptied = opened(first, run.id, "a church", 0, "none", *look)
+    assert emptied[5] is None and "No maps of this yet" in emptied[3] and len(drawings) == 3
 
 
 def test_a_run_of_another_model_is_refused(run):
