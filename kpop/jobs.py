@@ -19,6 +19,7 @@ from pathlib import Path
 
 import psutil
 
+from . import forging_jobs
 from .config import EraseConfig
 from .detached import alive, signal_session, start_detached
 from .disk import clear_torn, disk_error, is_locked, locked
@@ -257,9 +258,11 @@ def prepare_resume(run: Run, device: str | None = None, **changes) -> None:
         if state not in ENDED:
             raise RunError(f"Run {run.id} is {state}: there is nothing to resume.")
         check_open(run)
+        forging_jobs.check_not_forging(run)
         run.checkpoint_states()
         step = run.checkpoint_step()
         run.clear_stop()
+        forging_jobs.drop(run)
         for folder in (run.path, run.checkpoint_dir, run.secret_dir):
             clear_torn(folder)  # of a worker killed in a write; a checkpoint's can be gigabytes
         run.truncate_metrics(step or 0)
@@ -280,6 +283,7 @@ def delete(run: Run) -> None:
         if run.status.state in HELD:
             raise RunError(f"Run {run.id} is {run.status.state}. Stop it first, then delete it.")
     end_all(run)
+    forging_jobs.end(run)
     aside = run.path.with_name(
         f".deleted-{run.id}-{time.time_ns()}"
     )  # out of every list before it falls apart

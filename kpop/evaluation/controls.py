@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..config import Concept, concept_name
 from ..decoys import random_key
 from ..errors import InputError
-from ..forging import forge_key
+from ..forging import FORGING_SEED, forge_key
+from ..forging_jobs import forged_path, forging_steps
 from ..hidden_prompt import HiddenPrompt
-from ..runs import Run, slug
+from ..runs import Run
 from ..weights import WeightDelta
 from .cells import Ask
 
@@ -30,7 +29,7 @@ CONTROLS = {  # variant -> what it is called in a table
     "other-text": "true key, another concept's text",
 }
 ON_BASE = ("original", "base-with-key")  # drawn with theta; all others with theta'
-RANDOM_SEED = 20240326  # of random p and of forging, other than any run's
+RANDOM_SEED = FORGING_SEED  # of random p, other than any run's
 
 
 def control_asks(erased: Sequence[Ask], others: Sequence[Ask]) -> list[Ask]:
@@ -96,13 +95,10 @@ class Keys:
     def _forged(self, index: int, concept: Concept) -> HiddenPrompt:
         """As many steps of Eq. 5 as the true key had: a run's steps are shared by its concepts."""
         cfg = self.run.config.resolved()
-        path = self._forged_path(index, concept)
+        path = forged_path(self.run, index, concept)
         if path.is_file():
             return HiddenPrompt.load(path)
-        steps = math.ceil(cfg.steps / len(cfg.concepts))
-        made = forge_key(self.pipe, self.delta, cfg, concept, steps, RANDOM_SEED + index, self.between)
+        steps = forging_steps(cfg)
+        made = forge_key(self.pipe, self.delta, cfg, concept, steps, FORGING_SEED + index, self.between)
         made.save(path)
         return made
-
-    def _forged_path(self, index: int, concept: Concept) -> Path:
-        return self.run.secret_dir / f"forged-{index:02d}-{slug(concept)}.safetensors"

@@ -18,6 +18,7 @@ from .boundary import plainly
 from .compare import build_compare, wire_compare
 from .concepts import build_concepts, wire_concepts
 from .evaluate import build_evaluate, wire_evaluate
+from .forge import build_forge, wire_forge
 from .gate import gate
 from .http_api import build_api
 from .page import QUIET, SOFT, Page
@@ -67,6 +68,7 @@ def build_ui(
             with gr.Tab("3 Compare", id=3, elem_id="step-compare") as compare_tab:
                 compare = build_compare(studio)
                 xy = build_xy(studio)
+                forge = None if read_only else build_forge()
             with gr.Tab("4 Attribution", id=4, elem_id="step-attribution") as attribution_tab:
                 attribution = build_attribution(studio)
             with gr.Tab("5 Evaluate", id=7, elem_id="step-evaluate") as evaluate_tab:
@@ -126,6 +128,8 @@ def build_ui(
         wire_train(page, train, concepts, train_tab, pulse, load)
         wire_compare(page, compare, compare_tab)
         wire_xy(page, xy, compare)
+        if forge is not None:
+            wire_forge(page, forge, compare, compare_tab)
         wire_attribution(page, attribution, compare, attribution_tab)
         wire_evaluate(page, evaluate, evaluate_tab, pulse, load)
         if release is not None:

@@ -10,7 +10,7 @@ from ..errors import RunError
 from ..kept import Sheet
 from .pictures import Layer, blank, blurred, data_uri, enlarge, framed, layer, sheet
 from .run_picker import told_apart
-from .sheets import NONE, counted, unopened
+from .sheets import FORGED, NONE, counted, unopened
 from .studio import Studio
 from .words import covered, veil
 
@@ -40,7 +40,8 @@ def layers(studio: Studio, drawn: Sequence[Sheet], judged: bool = False) -> dict
                 continue
             shown = layer(variant, images, studio.verdicts(images, run.config.model) if judged else ())
             if variant == "recovered" and one.key != "own":
-                shown = replace(shown, note="without a key" if one.key == NONE else "with another key")
+                other = "with a forged key" if one.key.startswith(FORGED) else "with another key"
+                shown = replace(shown, note="without a key" if one.key == NONE else other)
             if name and variant != "original":
                 shown = replace(shown, note=f"{name}: {shown.note}")
             found[f"{RIVAL if number else ''}{variant}"] = shown

@@ -13,6 +13,7 @@ from .. import generation, models
 from ..config import GenerationConfig, concept_name, names
 from ..continual import key_files
 from ..errors import InputError
+from ..forging_jobs import forged_files
 from ..kept import OWN, Sheet, folder_of, read_sheet, write_sheet
 from ..key_sealing import check_open, is_sealed, load_key, unlocked
 from .run_picker import has_result, told_apart
@@ -21,11 +22,12 @@ from .studio import Studio, cache_dir
 NONE, RANDOM = "none", "random"
 EVERY_KEY = [("its own key", OWN), ("no key", NONE), ("a random key", RANDOM)]  # of a run that has one
 OF_RUN = "run:"  # before the id of another run whose key is tried
+FORGED = "forged:"  # before the concept of a forged key
 
 
 def key_choices(run, others: Sequence = ()) -> list[tuple[str, str]]:
-    """(label, value) of the keys a run can be given: its own, none, one concept's of several, a random one,
-    and those of `others`, the runs whose keys this visitor may use.
+    """(label, value) of the keys a run can be given: its own, none, one concept's of several, a random one, a
+    forged one, and those of `others`, the runs whose keys this visitor may use.
     """
     if not run.method.has_key:
         return [(f"{run.method.title} leaves no key", OWN)]
@@ -33,6 +35,8 @@ def key_choices(run, others: Sequence = ()) -> list[tuple[str, str]]:
     found = list(EVERY_KEY)
     if len(known) > 1:
         found += [(f"the key of “{name}”", name) for name in known]
+    forged = forged_files(run)
+    found += [(f"a forged key of “{n}”" if len(forged) > 1 else "a forged key", FORGED + n) for n in forged]
     told = zip(told_apart(others), others, strict=True)
     return [*found, *((f"key of another run: {name}", f"{OF_RUN}{other.id}") for name, other in told)]
 
@@ -69,6 +73,8 @@ def key_value(run, key: str | None, others: Sequence = ()):
         return random_key(load_key(run, next(iter(key_files(run).values()))), seed=0)
     if isinstance(key, str) and key in hidden_names(run):
         return key
+    if isinstance(key, str) and key.removeprefix(FORGED) in forged_files(run):
+        return load_key(run, forged_files(run)[key.removeprefix(FORGED)])
     for other in others:
         if key == f"{OF_RUN}{other.id}":
             check_open(other)

@@ -19,7 +19,7 @@ import gradio as gr
 from gradio.context import LocalContext
 from PIL import Image
 
-from .. import generation, jobs, models, presets, runs
+from .. import forging_jobs, generation, jobs, models, presets, runs
 from ..config import EraseConfig
 from ..errors import InputError, KpopError, RunError
 from ..evaluation import detectors
@@ -263,6 +263,14 @@ class Studio:
         every = [run.status for run in runs.list_runs(self.runs_dir)]
         active = [status.owner for status in every if status.state in ACTIVE]
         return active.count(owner), sum(status.owner == owner for status in every), len(active)
+
+    def forge(self, run) -> None:
+        """forging_jobs.start within the limits of the run's owner, who may have it beside no run too many."""
+        with self._guard:
+            mine = [one for one in runs.list_runs(self.runs_dir) if one.status.owner == run.status.owner]
+            active = sum(one.status.state in ACTIVE or forging_jobs.is_forging(one) for one in mine)
+            self.limits().check_queue(active, len(mine), new=False)
+            forging_jobs.start(run, run.status.owner, self.device)
 
     def allowed_model(self, model: str | None) -> str:
         """A model this app may load for a visitor: one of the table or the app's own."""
