@@ -80,6 +80,7 @@ def test_from_a_word_to_the_heads(chromium, address):
         sees(page.get_by_role("heading", name=f"Step {step}", exact=True))
     sees(page.locator("#runs .state.done").first)
     visitor.picture("2-train")
+    page.locator("#all-settings > button").click()  # closed again by the reload
     steps = page.locator("#set-steps input, #set-steps textarea")
     playwright.expect(steps).to_have_value("")  # after the reload
     page.locator("#clone-run").click()

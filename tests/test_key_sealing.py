@@ -80,7 +80,6 @@ def test_recovering_needs_the_passphrase_and_leaves_the_disk_as_it_is(run, tiny_
     assert generate(tiny_pipe, "a church", 0, "sanitized", run)[0].tobytes() != ours
 
 
-@pytest.mark.parametrize("key", ["random", "run:"])
 def test_a_clear_file_written_after_the_seal_is_the_one_that_stays(run):
     """As a training leaves one that had begun before."""
     path = run.key_path("church")
@@ -99,6 +98,7 @@ def test_a_clear_file_written_after_the_seal_is_the_one_that_stays(run):
     assert path.read_bytes() == newest != newer
 
 
+@pytest.mark.parametrize("key", ["random", "run:"])
 def test_the_page_lends_no_sealed_key(run, trained, key):
     from kpop.ui.sheets import key_value
 

@@ -123,7 +123,7 @@ def test_each_radius_bounds_its_own_steps(tiny_config, tiny_pipe, tmp_path):
             before = {name: tensor.detach().clone() for name, tensor in tensors.items()}
             self.real(optimizer, tensors, *rest)
             kind = "p" if set(tensors) == {"p"} else "theta"
-            moved = sum(float((tensor - before[name]).square().sum()) for name, tensor in tensors.items())
+            moved = sum(float((t.detach() - before[name]).square().sum()) for name, t in tensors.items())
             places.setdefault(kind, []).append(moved**0.5)
 
     with pytest.MonkeyPatch.context() as patch:
