@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
 import tempfile
@@ -223,13 +224,10 @@ class Studio:
         if not self.exposure.shared:
             yield
             return
-        client = getattr(LocalContext.request.get(None), "client", None)
-        address = getattr(client, "host", "")
-        wait = self._guesses.begin(address, run_id)
+        address = getattr(getattr(LocalContext.request.get(None), "client", None), "host", "")
+        wait = math.ceil(self._guesses.begin(address, run_id))
         if wait:
-            raise RunError(
-                f"Too many wrong passphrases from this address. Try again in {max(1, round(wait))} s."
-            )
+            raise RunError(f"Too many wrong passphrases from this address. Try again in {wait} s.")
         yield
         self._guesses.passed(address, run_id)
 
