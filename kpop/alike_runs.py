@@ -42,4 +42,5 @@ def find_alike(run: Run, changes: Mapping[str, float], runs: Iterable[Run]) -> A
 
 
 def _what_it_is(config: EraseConfig) -> EraseConfig:
-    return replace(config, **dict.fromkeys(NO_MATTER))
+    # Resolved, for a run may be older than one of the fields.
+    return replace(config.resolved(), **dict.fromkeys(NO_MATTER))

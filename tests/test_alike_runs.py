@@ -1,10 +1,12 @@
 """Runs alike in all but lambda or k: which one an X/Y grid takes, and when there is none."""
 
+import json
+
 import pytest
 
 from kpop import InputError
 from kpop.alike_runs import find_alike
-from kpop.runs import create_run
+from kpop.runs import create_run, open_run
 
 
 @pytest.fixture
@@ -37,6 +39,16 @@ def test_the_run_of_a_value_is_alike_in_everything_that_matters(made):
     both = find_alike(run, {"lambda": 0.7, "k": 2}, [*others, same])
     assert both.done == others[3]
     assert find_alike(run, {"lambda": 0.5}, [*others, same]).missing
+
+
+def test_a_run_older_than_a_field_is_alike_all_the_same(made):
+    old, new = made(lambda_=0.3), made(lambda_=0.7)
+    path = old.path / "config.json"
+    told = json.loads(path.read_text())
+    assert told.pop("near_share") == 0.5
+    path.write_text(json.dumps(told))
+    found = find_alike(open_run(old.path), {"lambda": 0.7}, [new])
+    assert (found.done, found.missing) == (new, False)
 
 
 def test_only_a_finished_run_is_drawn_with(made):
