@@ -132,7 +132,7 @@ class Plan:
         elif limit is not None:
             fields["steps"] = limit
         config = EraseConfig(**fields | dict(changes or {})).resolved()
-        if changes and config == EraseConfig(**fields).resolved():
+        if changes is not None and config == EraseConfig(**fields).resolved():
             setting = "default"  # a value of a sweep that is the default: the same cell
         return CellSpec(row, split.name, setting, seed, self.model, self.model_hash, self.judge,
                         self.sampling, config, steps)  # fmt: skip
