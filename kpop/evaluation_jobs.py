@@ -6,7 +6,8 @@ Those of the example, which ships with the app, are in <runs>/.example-run/evalu
 counted and one starts, <runs>/.evaluations.lock is held.
 
 The folder is the truth, so a page or a server may come and go. One evaluation of a runs folder works at a
-time; the others wait for it. What was broken off goes on from its predictions.
+time; the others wait for it, but for those that a Ray cluster does, whose queue is Ray's. What was broken off
+goes on from its predictions.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ class EvaluationJob:
 
     def command_line(self) -> list[str]:
         """The words of `python -m kpop` that do the work."""
-        return command_line(self.run, self.request, self.path)
+        return [*command_line(self.run, self.request, self.path), "--runner", self.status.runner]
 
 
 def start(
@@ -119,12 +120,14 @@ def start(
     pipe=None,
     runs_dir: str | Path | None = None,
     limits: Limits = UNLIMITED,
+    runner: str = "local",
 ) -> EvaluationJob:
     """Check everything, make the folder and start the process.
 
     prompts: a CSV for `csv` (and `sensitive`, where the model has no own prompts), copied. pipe: the run's
-    model, to check the words with. runs_dir: as in `list_evaluations`. limits: of `owner`. Raises KpopError
-    with one sentence, and then nothing was started.
+    model, to check the words with. runs_dir: as in `list_evaluations`. limits: of `owner`. runner: "local",
+    or "ray", where the process hands the work to a cluster. Raises KpopError with one sentence, and then
+    nothing was started.
     """
     check_run(run)
     check_idle(run, runs_dir)
@@ -139,7 +142,7 @@ def start(
         request |= {"lines": [line.to_dict() for line in lines], "variants": list(run.method.variants)}
         write_json(made / "request.json", request)
         status = RunStatus(
-            "starting", owner, host=host_name(), steps=total, made=now, heartbeat=now, device=device
+            "starting", owner, runner, host=host_name(), steps=total, made=now, heartbeat=now, device=device
         )
         write_json(made / "status.json", asdict(status))
         stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(now))
@@ -227,8 +230,8 @@ def stop(job: EvaluationJob) -> None:
         signal_session(before, signal.SIGTERM)
 
 
-def resume(job: EvaluationJob, pipe=None, limits: Limits = UNLIMITED) -> None:
-    """Go on with a stopped, failed or interrupted evaluation. limits: of its owner.
+def resume(job: EvaluationJob, pipe=None, limits: Limits = UNLIMITED, runner: str | None = None) -> None:
+    """Go on with a stopped, failed or interrupted evaluation. limits: of its owner. runner: None: as before.
 
     Raises KpopError in any other state, and beyond the limits.
     """
@@ -245,6 +248,7 @@ def resume(job: EvaluationJob, pipe=None, limits: Limits = UNLIMITED) -> None:
     change_status(job.path, None, {"state": state})  # of a dead process it may still say "stopping"
     fresh = dict.fromkeys(("error", "eta_s", "pid", "create_time", "stop_asked"))
     fresh |= {"state": "starting", "heartbeat": time.time(), "host": host_name()}
+    fresh |= {"runner": runner} if runner else {}
     with _counted(job.runs_dir, job.status.owner, limits):
         ours = change_status(job.path, ENDED, fresh)
     if ours:

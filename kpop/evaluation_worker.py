@@ -1,10 +1,16 @@
-"""The process of one evaluation: python -m kpop.evaluation_worker <folder>. Started by evaluation_jobs.py."""
+"""The process of one evaluation: python -m kpop.evaluation_worker <folder>. Started by evaluation_jobs.py.
+
+One of runner "ray" is a task of the cluster; this process waits for it and tells how far it is.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from .cli import build_parser
@@ -76,10 +82,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _evaluate(job: EvaluationJob) -> None:
     change_status(job.path, ("starting",), {"state": "queued"})
-    turn = evaluation_turn(job.runs_dir)
-    with heartbeat(lambda: change_status(job.path, None, {"heartbeat": time.time()})):
-        turn.acquire(poll_interval=WAITING)
-    try:
+    with _on_cluster(job) if job.status.runner == "ray" else _our_turn(job):
         if change_status(job.path, ("queued",), {"state": "running"}) is None:
             raise KeyboardInterrupt  # a stop came before it had begun
         args = build_parser().parse_args(job.command_line())
@@ -90,8 +93,29 @@ def _evaluate(job: EvaluationJob) -> None:
         if pace := beat.pace():
             told = {"seconds": pace, "model": job.run.config.model, "host": host_name()}
             write_json(job.path / "pace.json", told)  # for the estimate of the next one
+
+
+@contextmanager
+def _our_turn(job: EvaluationJob) -> Iterator[None]:
+    """Entered once no other evaluation of the runs folder works on this machine."""
+    turn = evaluation_turn(job.runs_dir)
+    with heartbeat(lambda: change_status(job.path, None, {"heartbeat": time.time()})):
+        turn.acquire(poll_interval=WAITING)
+    try:
+        yield
     finally:
         turn.release()
+
+
+@contextmanager
+def _on_cluster(job: EvaluationJob) -> Iterator[None]:
+    """Nobody waits here: the queue is Ray's. Raises InputError where no cluster answers."""
+    from .ray_runner import connect
+
+    os.chdir(job.path)  # a task works where its caller does, and every node sees this folder
+    connect()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray took it: a stop would read as a crash
+    yield
 
 
 if __name__ == "__main__":

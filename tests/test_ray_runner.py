@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 
 from app import main as app_main
 from benchmarks.app_process import free_port
-from kpop import cli, jobs, ray_runner, train
+from kpop import cli, evaluation_jobs, jobs, ray_runner, train
 from kpop.errors import InputError, RunError
+from kpop.evaluation_plan import Ask
 from kpop.run_status import ENDED
 from kpop.runs import create_run, default_runs_dir
 
@@ -166,3 +167,37 @@ def test_a_run_that_was_stopped_while_it_waited_is_not_trained(tiny_config):
     jobs.stop(run)
     ray_runner.train_on_node(str(run.path), "cpu")
     assert (run.status.state, run.log_tail()) == ("stopped", "")
+
+
+def tasks_named(name):
+    """Processes of the cluster that work at a task of that name."""
+    found = [process.info["cmdline"] or [""] for process in psutil.process_iter(["cmdline"])]
+    return [words for words in found if words[0].startswith(f"ray::{name}")]
+
+
+def test_an_evaluation_of_the_page_is_a_task_and_may_be_stopped_and_resumed(cluster, tiny_config):
+    run = train(tiny_config(), default_runs_dir(), device="cpu")
+    with jobs.device_lock(default_runs_dir()):  # while it is held, nothing is drawn
+        ask = Ask("objects", ("church", "castle"), 2)
+        job = evaluation_jobs.start(run, ask, device="cpu", runner="ray")
+        until(lambda: tasks_named("_in_folder") or job.status.state in ENDED)
+        assert (job.status.state, job.status.step) == ("running", 0), job.log_tail()
+        evaluation_jobs.stop(job)
+        until(lambda: job.status.state in ENDED)
+        assert (job.status.state, job.status.error) == ("stopped", None), job.log_tail()
+        until(lambda: not tasks_named("_in_folder"))
+    evaluation_jobs.resume(job)
+    until(lambda: job.status.state in ENDED)
+    status = job.status
+    assert (status.state, status.step, status.runner) == ("done", 12, "ray"), job.log_tail()
+    assert job.has_report
+
+
+def test_without_a_cluster_an_evaluation_says_so(tiny_config, monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    run = train(tiny_config(), default_runs_dir(), device="cpu")
+    job = evaluation_jobs.start(run, Ask("objects", ("church",), 1), device="cpu", runner="ray")
+    until(lambda: job.status.state in ENDED)
+    assert job.status.state == "failed"
+    assert job.status.error.startswith("No Ray cluster answers at RAY_ADDRESS=127.0.0.1:1.")

@@ -226,7 +226,7 @@ def wire_evaluate(page: Page, step: EvaluateStep, tab: gr.Tab, pulse: Pulse, loa
         ask = Ask(protocol, words, seeds="" if uses_file(run, protocol) else seeds.replace(" ", ""))
         job = evaluation_jobs.start(
             run, ask, prompts if uses_file(run, protocol) else None, studio.device, visitor(request),
-            studio.pipe() if model == studio.model else None, studio.runs_dir, studio.limits(),
+            studio.pipe() if model == studio.model else None, studio.runs_dir, studio.limits(), studio.runner,
         )  # fmt: skip
         return at(run_id, job.name, request)
 
@@ -239,7 +239,8 @@ def wire_evaluate(page: Page, step: EvaluateStep, tab: gr.Tab, pulse: Pulse, loa
     @plainly
     def resume(run_id, seen, request: gr.Request):
         evaluable(studio, run_id, request)
-        evaluation_jobs.resume(find(run_id, seen.get("name")), limits=studio.limits())
+        job = find(run_id, seen.get("name"))
+        evaluation_jobs.resume(job, limits=studio.limits(), runner=studio.runner)
         return at(run_id, seen.get("name"), request)
 
     @plainly
