@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from . import models
-from .config import EraseConfig, concept_name, names
-from .continual import Forgotten
+from .config import EraseConfig, concept_name
+from .continual import Forgotten, kept_words, still_hidden
 from .hidden_prompt import HiddenPrompt
 from .method_table import METHODS
 from .processes import Processes
@@ -75,6 +75,19 @@ def joined(parts: Iterable[Rows]) -> Rows:
     return Rows(*tensors, prompts=tuple(text for part in parts for text in part.prompts))
 
 
+def weighs(cfg: EraseConfig) -> bool:
+    """Whether anything is retained at all."""
+    return cfg.retain_weight > 0 or cfg.key_retain_weight > 0
+
+
+def texts_to_keep(cfg: EraseConfig, earlier: Sequence[Forgotten] = ()) -> tuple[str, ...]:
+    """The texts to retain, those of earlier runs included; () where they have no weight."""
+    if not weighs(cfg):
+        return ()
+    more = [phrase(cfg.templates[0], word) for word in kept_words(cfg, earlier)]
+    return tuple(dict.fromkeys([*retained_texts(cfg), *more]))
+
+
 def bank_wants(
     cfg: EraseConfig, retained: Sequence[str] | None = None, rows: int | None = None
 ) -> list[tuple[str, int, tuple[str, ...]]]:
@@ -83,8 +96,7 @@ def bank_wants(
     retained: the texts to keep, where they are more than cfg's own. rows: of a step in all processes.
     """
     told = dict.fromkeys(text for concept in cfg.concepts for text in phrasings(concept, cfg.templates))
-    if retained is None:
-        retained = retained_texts(cfg) if cfg.retain_weight > 0 or cfg.key_retain_weight > 0 else ()
+    retained = texts_to_keep(cfg) if retained is None else retained
     draws = cfg.steps * (rows or cfg.batch_size)  # no more trajectories than rows that will be drawn
     count = min(TRAJECTORIES, draws)
     each = min(max(1, RETAINED // max(len(retained), 1)), draws)
@@ -115,29 +127,20 @@ class Batches:
         self.own_rows = processes.own_rows(cfg.batch_size)
         self.all_rows = cfg.batch_size * processes.count
         self.device = pipe.unet.device
-        erased = {word.lower() for concept in cfg.concepts for word in names(concept)}
-        earlier = [item for item in earlier if not erased.intersection(map(str.lower, names(item.concept)))]
+        earlier = still_hidden(cfg, earlier)
         kept = [item for item in earlier if item.key is not None] if cfg.retain_weight > 0 else []
         self.earlier = [(concept_name(c.concept), c.key.to(self.device, torch.float32)) for c in kept]
         self.neutral = cfg.neutral or ""
         self.erase_on = METHODS[cfg.method].erase_on
         self.concepts = [phrasings(concept, cfg.templates) for concept in cfg.concepts]
-        self.retained, self.near = (), [()] * len(cfg.concepts)
-        if cfg.retain_weight > 0 or cfg.key_retain_weight > 0:
-            told = [concept for item in earlier for concept in (item.concept, *item.siblings)]
-            more = [
-                phrase(cfg.templates[0], word)
-                for concept in told
-                for word in names(concept)
-                if word.lower() not in erased
-            ]
-            self.retained = tuple(dict.fromkeys([*retained_texts(cfg), *more]))
+        self.retained, self.near = texts_to_keep(cfg, earlier), [()] * len(cfg.concepts)
+        if weighs(cfg):
             # Near a concept that an earlier run erased as much is at stake as near one's own.
             before = [text for item in earlier for text in near_texts(pipe, cfg, item.concept, item.siblings)]
             before = [text for text in before if text in self.retained]
             near = [near_texts(pipe, cfg, concept, cfg.retain or ()) for concept in cfg.concepts]
             self.near = [tuple(dict.fromkeys([*own, *before])) for own in near]
-        self.keeps_neutral = bool(cfg.retain_neutral) and (cfg.retain_weight > 0 or cfg.key_retain_weight > 0)
+        self.keeps_neutral = bool(cfg.retain_neutral) and weighs(cfg)
         self.states: dict[str, Tensor] = {}
         self.alphas = noise_levels(pipe)
         self.predicts_v = pipe.scheduler.config.get("prediction_type", "epsilon") == "v_prediction"

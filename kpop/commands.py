@@ -53,7 +53,7 @@ def train(args: argparse.Namespace) -> int:
     if str(pipe.unet.dtype) == "torch.float16":
         pipe = None  # cards without bf16 draw in fp16, which cannot be trained in: the trainer loads its own
     if args.dry_run:
-        return _dry_run(cfg, pipe, args.device)
+        return _dry_run(cfg, pipe, args)
     if not processes.leads:
         return _follow(cfg, args, pipe)
     run = runs.create_run(cfg, runs_dir(args), status="starting", device=args.device)
@@ -76,21 +76,24 @@ def _follow(cfg: EraseConfig, args: argparse.Namespace, pipe) -> int:
     return 0
 
 
-def _dry_run(cfg: EraseConfig, pipe, device: str) -> int:
+def _dry_run(cfg: EraseConfig, pipe, args: argparse.Namespace) -> int:
+    from .continual import earlier_of
     from .estimate import estimate_run, gigabytes
     from .pace import measure_pace, seconds_of
 
     if pipe is None:
         from . import models, precision
 
-        pipe = models.load_pipeline(cfg.model, device, precision.training_dtype(cfg.precision, device))
+        dtype = precision.training_dtype(cfg.precision, args.device)
+        pipe = models.load_pipeline(cfg.model, args.device, dtype)
+    earlier = earlier_of(cfg, runs_dir(args))
     try:
-        found = estimate_run(cfg, pipe)
+        found = estimate_run(cfg, pipe, earlier)
     except InputError as error:
         print(json.dumps({"config": cfg.to_dict(), "estimate": None}, indent=2, ensure_ascii=False))
         print(f"{error} Nothing was trained.", file=sys.stderr)
         return 0
-    seconds = seconds_of(cfg, pipe, measure_pace(pipe))
+    seconds = seconds_of(cfg, pipe, measure_pace(pipe), earlier)
     told = {**found.to_dict(), "seconds": round(seconds, 1)}
     print(json.dumps({"config": cfg.to_dict(), "estimate": told}, indent=2, ensure_ascii=False))
     print(

@@ -9,6 +9,7 @@ Methods that train by steps do so with retain_weight; UCE, in closed form, holds
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -47,9 +48,45 @@ def start_of(cfg: EraseConfig, run: Run, model_hash: str) -> tuple[WeightDelta |
     delta = WeightDelta.load(base.weights_path)
     if delta.model_hash != model_hash:
         raise RunError(f"Run {base.id} was trained on another base model than {cfg.model}. Choose that one.")
+    return delta, earlier_of(cfg, run.path.parent), f"{model_hash}+{file_hash(base.weights_path)}"
+
+
+def earlier_of(cfg: EraseConfig, runs_dir: str | Path | None = None) -> list[Forgotten]:
+    """What the run that cfg starts from forgot, with siblings; [] where it starts from none.
+
+    runs_dir: where that run is looked up by its id. Raises InputError, RunError.
+    """
+    if cfg.base_run is None:
+        return []
+    base = open_run(cfg.base_run, runs_dir)
     kept = _siblings(base)
-    earlier = [replace(item, siblings=kept.get(item.concept, ())) for item in forgotten(base)]
-    return delta, earlier, f"{model_hash}+{file_hash(base.weights_path)}"
+    return [replace(item, siblings=kept.get(item.concept, ())) for item in forgotten(base)]
+
+
+def known_earlier(cfg: EraseConfig, runs_dir: str | Path | None = None) -> list[Forgotten]:
+    """earlier_of, for an estimate: [] where that run is gone or sealed. Never raises."""
+    try:
+        return earlier_of(cfg, runs_dir)
+    except KpopError:
+        return []
+
+
+def still_hidden(cfg: EraseConfig, earlier: Sequence[Forgotten]) -> list[Forgotten]:
+    """Those of `earlier` that cfg does not erase again."""
+    erased = _erased(cfg)
+    return [item for item in earlier if not erased.intersection(map(str.lower, names(item.concept)))]
+
+
+def kept_words(cfg: EraseConfig, earlier: Sequence[Forgotten]) -> tuple[str, ...]:
+    """What cfg retains because of `earlier`: the words forgotten then, and what was retained beside them."""
+    erased = _erased(cfg)
+    told = [concept for item in still_hidden(cfg, earlier) for concept in (item.concept, *item.siblings)]
+    words = [word for concept in told for word in names(concept) if word.lower() not in erased]
+    return tuple(dict.fromkeys(words))
+
+
+def _erased(cfg: EraseConfig) -> set[str]:
+    return {word.lower() for concept in cfg.concepts for word in names(concept)}
 
 
 def forgotten(run: Run) -> list[Forgotten]:

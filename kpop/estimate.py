@@ -7,7 +7,7 @@ and no contents (torch's fake tensors), and every storage is counted while it li
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -18,8 +18,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from .batches import Batch, Rows, bank_wants
+from .batches import Batch, Rows, bank_wants, texts_to_keep, weighs
 from .config import EraseConfig
+from .continual import Forgotten, still_hidden
 from .descent import removal_steps, start_of_prompt
 from .errors import InputError
 from .hidden_prompt import HiddenPrompt
@@ -27,7 +28,6 @@ from .method_table import METHODS
 from .methods import load_method
 from .precision import precision_context
 from .prompt_attention import attention_prompt
-from .run_texts import retained_texts
 from .student import student_of
 from .trajectories import MOST_ROWS
 from .weights import WeightDelta, trainable_names
@@ -72,12 +72,12 @@ class Estimate:
         return {**asdict(self), "prompt_shape": list(self.prompt_shape)}
 
 
-def estimate(cfg: EraseConfig, pipe: StableDiffusionPipeline) -> Estimate:
+def estimate(cfg: EraseConfig, pipe: StableDiffusionPipeline, earlier: Sequence[Forgotten] = ()) -> Estimate:
     """What a run of cfg takes on the pipeline's device, without running it; nothing of the pipeline changes.
 
     cfg: resolved, precision "fp32" or "bf16" (what is computed in); "auto" counts as the U-Net's own. Of
-    pipe the U-Net, tokenizer, text encoder and autoencoder are looked at. Raises InputError (a method without
-    steps), ModelError.
+    pipe the U-Net, tokenizer, text encoder and autoencoder are looked at. earlier: continual.earlier_of(cfg).
+    Raises InputError (a method without steps), ModelError.
     """
     facts = METHODS[cfg.method]
     if not facts.stepwise:
@@ -94,39 +94,42 @@ def estimate(cfg: EraseConfig, pipe: StableDiffusionPipeline) -> Estimate:
         shape, told = tuple(p.key.shape), prompts * sum(tensor.numel() for tensor in p.tensors.values())
     moments = 2 if cfg.prompt_optimizer == "adam" else 0
     weights = sum(_bytes(module) for module in (unet, pipe.text_encoder, pipe.vae))
-    peak = _traced_peak(cfg, pipe, precision)
+    peak = _traced_peak(cfg, pipe, precision, earlier)
     spare = 4 * moved * (cfg.rho is not None)  # a radius keeps where theta' was
+    weights += moved * unet.dtype.itemsize * (cfg.base_run is not None)  # that run's theta' beside theta
     fixed = weights + 4 * moved + 8 * moved + 4 * told * (1 + moments)
     peak = max(peak, 4 * moved + spare)  # gradients are made while activations go
-    bank = 0 if cfg.latents == "fresh" else bank_rows(cfg)
-    rows, backward = rows_of_steps(replace(cfg, steps=1, key_share=0), unet)
+    bank = 0 if cfg.latents == "fresh" else bank_rows(cfg, earlier)
+    rows, backward = rows_of_steps(replace(cfg, steps=1, key_share=0), unet, earlier)
     return Estimate(
         device=unet.device.type, precision=precision, trainable_parameters=moved, prompt_parameters=told,
         prompt_shape=shape, weights=weights, trained=4 * moved, gradients=4 * moved, adam=8 * moved,
         prompts=4 * told * (2 + moments), activations=max(0, peak - 4 * moved), memory=fixed + peak,
         bank_rows=bank, step_rows=rows, backward_rows=backward,
-        total_rows=bank + round(rows_of_steps(cfg, unet)[0]),
+        total_rows=bank + round(rows_of_steps(cfg, unet, earlier)[0]),
     )  # fmt: skip
 
 
-def estimate_run(cfg: EraseConfig, pipe: StableDiffusionPipeline) -> Estimate:
+def estimate_run(
+    cfg: EraseConfig, pipe: StableDiffusionPipeline, earlier: Sequence[Forgotten] = ()
+) -> Estimate:
     """`estimate` for a loaded pipeline, with the precision that training would pick. Raises ModelError."""
     from .precision import pick_precision
 
     cfg = replace(cfg, precision=pick_precision(cfg.precision, pipe))
-    return estimate(cfg, pipe)
+    return estimate(cfg, pipe, earlier)
 
 
-def bank_rows(cfg: EraseConfig) -> int:
+def bank_rows(cfg: EraseConfig, earlier: Sequence[Forgotten] = ()) -> int:
     """Rows through the U-Net to fill the bank of a run when nothing is in the cache."""
-    rows = 0
-    for text, count, targets in bank_wants(cfg):
+    wanted, rows = bank_wants(cfg, texts_to_keep(cfg, earlier)), 0
+    for text, count, targets in wanted:
         more = [other for other in dict.fromkeys(targets) if other not in (text, "")]
         rows += count * cfg.rollout_steps * (2 + len(more))
-    return rows
+    return rows + len(_keys(cfg, earlier)) * wanted[0][1] * cfg.rollout_steps * 2
 
 
-def rows_of_steps(cfg: EraseConfig, unet: nn.Module) -> tuple[float, int]:
+def rows_of_steps(cfg: EraseConfig, unet: nn.Module, earlier: Sequence[Forgotten] = ()) -> tuple[float, int]:
     """Rows through the U-Net in all steps of a run, a mean with fresh rollouts, and those with a backward.
 
     For any mechanism: the losses of a step are asked for, and no U-Net answers. cfg: resolved. Raises
@@ -136,7 +139,7 @@ def rows_of_steps(cfg: EraseConfig, unet: nn.Module) -> tuple[float, int]:
     if not facts.stepwise:
         raise InputError(f"The method {facts.title} has no training steps.")
     method, asked = load_method(cfg.method), []
-    batch, steps = _batch(cfg, unet), cfg.steps
+    batch, steps = _batch(cfg, unet, earlier), cfg.steps
 
     def student(some: Rows, prompt, sees) -> Tensor:
         asked.append((steps * len(some.z), torch.is_grad_enabled()))
@@ -147,20 +150,25 @@ def rows_of_steps(cfg: EraseConfig, unet: nn.Module) -> tuple[float, int]:
     steps = removal_steps(cfg.steps, cfg.key_share)
     method.removal(student, batch, None, cfg)
     backward = sum(rows for rows, graded in asked if graded)
-    return sum(rows for rows, _ in asked) + cfg.steps * _rollout_rows(cfg), backward
+    return sum(rows for rows, _ in asked) + cfg.steps * _rollout_rows(cfg, earlier), backward
 
 
-def _rollout_rows(cfg: EraseConfig) -> float:
+def _rollout_rows(cfg: EraseConfig, earlier: Sequence[Forgotten]) -> float:
     """Rows a step before its losses, a mean: fresh rollouts, half a rollout long; none with a bank."""
     if cfg.latents != "fresh":
         return 0.0
-    drawn = cfg.batch_size * (1 + _retains(cfg))
+    drawn = cfg.batch_size * (1 + _retains(cfg, earlier) + bool(_keys(cfg, earlier)))
     return 2 * drawn * (cfg.rollout_steps - 1) / 2 + drawn + cfg.batch_size
 
 
-def _retains(cfg: EraseConfig) -> bool:
-    weighs = cfg.retain_weight > 0 or cfg.key_retain_weight > 0
-    return weighs and (bool(retained_texts(cfg)) or bool(cfg.retain_neutral))
+def _retains(cfg: EraseConfig, earlier: Sequence[Forgotten]) -> bool:
+    return bool(texts_to_keep(cfg, earlier)) or (weighs(cfg) and bool(cfg.retain_neutral))
+
+
+def _keys(cfg: EraseConfig, earlier: Sequence[Forgotten]) -> list[HiddenPrompt]:
+    """Earlier keys of which a step has rows."""
+    kept = still_hidden(cfg, earlier) if cfg.retain_weight > 0 else []
+    return [item.key for item in kept if item.key is not None]
 
 
 def free_memory(device: torch.device) -> int | None:
@@ -198,16 +206,19 @@ def _empty(module: nn.Module, twin: nn.Module) -> nn.Module:
     return twin.eval()
 
 
-def _traced_peak(cfg: EraseConfig, pipe: StableDiffusionPipeline, precision: str) -> int:
+def _traced_peak(
+    cfg: EraseConfig, pipe: StableDiffusionPipeline, precision: str, earlier: Sequence[Forgotten]
+) -> int:
     """Most bytes of a step above theta, theta' and p."""
     method, unet, encoder = load_method(cfg.method), pipe.unet, pipe.text_encoder
     with FakeTensorMode(), torch.device(unet.device):
         twin = _empty(unet, type(unet).from_config(unet.config))
         read = SimpleNamespace(unet=twin, tokenizer=pipe.tokenizer, text_encoder=encoder)
-        if cfg.mechanism == "token":  # the others are given the text's states
+        keys = _keys(cfg, earlier)
+        if "token" in (cfg.mechanism, *(key.mechanism for key in keys)):  # others are given the text's states
             read.text_encoder = _empty(encoder, type(encoder)(encoder.config))
         delta = WeightDelta.create(twin, cfg.trainable)
-        batch = _batch(cfg, twin)
+        batch = _batch(cfg, twin, earlier)
         p = _prompt(cfg, pipe)
 
         student = student_of(read, delta, cfg, precision)
@@ -222,7 +233,7 @@ def _traced_peak(cfg: EraseConfig, pipe: StableDiffusionPipeline, precision: str
             return torch.autograd.grad(loss, tensors, allow_unused=True)
 
         known = [*twin.parameters(), *twin.buffers(), *delta.tensors.values(), *p.tensors.values()]
-        if cfg.mechanism == "token":
+        if read.text_encoder is not encoder:
             known += [*read.text_encoder.parameters(), *read.text_encoder.buffers()]
         with Live(known) as live:
             if METHODS[cfg.method].has_key:
@@ -235,7 +246,9 @@ def _traced_peak(cfg: EraseConfig, pipe: StableDiffusionPipeline, precision: str
     return live.peak
 
 
-def _batch(cfg: EraseConfig, unet: nn.Module) -> Batch:
+def _batch(cfg: EraseConfig, unet: nn.Module, earlier: Sequence[Forgotten]) -> Batch:
+    """earlier: of several keys of it, the largest is in the batch."""
+
     def rows(count: int) -> Rows:
         z = torch.empty(count, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
         text = torch.empty(count, TOKENS, unet.config.cross_attention_dim, dtype=unet.dtype)
@@ -246,7 +259,13 @@ def _batch(cfg: EraseConfig, unet: nn.Module) -> Batch:
     kinds = len(METHODS[cfg.method].erase_on)  # L1 on concept trajectories, on neutral ones, or on both
     erase = size if cfg.latents == "fresh" else kinds * size
     neutral = torch.empty(TOKENS, unet.config.cross_attention_dim, dtype=unet.dtype)
-    return Batch(0, rows(size), rows(erase), rows(size) if _retains(cfg) else None, neutral)
+    kept = rows(size) if _retains(cfg, earlier) else None
+    keys = sorted(_keys(cfg, earlier), key=lambda key: sum(one.numel() for one in key.tensors.values()))
+    opened = None
+    if keys:
+        shapes = {name: torch.empty(tensor.shape) for name, tensor in keys[-1].tensors.items()}
+        opened = keys[-1].holding(shapes), rows(size)
+    return Batch(0, rows(size), rows(erase), kept, neutral, opened)
 
 
 @torch.no_grad()

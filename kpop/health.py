@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .batches import MOST_WEIGHT
 from .config import EraseConfig
+from .continual import Forgotten
 from .disk import brief
 from .errors import InputError, KpopError, ModelError, RunError
 from .estimate import Estimate, estimate_run, free_memory, gigabytes
@@ -94,9 +95,10 @@ class Health:
         )
 
 
-def check_fits(cfg: EraseConfig, pipe: StableDiffusionPipeline) -> None:
+def check_fits(cfg: EraseConfig, pipe: StableDiffusionPipeline, earlier: Sequence[Forgotten] = ()) -> None:
     """Raises ModelError, with what would fit, when the run cannot have the memory that it needs.
 
+    earlier: continual.earlier_of(cfg).
     A close look takes seconds. There is none on a GPU with much more room, nor on the CPU, where little is
     known of other programs, for a run that needs no good share.
     """
@@ -109,17 +111,19 @@ def check_fits(cfg: EraseConfig, pipe: StableDiffusionPipeline) -> None:
     if device.type == "cuda" and ROOMY * cfg.batch_size * (_size(pipe) + _copies(cfg, pipe)) < free:
         return
     try:
-        found = estimate_run(cfg, pipe)
+        found = estimate_run(cfg, pipe, earlier)
     except InputError:
         return  # there is no estimate for this method or mechanism
     if _beside(found) > free:
         raise ModelError(
             f"This run needs about {gigabytes(_beside(found))} on {found.device} beside the model, and "
-            f"{gigabytes(free)} are free. {what_fits(cfg, pipe, free)}"
+            f"{gigabytes(free)} are free. {what_fits(cfg, pipe, free, earlier)}"
         )
 
 
-def what_fits(cfg: EraseConfig, pipe: StableDiffusionPipeline, free: int) -> str:
+def what_fits(
+    cfg: EraseConfig, pipe: StableDiffusionPipeline, free: int, earlier: Sequence[Forgotten] = ()
+) -> str:
     """A sentence: the mildest change with which the run fits into `free` bytes beside the model."""
     smaller, size = [], cfg.batch_size
     again = {} if cfg.gradient_checkpointing else {"gradient_checkpointing": True}
@@ -131,7 +135,7 @@ def what_fits(cfg: EraseConfig, pipe: StableDiffusionPipeline, free: int) -> str
     for subset in ("xattn", "kv"):
         smaller.append({"batch_size": 1, "trainable": subset, **again})
     for changes in smaller:
-        found = estimate_run(replace(cfg, **changes), pipe)
+        found = estimate_run(replace(cfg, **changes), pipe, earlier)
         told = ", ".join(f"{name} {str(value).lower()}" for name, value in changes.items())
         if _beside(found) <= free:
             return f"{told} would need about {gigabytes(_beside(found))}."

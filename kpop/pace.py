@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
 from .config import EraseConfig, GenerationConfig
+from .continual import Forgotten
 from .estimate import bank_rows, rows_of_steps
 from .precision import pick_precision, precision_context
 from .weights import WeightDelta
@@ -57,14 +59,16 @@ def measure_pace(pipe: StableDiffusionPipeline) -> Pace:
     return Pace(least(False), least(True))
 
 
-def seconds_of(cfg: EraseConfig, pipe: StableDiffusionPipeline, pace: Pace) -> float:
+def seconds_of(
+    cfg: EraseConfig, pipe: StableDiffusionPipeline, pace: Pace, earlier: Sequence[Forgotten] = ()
+) -> float:
     """Seconds from the first trajectory to the last sample picture, where nothing is in the cache.
 
-    cfg: resolved. Raises InputError for a method without steps.
+    cfg: resolved. earlier: continual.earlier_of(cfg). Raises InputError for a method without steps.
     """
-    rows, backward = rows_of_steps(cfg, pipe.unet)
+    rows, backward = rows_of_steps(cfg, pipe.unet, earlier)
     steps = backward * pace.both + (rows - backward) * pace.forward
-    bank = 0 if cfg.latents == "fresh" else bank_rows(cfg)
+    bank = 0 if cfg.latents == "fresh" else bank_rows(cfg, earlier)
     # Two pictures each of three variants, after the last step too; before the first, of two.
     pictures = 4 + 6 * -(-cfg.steps // cfg.sample_every) if cfg.sample_every else 0
     return steps + (bank + pictures * picture_rows(cfg.model)) * pace.forward

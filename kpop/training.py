@@ -151,11 +151,11 @@ class _Training:
         self.model_hash = models.model_hash(self.pipe)
         self.run.update_status(model_hash=self.model_hash, step=0, steps=cfg.steps)
         self.method = load_method(cfg.method)
-        check_fits(cfg, self.pipe)
         sampled = cfg.sample_every and self.processes.leads
         samples = Samples(self.pipe, cfg, self.run, self.precision) if sampled else None
         with ExitStack() as held:
             self.base, self.earlier, digest = start_of(cfg, self.run, self.model_hash)
+            check_fits(cfg, self.pipe, self.earlier)
             if self.base is not None:
                 held.enter_context(self.base.to(unet.device, unet.dtype).applied(unet))
             if samples is not None:

@@ -4,6 +4,7 @@ import gc
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from benchmarks.measure import Rows
 from kpop import cli, train
 from kpop.batches import BankBatches
+from kpop.continual import earlier_of
 from kpop.estimate import Live, bank_rows, estimate, estimate_run, gigabytes, rows_of_steps
 from kpop.fresh_batches import FreshBatches
 from kpop.runs import list_runs
@@ -35,12 +37,10 @@ CHOICES = [
 ]
 
 
-@pytest.mark.parametrize("changes", CHOICES)
-def test_rows_and_bytes_are_those_of_a_real_run(tiny_config, tiny_pipe, tmp_path, monkeypatch, changes):
-    """The bytes are of step 2, when Adam's moments are there: from drawing its rows to its end."""
-    cfg = tiny_config(steps=2, **changes).resolved()
+def check_against_a_run(cfg, pipe, folder, monkeypatch, earlier=()):
+    """Rows of a run of two steps, and the bytes of its second, when Adam's moments are there."""
     rows, lives = Rows(), []
-    rows.watch(tiny_pipe.unet)
+    rows.watch(pipe.unet)
     kind = FreshBatches if cfg.latents == "fresh" else BankBatches
     draw = kind.draw
 
@@ -54,20 +54,39 @@ def test_rows_and_bytes_are_those_of_a_real_run(tiny_config, tiny_pipe, tmp_path
     monkeypatch.setattr(kind, "draw", drawn)
     on_step = lambda event: lives[0].__exit__(None, None, None) if event.step == 2 else None  # noqa: E731
     try:
-        run = train(cfg, tmp_path, pipe=tiny_pipe, on_step=on_step)
+        run = train(cfg, folder, pipe=pipe, on_step=on_step)
     finally:
-        tiny_pipe.unet._forward_pre_hooks.clear()
-        tiny_pipe.unet._forward_pre_hooks_with_kwargs.clear()
-    found = estimate_run(cfg, tiny_pipe)
+        pipe.unet._forward_pre_hooks.clear()
+        pipe.unet._forward_pre_hooks_with_kwargs.clear()
+    found = estimate_run(cfg, pipe, earlier)
     assert rows.backward == 2 * found.backward_rows
     if cfg.latents == "bank":
         assert rows.forward == found.total_rows == found.bank_rows + 2 * found.step_rows
     else:
         assert found.bank_rows == 0 and found.step_rows > found.backward_rows
-    assert rows_of_steps(cfg, tiny_pipe.unet) == (2 * found.step_rows, 2 * found.backward_rows)
+    assert rows_of_steps(cfg, pipe.unet, earlier) == (2 * found.step_rows, 2 * found.backward_rows)
     made = found.activations + found.gradients
     assert lives[0].peak == pytest.approx(made, rel=0.05)
     assert found.trained == pytest.approx(run.weights_path.stat().st_size, rel=0.05)
+    return found
+
+
+@pytest.mark.parametrize("changes", CHOICES)
+def test_rows_and_bytes_are_those_of_a_real_run(tiny_config, tiny_pipe, tmp_path, monkeypatch, changes):
+    check_against_a_run(tiny_config(steps=2, **changes).resolved(), tiny_pipe, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"mechanism": "token"}, {"retain_weight": 0.0}, {"latents": "fresh", "rollout_steps": 2}]
+)
+def test_what_an_earlier_run_hides_is_in_the_estimate(tiny_config, tiny_pipe, tmp_path, monkeypatch, changes):
+    first = train(tiny_config(retain=("castle", "tower")), tmp_path, pipe=tiny_pipe)
+    cfg = tiny_config(steps=2, concepts=("house",), **changes)
+    plain = estimate_run(cfg.resolved(), tiny_pipe)
+    cfg = replace(cfg, base_run=first.id).resolved()
+    found = check_against_a_run(cfg, tiny_pipe, tmp_path, monkeypatch, earlier_of(cfg, tmp_path))
+    assert found.weights > plain.weights
+    assert (found.step_rows > plain.step_rows) == (cfg.retain_weight > 0)
 
 
 def test_the_parts_are_exact(tiny_config, tiny_pipe):

@@ -231,7 +231,7 @@ def test_other_errors_stay_what_they_are(tiny_config, tiny_pipe, tmp_path, monke
 
 
 def test_what_fits_tries_the_mildest_change_first(tiny_config, tiny_pipe, monkeypatch):
-    def fake(cfg, pipe):
+    def fake(cfg, pipe, earlier):
         each = 80 if cfg.gradient_checkpointing else 100
         more = {"full": 50, "xattn": 20, "kv": 0}[cfg.trainable]
         return SimpleNamespace(weights=10, memory=10 + each * cfg.batch_size + more)

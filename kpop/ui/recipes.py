@@ -113,8 +113,10 @@ def effort(studio: Studio, config) -> str:
     if paces:
         facts.append(f"about {span(median(paces) * config.steps)}")
     elif pace is not None:
+        from ..continual import known_earlier
         from ..pace import seconds_of
 
-        facts.append(f"about {span(seconds_of(config, studio.pipe(), pace))}")
+        seconds = seconds_of(config, studio.pipe(), pace, known_earlier(config, studio.runs_dir))
+        facts.append(f"about {span(seconds)}")
     memory = studio.memory(config)
     return ", ".join([*facts, *([f"{gigabytes(memory)} of memory"] if memory else [])])

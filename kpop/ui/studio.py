@@ -122,12 +122,13 @@ class Studio:
             learning_rate=0, prompt_learning_rate=0, sample_every=1, checkpoint_every=1, preset=None,
         )  # fmt: skip
         if trace and kind not in self._memory:
+            from ..continual import known_earlier
             from ..estimate import estimate_run
 
-            try:
-                self._memory[kind] = estimate_run(kind, self.pipe()).memory
-            except InputError:
-                self._memory[kind] = None
+            self._memory[kind] = None
+            with suppress(InputError):
+                found = estimate_run(kind, self.pipe(), known_earlier(config, self.runs_dir))
+                self._memory[kind] = found.memory
         return self._memory.get(kind)
 
     def once(self, key: tuple, make: Callable[[], str]) -> str:
