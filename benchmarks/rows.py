@@ -3,7 +3,8 @@
     python -m benchmarks.rows --model sd-random --device cuda --out docs/benchmarks.md
 
 Rows of one call, forward alone and with a backward to the cross-attention's parameters, in both layouts of
-memory. Where 16 rows take hardly longer than 1, the device waits for Python and not for arithmetic.
+memory, and with torch.compile on all blocks but attention. Where 16 rows take hardly longer than 1, the
+device waits for Python and not for arithmetic.
 """
 
 from __future__ import annotations
@@ -14,15 +15,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from diffusers.models.attention import FeedForward
+from diffusers.models.resnet import ResnetBlock2D
 
 from benchmarks.marked_part import put
 from benchmarks.measure import load, machine
 from kpop.config import EraseConfig
 from kpop.estimate import estimate_run
+from kpop.precision import pick_precision, precision_context
 from kpop.weights import trainable_names
 
 FORWARD, BACKWARD = (1, 2, 16), (1, 3)
-LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+MORE = 16  # rows with a backward, of a small model too
+LAYOUTS = {
+    "contiguous": torch.contiguous_format,
+    "channels_last": torch.channels_last,
+    "contiguous, compiled": torch.contiguous_format,
+}
 
 
 def main() -> None:
@@ -40,17 +49,22 @@ def main() -> None:
 
 def table(asked: argparse.Namespace, pipe) -> str:
     """The measured rows as Markdown, and the estimate of the model's default run on one concept."""
-    heads = [f"forward, {n}" for n in FORWARD] + [f"with backward, {n}" for n in BACKWARD]
+    small = pipe.unet.config.sample_size <= 32
+    backward = (*BACKWARD, MORE) if small else BACKWARD
+    heads = [f"forward, {n}" for n in FORWARD] + [f"with backward, {n}" for n in backward]
     lines = [
         f"    python -m benchmarks.rows --model {asked.model} --device {asked.device}", "",
-        f"{asked.model}, {str(pipe.unet.dtype).removeprefix('torch.')}; {machine(pipe)}; mean of "
+        f"{asked.model}, {pick_precision('auto', pipe)}; {machine(pipe)}; mean of "
         f"{asked.rounds} calls after 3, in ms.", "",
         f"| layout | {' | '.join(heads)} |", f"|---|{'---:|' * len(heads)}",
     ]  # fmt: skip
     for name, layout in LAYOUTS.items():
         pipe.unet.to(memory_format=layout)
-        took = [clock(call(pipe, n, False), asked) for n in FORWARD]
-        took += [clock(call(pipe, n, True), asked) for n in BACKWARD]
+        if name.endswith("compiled"):
+            compile_blocks(pipe.unet)
+        with precision_context(pipe.unet, pick_precision("auto", pipe)):
+            took = [clock(call(pipe, n, False), asked) for n in FORWARD]
+            took += [clock(call(pipe, n, True), asked) for n in backward]
         lines.append(f"| {name} | {' | '.join(f'{1000 * seconds:.1f}' for seconds in took)} |")
     cfg = EraseConfig(model=asked.model, concepts=("church",), sample_every=0, key_share=0.0).resolved()
     found = estimate_run(cfg, pipe)
@@ -58,6 +72,14 @@ def table(asked: argparse.Namespace, pipe) -> str:
     told += f"a step, {found.bank_rows} for the bank; estimated peak {found.memory / 1e9:.2f} GB."
     lines += ["", told]
     return "\n".join(lines) + "\n"
+
+
+def compile_blocks(unet) -> None:
+    """What stays the same with and without p: a processor that reads p would be compiled for every prompt."""
+    torch._dynamo.config.recompile_limit = 256  # one a kind of block and number of rows
+    for module in unet.modules():
+        if isinstance(module, ResnetBlock2D | FeedForward):
+            module.compile(dynamic=False)
 
 
 def call(pipe, rows: int, backward: bool) -> Callable[[], None]:
