@@ -13,6 +13,7 @@ from kpop.errors import InputError
 from kpop.evaluation import cell_maker, detectors, plan, targets, tuning
 from kpop.evaluation.cell_maker import packed
 from kpop.evaluation.cells import Store
+from kpop.evaluation.part_targets import PARTS
 from kpop.evaluation.plan import SCALES, Plan, is_whole, merged, work_left
 from kpop.evaluation.splits import object_split
 
@@ -227,6 +228,12 @@ def test_each_part_is_left_out_once():
     configs = [needs[0].spec.config for label, needs in rows.items() if label != "base"]
     parts = [(cfg.key_retain_weight, cfg.near_share, cfg.key_share) for cfg in configs]
     assert parts == [(2.0, 0.5, 0.18), (0.0, 0.5, 0.18), (2.0, 0.0, 0.18), (2.0, 0.5, 0.0)]
+    for label in PARTS:
+        asks = [ask for ask in rows[label][0].asks if (ask.group, ask.variant) == ("retained", "recovered")]
+        assert [(ask.target, ask.key_of) for ask in asks] == [
+            ("saw", "cassette"), ("gas pump", "church"), ("fish", "truck"), ("dog", "parachute"),
+            ("golf flag", "horn"),
+        ]  # fmt: skip
 
 
 def test_quick_stays_within_25_minutes_a_table(tmp_path):

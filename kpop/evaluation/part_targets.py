@@ -9,7 +9,7 @@ from . import splits
 from .cells import Store
 from .plan import Need, Plan
 from .splits import Split
-from .table_targets import base_needs, cases, object_needs, sweep_rows, sweep_table
+from .table_targets import KEPT_COLUMN, base_needs, cases, object_needs, sweep_rows, sweep_table
 from .targets import Result, Rows, Target, of_table
 
 PARTS: dict[str, dict[str, Any]] = {
@@ -26,7 +26,14 @@ def joined(split: Split) -> Split:
 
 
 def _part_rows(plan: Plan) -> Rows:
-    return sweep_rows(plan, PARTS)
+    """The sweep, and what is retained drawn with a key too: one of the parts is there for that."""
+    found = sweep_rows(plan, PARTS)
+    for label in PARTS:
+        found[label] = [
+            replace(need, asks=(*need.asks, *splits.retained_asks_with_keys(split)))
+            for need, (split, _) in zip(found[label], cases(plan), strict=True)
+        ]
+    return found
 
 
 def _parts(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
@@ -35,7 +42,7 @@ def _parts(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
         "key_share of the settings.",
     )
     title = "KPOP* without one of its parts"
-    return of_table(sweep_table(rows, store, "parts", title, {}, notes))
+    return of_table(sweep_table(rows, store, "parts", title, {}, notes, KEPT_COLUMN))
 
 
 def _joined_rows(plan: Plan) -> Rows:

@@ -117,6 +117,15 @@ def group_asks(split: Split, group: str, variant: str = "sanitized", looks=()) -
     ]  # fmt: skip
 
 
+def retained_asks_with_keys(split: Split) -> list[Ask]:
+    """A plain prompt of every retained word, the keys of the erased ones taken in turn."""
+    keys = [concept_name(concept) for concept in split.concepts]
+    return [
+        replace(ask, variant="recovered", key_of=keys[i % len(keys)])
+        for i, ask in enumerate(group_asks(split, "retained"))
+    ]
+
+
 def neutral_ask(split: Split, text: str = "") -> Ask:
     """The untouched model's pictures of the neutral text; target: all erased words, "|" between them.
 

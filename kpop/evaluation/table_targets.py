@@ -23,6 +23,7 @@ OBJECT_COLUMNS = {
     "untouched-5": "the same as PSR-5 on words of neither list",
 }
 RECOVERY_COLUMN = {"recovery-1": "erased words drawn with the true key: first label is the word"}
+KEPT_COLUMN = {"PSR-1 with keys": "retained words drawn with one of the keys: first label is the word"}
 ROWS_NOTE = (
     "KPOP without the star retains nothing, not even the neutral text, and aims at the neutral text alone, "
     "as in the paper's Eq. 5-7. ESD, CA "
@@ -84,7 +85,10 @@ def object_figures(needs, store: Store, variant: str = "sanitized") -> dict[str,
         found[f"ESR-{k}"] = share(looked(needs, store, group="erased", variant=variant), seeds, esr(k))
         for group, name in (("retained", "PSR"), ("untouched", "untouched")):
             found[f"{name}-{k}"] = share(looked(needs, store, group=group, variant=variant), seeds, psr(k))
-    found["recovery-1"] = share(looked(needs, store, variant="recovered"), seeds, psr(1))
+    found["recovery-1"] = share(looked(needs, store, group="erased", variant="recovered"), seeds, psr(1))
+    found["PSR-1 with keys"] = share(
+        looked(needs, store, group="retained", variant="recovered"), seeds, psr(1)
+    )
     return kept(found)
 
 
@@ -223,13 +227,13 @@ def sweep_rows(plan: Plan, values: Mapping[str, Mapping[str, Any]]) -> dict[str,
     return found
 
 
-def sweep_table(rows: Rows, store: Store, name: str, title: str, paper, notes) -> Table:
-    """One table of sweep_rows."""
+def sweep_table(rows: Rows, store: Store, name: str, title: str, paper, notes, more=()) -> Table:
+    """One table of sweep_rows. more: columns beside those of the objects and of recovery."""
     found = [Row("base", object_figures(rows["base"], store, "original"))]
     for label in list(rows)[1:]:
         found.append(Row(label, object_figures(rows[label], store), paper.get(label, {})))
     have, want = count(rows, store)
-    columns = OBJECT_COLUMNS | RECOVERY_COLUMN
+    columns = OBJECT_COLUMNS | RECOVERY_COLUMN | dict(more)
     return Table(name, title, columns, tuple(found), (*notes, *notes_of_cells(rows, store)), have, want)
 
 
