@@ -102,6 +102,24 @@ def test_a_malformed_request_is_told_what_is_wrong_with_it(ann, path, body, stat
     assert answer.status_code == status and told in answer.text
 
 
+def number_of(ann, name):
+    """fn_index of a function of the page."""
+    every = ann.http.get("/config").json()["dependencies"]
+    return next(one["id"] for one in every if one["api_name"] == name)
+
+
+def test_events_and_files_that_no_browser_sends_are_no_fault_of_ours(ann):
+    post = lambda values: ann.http.post("/gradio_api/run/predict", json=values)  # noqa: E731
+    typing = number_of(ann, "typing")
+    for told in ({}, {"key": 1}, [], "x"):
+        asked = {"fn_index": typing, "data": [], "session_hash": "x", "event_data": told}
+        assert post(asked).status_code == 200, told
+    kind = number_of(ann, "kind")
+    for file in ({"a": 1}, {"path": "/etc/passwd"}):
+        answer = post({"fn_index": kind, "data": ["", "csv", [], file, ""]})
+        assert answer.status_code == 400 and "is not in the form that the page sends." in answer.text, file
+
+
 def test_a_malformed_form_is_told_what_is_wrong_with_it(ann):
     part = b'--x\r\nContent-Disposition: form-data; name="files"%s\r\n\r\na\r\n--x--'
     named, bare = part % b'; filename="a"', part % b""

@@ -191,8 +191,8 @@ def wire_concepts(page: Page, step: ConceptsStep, load: gr.events.Dependency) ->
         return suggested(studio, concepts_from(forget), list(keep or []), offered_words(studio))[:MOST_WORDS]
 
     @plainly
-    def typing(event: gr.KeyUpData):
-        return typed_line(studio, event.input_value)
+    def typing(event: gr.EventData):  # not KeyUpData, which breaks on what no browser sends
+        return typed_line(studio, clicked(event, "input_value"))
 
     @plainly
     def swap(forget, keep, event: gr.EventData):

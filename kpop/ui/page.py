@@ -38,6 +38,6 @@ def row_click(name: str) -> str:
 
 
 def clicked(event: gr.EventData, name: str) -> str:
-    """What a `row_click` told, which comes from a browser and may be anything."""
+    """What a `row_click` or another event told, which comes from a browser and may be anything."""
     told = event._data.get(name, "") if isinstance(event._data, dict) else ""
     return str(told)

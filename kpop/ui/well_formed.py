@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 
+from pydantic import BaseModel, ValidationError
 from python_multipart.exceptions import FormParserError
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
@@ -167,8 +168,12 @@ def _check_data(function, data: object, brief: bool) -> None:
     if len(data) != len(fields):
         raise Malformed(f"data has {len(data)} values, and this function takes {len(fields)}.")
     for (place, one), value in zip(fields, data, strict=True):
-        if not one.skip_api and place not in function.component_prop_inputs:
-            _check_kind(one.label or f"value {place + 1}", one.api_info(), value)
+        if place in function.component_prop_inputs:
+            continue
+        field = one.label or f"value {place + 1}"
+        if not one.skip_api:
+            _check_kind(field, one.api_info(), value)
+        _check_model(field, getattr(one, "data_model", None), value)
 
 
 def _check_kind(field: str, schema: Mapping, value: object) -> None:
@@ -176,6 +181,16 @@ def _check_kind(field: str, schema: Mapping, value: object) -> None:
     kinds, told = KINDS.get(str(schema.get("type")), ((), ""))
     if value is not None and kinds and not isinstance(value, kinds):
         raise Malformed(f"{field} must be {told}.")
+
+
+def _check_model(field: str, model: type[BaseModel] | None, value: object) -> None:
+    """Refuse what is not the component's own data: a file without what marks it as one, say."""
+    if model is None or value is None:
+        return
+    try:
+        model.model_validate(value, context={"validate_meta": True})
+    except ValidationError:
+        raise Malformed(f"{field} is not in the form that the page sends.") from None
 
 
 def _check_stream(request: Request) -> None:
