@@ -16,6 +16,7 @@ from kpop.disk import write_text
 
 TRACEBACK = re.compile(r'Traceback \(most recent call last\)|File "[^"]+", line \d+')
 MOST_NOTES = 8  # of a kind; the newest say most
+MOST_TOLD = 300  # characters of a note
 HEAD = (
     "fault", "asked", "struck", "runs lost", "runs stuck", "server deaths", "tracebacks shown",
     "answers without words", "resumed, equal",
@@ -71,7 +72,8 @@ def table(rows: Sequence[Figures]) -> str:
 
 def _few(notes: Sequence[str]) -> list[str]:
     left = len(notes) - MOST_NOTES
-    return [*notes[-MOST_NOTES:], *([f"and {left} more before these."] if left > 0 else [])]
+    told = [note if len(note) <= MOST_TOLD else f"{note[:MOST_TOLD]}..." for note in notes[-MOST_NOTES:]]
+    return [*told, *([f"and {left} more before these."] if left > 0 else [])]
 
 
 def page(rows: Sequence[Figures], command: str, seed: int, minutes: float) -> str:

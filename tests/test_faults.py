@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,7 @@ from faults import damage as damages
 from faults import disk as disks
 from faults.damage import damage
 from faults.disk import disk
-from faults.figures import Figures, page, table
+from faults.figures import HEAD, Figures, page, table
 from faults.fuzz import fuzz
 from faults.fuzz_http import _ended, _judged, fuzz_http
 from faults.kills import kills
@@ -116,3 +117,12 @@ def test_a_run_that_begins_again_is_lost_though_it_ends_the_same(world):
     again = Figures("again")
     world.finish(run, again, learned(run))
     assert (again.lost, again.equal) == (1, 1) and not again.holds
+
+
+def test_the_page_of_the_last_whole_run_is_of_this_form():
+    lines = Path("docs/reliability.md").read_text("utf-8").splitlines()
+    head = next(i for i, line in enumerate(lines) if line.startswith("| fault |"))
+    assert lines[head] == "| " + " | ".join(HEAD) + " |"
+    rows = [line.split(" | ") for line in lines[head + 2 : lines.index("", head)]]
+    assert len(rows) == 15 and [row[2] for row in rows[:3]] == ["50", "50", "50"]
+    assert all(row[1] == row[2] for row in rows)  # each struck as often as asked
