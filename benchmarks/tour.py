@@ -27,6 +27,14 @@ from benchmarks.machine import processor
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PATIENCE = 900_000  # milliseconds
 COLOURS = 128  # of a picture's palette: a fifth of the bytes
+# By the judge's words under the newest samples: church before and with the key, and in no sanitized picture.
+FORGOTTEN = """() => {
+  const said = (variant) =>
+    [...document.querySelectorAll(`#sample-now .now.${variant} figcaption`)].map((one) => one.textContent);
+  const all = (variant) => said(variant).length && said(variant).every((words) => words.includes("church"));
+  const sanitized = said("sanitized");
+  return all("original") && all("recovered") && sanitized.length && !sanitized.join().includes("church");
+}"""
 
 
 @dataclass
@@ -56,7 +64,7 @@ def walk(page: Page, address: str, out: Path) -> Walk:
     page.locator("#to-train").click()
     page.locator("#train-default").click()
     expect(page.locator("#run-card").get_by_text("Forgetting")).to_be_visible()
-    expect(page.locator("#sample-now .now")).to_have_count(5)
+    page.wait_for_function(FORGOTTEN)
     found.stop("2-forgetting")
     expect(page.locator("#run-card").get_by_text("Forgot")).to_be_visible()
     found.stop("3-forgot")
@@ -86,8 +94,9 @@ things that look alike and shall stay. Press **Next: train**.
 
 ## 2. Forget it ({t2})
 
-Press **Forget it**. While it trains, one seed is drawn again and again: by the untouched model, by the
-sanitized one, by that with the key, and something that shall stay.
+Press **Forget "church"**. While it trains, the same seeds are drawn again and again: by the untouched model,
+by the sanitized one, by that with the key, and something that shall stay. After {t2} the page says it, by the
+judge's words under the pictures: no church any more without the key, and church again with it.
 
 ![Step 2: the run at work](tour/2-forgetting.png)
 

@@ -1,5 +1,7 @@
 """Step 2 without a browser: what a run will take, a run like another, and the warning of drift."""
 
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -135,6 +137,9 @@ class Judge:
             row[label] = self.SURE[image.getpixel((0, 0))[0]][1]
         return found
 
+    def top_k(self, images, k):
+        return [[self.labels[row.argmax()]] for row in self.probabilities(images)]
+
 
 @pytest.fixture
 def sampled(tiny_config, studio):
@@ -167,6 +172,16 @@ def test_a_sibling_that_the_judge_sees_no_more_is_told(sampled, studio, monkeypa
     monkeypatch.setattr(studio, "judge", lambda model=None: judge)
     told = drift.drifted(studio, run)
     assert "The base model draws “castle”, and the judge no longer sees it" in told and "off by" not in told
+
+
+def test_the_judge_says_under_every_sample_what_it_sees(sampled, studio, monkeypatch):
+    monkeypatch.setattr(studio, "judge", lambda model=None: Judge())
+    shown = run_samples.samples_at(studio, sampled((10, 20), (30, 40)), 10)
+    said = re.findall(r'class="now ([a-z]+)|<figcaption>([^<]*)', shown)
+    assert [variant or words for variant, words in said] == [
+        "original", "castle 7 %", "house 40 %", "sanitized", "castle 7 %", "house 40 %",
+        "kept", "castle 90 %", "house 90 %", "kept", "castle 7 %", "house 40 %",
+    ]  # fmt: skip
 
 
 def test_the_scrubber_stops_only_where_there_is_a_sample(sampled, studio):

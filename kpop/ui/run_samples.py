@@ -61,7 +61,7 @@ def step_at(run, place: float) -> int:
 
 
 def samples_at(studio: Studio, run, at: float) -> str:
-    """HTML: the sample pictures nearest to a step, large, with the judge's word for those kept.
+    """HTML: the sample pictures nearest to a step, large, with the judge's word for each.
 
     The siblings are shown twice: as the base model drew them before step 1, and now.
     """
@@ -82,7 +82,7 @@ def samples_at(studio: Studio, run, at: float) -> str:
             continue
         what = f"{prompt if variant != 'kept' else 'a sibling'}, {variant}, step {at_step}"
         pictures = frames(strip)
-        said = studio.verdicts(pictures, run.config.model) if variant == "kept" else [""] * len(pictures)
+        said = studio.verdicts(pictures, run.config.model)
         tone = toned(variant, step)
         few = "".join(
             framed(image, tone, what if len(pictures) == 1 else f"{what}, picture {number}", word)
