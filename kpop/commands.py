@@ -228,6 +228,7 @@ def evaluate(args: argparse.Namespace) -> None:
 
     pipe = _pipe(args, run)
     from . import models
+    from .continual import judged_config
     from .generation import compare as draw
     from .run_texts import phrase
 
@@ -248,8 +249,8 @@ def evaluate(args: argparse.Namespace) -> None:
 
     with progress_bar("picture") as show:
         found = protocol.evaluate(
-            pictures, judge, run.config, words, seeds, out, settings, args.template, config.batch_size, show,
-            run.method.variants,
+            pictures, judge, judged_config(run), words, seeds, out, settings, args.template,
+            config.batch_size, show, run.method.variants,
         )  # fmt: skip
     print(report.table(found))
     erased = ", ".join(map(concept_name, run.config.concepts))
@@ -259,6 +260,7 @@ def evaluate(args: argparse.Namespace) -> None:
 
 def words_asked(args: argparse.Namespace) -> tuple[Run, list[str], Detector]:
     """The run, its words to draw and the judge of an evaluation by words. Raises KpopError."""
+    from .continual import judged_config
     from .evaluation import detectors, protocol
 
     if not args.run:
@@ -267,13 +269,14 @@ def words_asked(args: argparse.Namespace) -> tuple[Run, list[str], Detector]:
         if getattr(args, name) is not None:
             raise InputError(f"--{name.replace('_', '-')} goes with --prompts or --protocol sensitive.")
     run = for_key(named_run(args), args)
-    every = (*run.config.concepts, *(run.config.retain or ()))
+    config = judged_config(run)
+    every = (*config.concepts, *(config.retain or ()))
     words = _split(args.words) if args.words else [concept_name(concept) for concept in every]
     judge = detectors.load(args.judge or "emoji", args.device)
     if judge.accuracy is None:
         raise InputError("NudeNet names parts of bodies; ask for it with --protocol sensitive.")
     for word in words:
-        protocol.accepted_labels(word, run.config, judge.labels)
+        protocol.accepted_labels(word, config, judge.labels)
     return run, words, judge
 
 

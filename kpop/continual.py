@@ -9,7 +9,7 @@ Methods that train by steps do so with retain_weight; UCE, in closed form, holds
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -115,6 +115,17 @@ def key_files(run: Run) -> dict[Concept, Path]:
     return found
 
 
+def judged_config(run: Run) -> EraseConfig:
+    """The run's settings for who judges its pictures: what earlier runs forgot is erased, not retained."""
+    cfg, *before = [one.config for one in _with_earlier(run)]
+    concepts = dict.fromkeys([*cfg.concepts, *(concept for one in before for concept in one.concepts)])
+    if len(concepts) == len(cfg.concepts):
+        return cfg
+    gone = {word.lower() for concept in concepts for word in names(concept)}
+    kept = [one for one in cfg.retain or () if not gone.intersection(map(str.lower, names(one)))]
+    return replace(cfg, concepts=tuple(concepts), retain=tuple(kept))
+
+
 def keep_earlier_keys(run: Run, earlier: list[Forgotten]) -> None:
     """Copies of the keys of `earlier` go into the run's secret folder. Raises RunError."""
     for i, item in enumerate(earlier):
@@ -123,16 +134,24 @@ def keep_earlier_keys(run: Run, earlier: list[Forgotten]) -> None:
             replace(item.key, about=about).save(run.earlier_key_path(i, item.concept))
 
 
-def _siblings(run: Run | None) -> dict[Concept, tuple[Concept, ...]]:
+def _siblings(run: Run) -> dict[Concept, tuple[Concept, ...]]:
     """What each concept's run retained, as far back as the runs are there."""
     found: dict[Concept, tuple[Concept, ...]] = {}
-    while run is not None:
-        found |= dict.fromkeys(run.config.concepts, run.config.retain or ()) | found
-        try:
-            run = open_run(run.config.base_run, run.path.parent) if run.config.base_run else None
-        except KpopError:
-            run = None
+    for one in _with_earlier(run):
+        found |= dict.fromkeys(one.config.concepts, one.config.retain or ()) | found
     return found
+
+
+def _with_earlier(run: Run) -> Iterator[Run]:
+    """The run, the one it started from, and so on, as far back as they are there."""
+    while True:
+        yield run
+        try:
+            if run.config.base_run is None:
+                return
+            run = open_run(run.config.base_run, run.path.parent)
+        except KpopError:
+            return
 
 
 def _own_key_files(run: Run) -> dict[Concept, Path]:

@@ -94,9 +94,11 @@ def _has_style(run: Run) -> bool:
 
 def words_of(run: Run) -> dict[str, tuple[str, ...]]:
     """role -> words that `objects` may look for: what the run erases, retains, and some of neither."""
+    from .continual import judged_config
     from .evaluation.splits import untouched_words
 
-    erased, retained = run.config.concepts, run.config.retain or ()
+    config = judged_config(run)
+    erased, retained = config.concepts, config.retain or ()
     return {
         "erased": tuple(map(concept_name, erased)),
         "retained": tuple(map(concept_name, retained)),
@@ -140,12 +142,14 @@ def plan_of(run: Run, request: dict[str, Any], out: Path, pipe) -> tuple[list[Li
 def _words_plan(args: argparse.Namespace) -> tuple[list[Line], list[str], int]:
     from .cli_values import seed_list
     from .commands import words_asked
+    from .continual import judged_config
     from .evaluation.protocol import accepted_labels, role_of
     from .run_texts import phrase
 
     run, words, judge = words_asked(args)
+    config = judged_config(run)
     lines = [
-        Line(word, role_of(word, run.config), "word", word, accepted_labels(word, run.config, judge.labels))
+        Line(word, role_of(word, config), "word", word, accepted_labels(word, config, judge.labels))
         for word in dict.fromkeys(words)
     ]
     order = ("erased", "retained", "untouched")

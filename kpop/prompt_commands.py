@@ -161,7 +161,9 @@ def _roles(args: argparse.Namespace, run: Run | None) -> EraseConfig | None:
         return EraseConfig(
             concepts=concept_list([args.erased]), retain=concept_list([args.retained or "none"])
         )
-    return run.config if run else None
+    from .continual import judged_config
+
+    return judged_config(run) if run else None
 
 
 def _grouped(table: PromptTable, roles: EraseConfig | None, judge: Detector | None) -> list[Case]:

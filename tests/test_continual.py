@@ -5,7 +5,8 @@ import torch
 
 from kpop import generate, models, train
 from kpop.batches import ALONE, Batches
-from kpop.continual import forgotten, key_files, start_of
+from kpop.continual import forgotten, judged_config, key_files, start_of
+from kpop.evaluation.protocol import role_of
 from kpop.hidden_prompt import HiddenPrompt
 from kpop.mechanisms import reading
 from kpop.models import encode
@@ -84,3 +85,12 @@ def test_what_was_forgotten_may_be_erased_again(tiny_config, tiny_pipe, folder, 
     cfg = tiny_config(concepts=("church",), neutral="castle", retain=(), base_run=first.id, steps=2)
     run = train(cfg, folder, pipe=tiny_pipe)
     assert run.status.state == "done" and "l_earlier" not in run.metrics()[0]
+
+
+def test_what_an_earlier_run_forgot_is_judged_as_erased(tiny_config, tiny_pipe, folder, first, second):
+    assert judged_config(first) == first.config
+    cfg = tiny_config(concepts=("tower",), retain=("castle", "chapel"), base_run=second.id, steps=1)
+    third = judged_config(train(cfg, folder, pipe=tiny_pipe))
+    roles = [role_of(word, third) for word in ("tower", "house", "church", "chapel", "castle", "bus")]
+    assert roles == ["erased"] * 4 + ["retained", "untouched"]
+    assert third.retain == ("castle",)
