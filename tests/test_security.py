@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import zipfile
+from itertools import pairwise
 from pathlib import Path
 
 import httpx
@@ -153,6 +154,19 @@ def test_a_file_field_takes_uploads_only(ann, anns, trained, shared_folder):
     assert not list(shared_folder.parent.glob("evil.png"))
 
 
+def written_out(numbers, text):
+    """Whether two neighbours of the numbers stand close together: one alone may be digits of a duration."""
+    shown = [f"{number:.7f}"[:-2] for number in numbers if abs(number) > 0.01]
+    assert len(shown) > 100
+    for one, other in pairwise(shown):
+        at = text.find(one)
+        while at >= 0:
+            if other in text[at : at + 60]:
+                return True
+            at = text.find(one, at + 1)
+    return False
+
+
 def test_the_key_is_in_no_answer_no_log_and_no_served_file(ann, boss, anns, shared_folder, tmp_path, capfd):
     """Everything people hear while they use a run, what the app prints, and all it leaves on the disk."""
     for person in (ann, boss):
@@ -206,10 +220,8 @@ def test_the_key_is_in_no_answer_no_log_and_no_served_file(ann, boss, anns, shar
     assert found and {path.parent.name for path in found} == {"secret"}
     assert find_key(tmp_path, prints) == []  # the cache
     p = HiddenPrompt.load(anns.key_path()).key.flatten()[:300]
-    shown = [f"{value:.5f}" for value in p.tolist() if abs(value) > 0.01]
     text = b"".join(answers).decode(errors="replace")
-    # A few may be digits of some answer's duration; a key that was written out would be there whole.
-    assert len(shown) > 100 and sum(value in text for value in shown) < 10
+    assert written_out(p.tolist(), repr(p.tolist())) and not written_out(p.tolist(), text)
 
 
 def ended(folder):

@@ -125,10 +125,9 @@ class Studio:
             from ..continual import known_earlier
             from ..estimate import estimate_run
 
-            self._memory[kind] = None
-            with suppress(InputError):
-                found = estimate_run(kind, self.pipe(), known_earlier(config, self.runs_dir))
-                self._memory[kind] = found.memory
+            earlier = known_earlier(config, self.runs_dir)
+            with suppress(InputError):  # no steps, no estimate
+                self._memory[kind] = estimate_run(kind, self.pipe(), earlier).memory
         return self._memory.get(kind)
 
     def once(self, key: tuple, make: Callable[[], str]) -> str:
