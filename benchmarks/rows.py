@@ -49,12 +49,13 @@ def main() -> None:
 
 def table(asked: argparse.Namespace, pipe) -> str:
     """The measured rows as Markdown, and the estimate of the model's default run on one concept."""
+    precision = pick_precision("auto", pipe)
     small = pipe.unet.config.sample_size <= 32
     backward = (*BACKWARD, MORE) if small else BACKWARD
     heads = [f"forward, {n}" for n in FORWARD] + [f"with backward, {n}" for n in backward]
     lines = [
         f"    python -m benchmarks.rows --model {asked.model} --device {asked.device}", "",
-        f"{asked.model}, {pick_precision('auto', pipe)}; {machine(pipe)}; mean of "
+        f"{asked.model}, {precision}; {machine(pipe)}; mean of "
         f"{asked.rounds} calls after 3, in ms.", "",
         f"| layout | {' | '.join(heads)} |", f"|---|{'---:|' * len(heads)}",
     ]  # fmt: skip
@@ -62,7 +63,7 @@ def table(asked: argparse.Namespace, pipe) -> str:
         pipe.unet.to(memory_format=layout)
         if name.endswith("compiled"):
             compile_blocks(pipe.unet)
-        with precision_context(pipe.unet, pick_precision("auto", pipe)):
+        with precision_context(pipe.unet, precision):
             took = [clock(call(pipe, n, False), asked) for n in FORWARD]
             took += [clock(call(pipe, n, True), asked) for n in backward]
         lines.append(f"| {name} | {' | '.join(f'{1000 * seconds:.1f}' for seconds in took)} |")

@@ -88,6 +88,11 @@ def texts_to_keep(cfg: EraseConfig, earlier: Sequence[Forgotten] = ()) -> tuple[
     return tuple(dict.fromkeys([*retained_texts(cfg), *more]))
 
 
+def keys_to_keep(cfg: EraseConfig, earlier: Sequence[Forgotten]) -> list[Forgotten]:
+    """Those of `earlier` whose key is to go on opening what it opens; none where that has no weight."""
+    return [item for item in still_hidden(cfg, earlier) if item.key is not None and cfg.retain_weight > 0]
+
+
 def bank_wants(
     cfg: EraseConfig, retained: Sequence[str] | None = None, rows: int | None = None
 ) -> list[tuple[str, int, tuple[str, ...]]]:
@@ -128,7 +133,7 @@ class Batches:
         self.all_rows = cfg.batch_size * processes.count
         self.device = pipe.unet.device
         earlier = still_hidden(cfg, earlier)
-        kept = [item for item in earlier if item.key is not None] if cfg.retain_weight > 0 else []
+        kept = keys_to_keep(cfg, earlier)
         self.earlier = [(concept_name(c.concept), c.key.to(self.device, torch.float32)) for c in kept]
         self.neutral = cfg.neutral or ""
         self.erase_on = METHODS[cfg.method].erase_on

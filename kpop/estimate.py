@@ -18,9 +18,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from .batches import Batch, Rows, bank_wants, texts_to_keep, weighs
+from .batches import Batch, Rows, bank_wants, keys_to_keep, texts_to_keep, weighs
 from .config import EraseConfig
-from .continual import Forgotten, still_hidden
+from .continual import Forgotten
 from .descent import removal_steps, start_of_prompt
 from .errors import InputError
 from .hidden_prompt import HiddenPrompt
@@ -167,8 +167,7 @@ def _retains(cfg: EraseConfig, earlier: Sequence[Forgotten]) -> bool:
 
 def _keys(cfg: EraseConfig, earlier: Sequence[Forgotten]) -> list[HiddenPrompt]:
     """Earlier keys of which a step has rows."""
-    kept = still_hidden(cfg, earlier) if cfg.retain_weight > 0 else []
-    return [item.key for item in kept if item.key is not None]
+    return [item.key for item in keys_to_keep(cfg, earlier)]
 
 
 def free_memory(device: torch.device) -> int | None:
