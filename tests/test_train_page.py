@@ -145,8 +145,8 @@ class Judge:
 def sampled(tiny_config, studio):
     """Makes a run whose samples show, at steps 0, 10, 20 and so on, such greys for castle and house."""
 
-    def make(*strips, retain=("castle", "house")):
-        run = create_run(tiny_config(retain=retain), studio.runs_dir)
+    def make(*strips, retain=("castle", "house"), **changes):
+        run = create_run(tiny_config(retain=retain, **changes), studio.runs_dir)
         for i, greys in enumerate(strips):
             strip = Image.new("RGB", (8 * len(greys), 8))
             for j, grey in enumerate(greys):
@@ -201,3 +201,16 @@ def test_the_table_of_runs_shows_no_picture_of_step_0(sampled):
     run = sampled((10, 20))
     assert "<img" not in run_view.runs_table([run])
     assert "<img" in run_view.runs_table([sampled((10, 20), (10, 20))])
+
+
+def test_the_table_of_runs_shows_before_and_after_and_blurs_what_is_sensitive(sampled):
+    def shown(word):
+        run = sampled((10,), (10,), concepts=(word,))
+        half = Image.linear_gradient("L").convert("RGB").resize((8, 8))
+        for name in ("original", "sanitized"):
+            half.save(run.path / "samples" / "step_00010" / f"{name}.png")
+        return re.findall(r'<img class="(\w+)" src="([^"]+)"', run_view.runs_table([run]))
+
+    church, knife = shown("church"), shown("knife")
+    assert [variant for variant, _ in church] == ["original", "sanitized"]  # no key, nothing recovered
+    assert church[1] == knife[1] and church[0] != knife[0]  # the original knife is blurred

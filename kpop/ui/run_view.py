@@ -15,15 +15,18 @@ from .. import jobs
 from ..command_output import span
 from ..errors import placeless
 from ..kept import frames, opened
+from ..presets import are_sensitive, list_presets
 from ..run_status import ACTIVE, ENDED
 from .charts import Line, line_chart, smoothed
 from .drift import MOST_LINES, drifted
-from .pictures import data_uri, notice
+from .pictures import blurred, data_uri, notice
 from .run_picker import STATES, ago, by_method, concept_names, has_result, made_at, share
 from .run_samples import written
 from .studio import Studio
+from .words import covered
 
 TABLE_ROWS = 30
+BEFORE_AND_AFTER = ("original", "sanitized", "recovered")
 LOSSES = (
     ("l_erase", "erase (L1)", "sanitized", ""),
     ("l_recover", "recover (L2)", "recovered", ""),
@@ -179,14 +182,11 @@ def runs_table(every: list) -> str:
         return notice("No runs yet")
     rows = []
     for run in every[:TABLE_ROWS]:
-        samples = run.samples()
-        # At step 0 it is the original model's picture, which may be one to blur.
-        path = samples[-1][1].get("sanitized") if samples and samples[-1][0] else None
-        thumb = thumbnail(path, written(path)) if path else '<i class="pic-hole"></i>'
         state = run.status.state
         told = "example" if run.is_example else STATES.get(state, state)
         rows.append(
-            f'<tr><td>{thumb}</td><td><button type="button" data-run="{escape(run.id, quote=True)}">'
+            f"<tr><td>{thumbnails(run)}</td>"
+            f'<td><button type="button" data-run="{escape(run.id, quote=True)}">'
             f"{escape(by_method(run))}</button></td>"
             f'<td><span class="state {escape(state)}">{escape(told)}</span></td>'
             f"<td>{steps_of(run.status)}</td>"
@@ -199,11 +199,29 @@ def runs_table(every: list) -> str:
     )
 
 
+def thumbnails(run) -> str:
+    """HTML: one seed by the original, the sanitized and the recovered model, small, at the newest sample.
+
+    A hole where nothing was sampled after step 0. Sensitive pictures are blurred.
+    """
+    samples = run.samples()
+    step, paths = samples[-1] if samples else (0, {})
+    shown = [(variant, paths[variant]) for variant in BEFORE_AND_AFTER if variant in paths] if step else []
+    stamped = tuple((variant, path, written(path)) for variant, path in shown)
+    return _thumbnails(stamped, run.config.concepts) if stamped else '<i class="pic-hole"></i>'
+
+
 @lru_cache(maxsize=256)
-def thumbnail(path: Path, stamp: tuple | None) -> str:
-    """HTML of a small picture. stamp: of its file."""
-    image = opened(path)
-    return f'<img src="{data_uri(frames(image)[0], 96)}" alt="">' if image else '<i class="pic-hole"></i>'
+def _thumbnails(shown: tuple[tuple[str, Path, tuple | None], ...], concepts: tuple) -> str:
+    hidden = "veiled" if are_sensitive(concepts, list_presets()) else ""
+    parts = []
+    for variant, path, _ in shown:
+        strip = opened(path)
+        if strip is not None:
+            image = frames(strip)[0]
+            image = blurred(image) if covered(variant, hidden) else image
+            parts.append(f'<img class="{variant}" src="{data_uri(image, 96)}" alt="{variant}">')
+    return f'<span class="thumbs">{"".join(parts)}</span>' if parts else '<i class="pic-hole"></i>'
 
 
 def steps_of(status) -> str:
