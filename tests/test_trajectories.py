@@ -57,11 +57,30 @@ def test_the_bank_is_found_again_by_model_text_and_sampler(tiny_pipe, tmp_path):
     assert Bank(tiny_pipe, SAMPLER, "other model", tmp_path)._place("church", 2) != again._place("church", 2)
 
 
+def test_what_other_concepts_asked_for_is_not_read(tiny_pipe, tmp_path):
+    """The neutral trajectories serve every concept; a run holds in memory what its own needs."""
+    for word in ("church", "castle", "house"):
+        found = Bank(tiny_pipe, SAMPLER, "digest", tmp_path).get("", 2, [word])
+        assert list(found.eps) == ["", word]
+    again = Bank(tiny_pipe, SAMPLER, "digest", tmp_path)
+    kept = again.get("", 2, ["house", "church"])
+    assert list(kept.eps) == ["", "house", "church"] and again.rows_computed == 0
+    assert torch.equal(kept.eps["house"], found.eps["house"])
+    sizes = [path.stat().st_size for path in tmp_path.glob("*.safetensors")]
+    assert len(sizes) == 4 and max(sizes) < 3 * min(sizes)  # z and one eps, and three of one eps
+
+
 def test_a_damaged_or_unwritable_cache_is_computed_again(tiny_pipe, tmp_path):
     bank = Bank(tiny_pipe, SAMPLER, "digest", tmp_path)
     made = bank.get("church", 1)
     next(tmp_path.glob("*.safetensors")).write_bytes(b"damaged")
     assert torch.equal(Bank(tiny_pipe, SAMPLER, "digest", tmp_path).get("church", 1).z, made.z)
+    seen = bank.get("church", 1, ["castle"]).eps["castle"]
+    for path in tmp_path.glob("*.safetensors"):
+        path.write_bytes(b"damaged")
+    assert torch.equal(
+        Bank(tiny_pipe, SAMPLER, "digest", tmp_path).get("church", 1, ["castle"]).eps["castle"], seen
+    )
     (tmp_path / "file").touch()
     assert torch.equal(Bank(tiny_pipe, SAMPLER, "digest", tmp_path / "file" / "x").get("church", 1).z, made.z)
 
