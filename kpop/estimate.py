@@ -61,6 +61,7 @@ class Estimate:
     adam: int
     prompts: int
     activations: int
+    bank: int
     memory: int
     bank_rows: int
     step_rows: float
@@ -99,14 +100,16 @@ def estimate(cfg: EraseConfig, pipe: StableDiffusionPipeline, earlier: Sequence[
     weights += moved * unet.dtype.itemsize * (cfg.base_run is not None)  # that run's theta' beside theta
     fixed = weights + 4 * moved + 8 * moved + 4 * told * (1 + moments)
     peak = max(peak, 4 * moved + spare)  # gradients are made while activations go
-    bank = 0 if cfg.latents == "fresh" else bank_rows(cfg, earlier)
+    fresh = cfg.latents == "fresh"
+    rolled, held = (0, 0) if fresh else (bank_rows(cfg, earlier), bank_bytes(cfg, unet, earlier))
     rows, backward = rows_of_steps(replace(cfg, steps=1, key_share=0), unet, earlier)
     return Estimate(
         device=unet.device.type, precision=precision, trainable_parameters=moved, prompt_parameters=told,
         prompt_shape=shape, weights=weights, trained=4 * moved, gradients=4 * moved, adam=8 * moved,
-        prompts=4 * told * (2 + moments), activations=max(0, peak - 4 * moved), memory=fixed + peak,
-        bank_rows=bank, step_rows=rows, backward_rows=backward,
-        total_rows=bank + round(rows_of_steps(cfg, unet, earlier)[0]),
+        prompts=4 * told * (2 + moments), activations=max(0, peak - 4 * moved), bank=held,
+        memory=fixed + peak + held * (unet.device.type == "cpu"),
+        bank_rows=rolled, step_rows=rows, backward_rows=backward,
+        total_rows=rolled + round(rows_of_steps(cfg, unet, earlier)[0]),
     )  # fmt: skip
 
 
@@ -127,6 +130,16 @@ def bank_rows(cfg: EraseConfig, earlier: Sequence[Forgotten] = ()) -> int:
         more = [other for other in dict.fromkeys(targets) if other not in (text, "")]
         rows += count * cfg.rollout_steps * (2 + len(more))
     return rows + len(_keys(cfg, earlier)) * wanted[0][1] * cfg.rollout_steps * 2
+
+
+def bank_bytes(cfg: EraseConfig, unet: nn.Module, earlier: Sequence[Forgotten] = ()) -> int:
+    """Bytes of the trajectories that a run holds from its first step to its last, float32."""
+    wanted, tensors = bank_wants(cfg, texts_to_keep(cfg, earlier)), 0
+    for text, count, targets in wanted:
+        tensors += count * (1 + len({text, "", *targets}))
+    tensors += len(_keys(cfg, earlier)) * wanted[0][1] * 3  # z, and eps of the key's text and of ''
+    config = unet.config
+    return 4 * tensors * cfg.rollout_steps * config.in_channels * config.sample_size**2
 
 
 def rows_of_steps(cfg: EraseConfig, unet: nn.Module, earlier: Sequence[Forgotten] = ()) -> tuple[float, int]:

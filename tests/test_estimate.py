@@ -39,13 +39,14 @@ CHOICES = [
 
 def check_against_a_run(cfg, pipe, folder, monkeypatch, earlier=()):
     """Rows of a run of two steps, and the bytes of its second, when Adam's moments are there."""
-    rows, lives = Rows(), []
+    rows, lives, banks = Rows(), [], []
     rows.watch(pipe.unet)
     kind = FreshBatches if cfg.latents == "fresh" else BankBatches
     draw = kind.draw
 
     def drawn(self, step):
         batch = draw(self, step)
+        banks.append([*self.bank.values(), *self.opened] if kind is BankBatches else [])
         if step == 2:
             lives.append(Live([one for one in gc.get_objects() if isinstance(one, Tensor)]))
             lives[0].__enter__()
@@ -65,6 +66,8 @@ def check_against_a_run(cfg, pipe, folder, monkeypatch, earlier=()):
     else:
         assert found.bank_rows == 0 and found.step_rows > found.backward_rows
     assert rows_of_steps(cfg, pipe.unet, earlier) == (2 * found.step_rows, 2 * found.backward_rows)
+    held = [one for bank in banks[-1] for one in (bank.z, *bank.eps.values())]
+    assert found.bank == sum(one.numel() * one.element_size() for one in held)
     made = found.activations + found.gradients
     assert lives[0].peak == pytest.approx(made, rel=0.05)
     assert found.trained == pytest.approx(run.weights_path.stat().st_size, rel=0.05)
