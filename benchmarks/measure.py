@@ -102,9 +102,9 @@ def measure(asked: dict) -> dict:
         on_step = lambda event: run.request_stop() if watch.end() else None  # noqa: E731
         training.train(cfg, run=run, pipe=pipe, device=asked["device"], on_step=on_step, gate=watch.start)
     over, peak = watch.stand(), peak_memory(on_cuda)
+    guessed = estimate_run(cfg, pipe) if asked["way"] == "bank" else None  # takes seconds
     if asked.get("waits"):
         print("over", flush=True)  # the next may start its clock
-    guessed = on_cuda and asked["way"] == "bank"  # takes seconds, and is nearly the same with fresh latents
     which = {"reference": [""], "reference-separate": ["", " removal"], "fresh": [""]}.get(asked["way"], [])
     depths = [sum(rollout_depth(cfg, step, one) for one in which) for step in range(1, cfg.steps + 1)]
     return {
@@ -119,7 +119,7 @@ def measure(asked: dict) -> dict:
         "steps": [[b[i] - a[i] for i in range(3)] for a, b in zip(watch.began, watch.ended, strict=True)],
         "depths": depths,
         "peak": peak,
-        "estimate": estimate_run(cfg, pipe).memory if guessed else None,
+        "estimate": guessed and guessed.memory - (0 if on_cuda else guessed.weights),
         "loaded": loaded,
         "machine": machine(pipe),
         "precision": pick_precision(cfg.precision, pipe),

@@ -252,7 +252,9 @@ def cost_table(asked: argparse.Namespace, found: dict[tuple[str, int], list[dict
                 told = [one["estimate"] for one in many if one["estimate"]]
                 cells.append(f"{statistics.median(told) / 2**20:.0f}" if told else "")
             lines.append(f"| {' | '.join(cells)} |")
-    memory = "resident, of a process each" if first["machine"].startswith("CPU") else "torch's on the GPU"
+    on_cpu = first["machine"].startswith("CPU")
+    memory = "resident, of a process each" if on_cpu else "torch's on the GPU"
+    memory += f"; estimated, the tensors of {'the training' if on_cpu else 'model and training'}" * guess
     lines += ["", "Rows: counted by a hook on the U-Net, all of a batch. Seconds: from the loaded model to "
               f"weights and key on disk, without sample pictures. Memory: {memory}."]  # fmt: skip
     if any(not one["whole"] and not one.get("limited") for many in found.values() for one in many):
