@@ -123,6 +123,18 @@ def estimate_run(
     return estimate(cfg, pipe, earlier)
 
 
+def with_bank_of(
+    cfg: EraseConfig, like: Estimate, unet: nn.Module, earlier: Sequence[Forgotten] = ()
+) -> Estimate:
+    """`like`, with the bytes of cfg's bank: of a run that differs from that one in words and steps alone.
+
+    Its rows stay as they are.
+    """
+    held = 0 if cfg.latents == "fresh" else bank_bytes(cfg, unet, earlier)
+    more = (held - like.bank) * (like.device == "cpu")
+    return replace(like, bank=held, memory=like.memory + more)
+
+
 def bank_rows(cfg: EraseConfig, earlier: Sequence[Forgotten] = ()) -> int:
     """Rows through the U-Net to fill the bank of a run when nothing is in the cache."""
     wanted, rows = bank_wants(cfg, texts_to_keep(cfg, earlier)), 0

@@ -97,8 +97,10 @@ def test_time_and_memory_are_told_once_they_are_known(tiny_config, tiny_pipe, ti
     assert recipes.effort(studio, cfg).startswith("<b>10</b> steps, about ")
     exact = estimate_run(cfg, studio.pipe()).memory
     assert studio.memory(cfg, trace=True) == pytest.approx(exact, rel=0.01)
-    other = tiny_config(concepts=("castle",), retain=("church",), steps=99).resolved()
-    assert studio.memory(other) == studio.memory(cfg)  # another word, not another size: nothing is traced
+    other = tiny_config(concepts=("castle",), retain=("church",), steps=1).resolved()
+    told = studio.memory(other)  # other words and steps have another bank, and nothing is traced anew
+    assert told == pytest.approx(estimate_run(other, studio.pipe()).memory, rel=0.01)
+    assert told < studio.memory(cfg) and len(studio._memory) == 1
     assert recipes.effort(studio, cfg).endswith(f", {gigabytes(exact)} of memory")
     no_steps = EraseConfig(model=str(tiny_folder), concepts=("church",), method="uce").resolved()
     assert studio.memory(no_steps, trace=True) is None

@@ -114,21 +114,22 @@ class Studio:
     def memory(self, config: EraseConfig, trace: bool = False) -> int | None:
         """Bytes a training takes, model included; None until traced, which takes seconds, and where unknown.
 
-        config: resolved. Words and number of steps do not matter, so one answer serves every run of a kind.
+        config: resolved. Runs of a kind differ in their bank alone, so one trace serves them all.
         """
+        from ..continual import known_earlier
+        from ..estimate import estimate_run, with_bank_of
+
         kind = replace(
             config, concepts=tuple(f"concept {i}" for i in range(len(config.concepts))),
             retain=("kept",) if config.retain else (), neutral="", templates=("{}",), steps=1, seed=0,
             learning_rate=0, prompt_learning_rate=0, sample_every=1, checkpoint_every=1, preset=None,
         )  # fmt: skip
+        earlier = known_earlier(config, self.runs_dir)
         if trace and kind not in self._memory:
-            from ..continual import known_earlier
-            from ..estimate import estimate_run
-
-            earlier = known_earlier(config, self.runs_dir)
             with suppress(InputError):  # no steps, no estimate
-                self._memory[kind] = estimate_run(kind, self.pipe(), earlier).memory
-        return self._memory.get(kind)
+                self._memory[kind] = estimate_run(kind, self.pipe(), earlier)
+        found = self._memory.get(kind)
+        return found and with_bank_of(config, found, self.pipe().unet, earlier).memory
 
     def once(self, key: tuple, make: Callable[[], str]) -> str:
         """What `make` answers, made once for all who look at the same; key: everything that it depends on."""
@@ -274,8 +275,7 @@ class Studio:
         """A model this app may load for a visitor: one of the table or the app's own."""
         model = model or self.model
         if model != self.model and model not in list(models.MODELS):  # JSON may be no key of a dict
-            known = ", ".join(models.MODELS)
-            raise InputError(f"Unknown model {str(model)[:80]!r}. Choose one of: {known}.")
+            raise InputError(f"Unknown model {str(model)[:80]!r}. Choose one of: {', '.join(models.MODELS)}.")
         return model
 
     def offered_presets(self) -> list:
