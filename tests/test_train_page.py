@@ -12,6 +12,7 @@ from kpop.kept_samples import lost_siblings
 from kpop.pace import Pace, measure_pace, seconds_of
 from kpop.runs import EXAMPLE, Run, create_run
 from kpop.ui import drift, recipes, run_samples, run_view
+from kpop.ui.charts import Line, line_chart
 from kpop.ui.settings import SETTINGS, config_from, values_of
 from kpop.ui.studio import Studio
 
@@ -216,3 +217,13 @@ def test_the_table_of_runs_shows_before_and_after_and_blurs_what_is_sensitive(sa
     church, knife = shown("church"), shown("knife")
     assert [variant for variant, _ in church] == ["original", "sanitized"]  # no key, nothing recovered
     assert church[1] == knife[1] and church[0] != knife[0]  # the original knife is blurred
+
+
+def test_a_loss_that_starts_at_rounding_errors_does_not_set_the_scale():
+    shown = (("erase", [0.1, 0.02, 0.01]), ("retain", [1e-13, 1e-3, 2e-3]))
+    lines = [Line(name, [1, 2, 3], losses, "original") for name, losses in shown]
+    drawn = line_chart("How well it does", "", lines, 3, log=True)
+    labels = re.findall(r'<span style="top:[\d.]+%">([^<]+)</span>', drawn)
+    assert labels == ["1e-06", "1e-05", "1e-04", "0.001", "0.01", "0.1"]
+    _, retain = re.findall(r'points="([^"]+)"', drawn)
+    assert retain.split()[0].endswith(",100.00")  # at the edge, not below it

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+DECADES = 5  # a loss that starts at rounding errors, as that of what is retained does, sets no scale
+
 
 @dataclass(frozen=True)
 class Line:
@@ -67,6 +69,8 @@ def line_chart(
             '<div class="plot"><p class="fine">The first points come in a moment.</p></div></section>'
         )
     low, high = min(every), max(every)
+    if log:
+        low = max(low, high - DECADES)
     if least and not log:
         low, high = min(low, least[0]), max(high, least[1])
     pad = (high - low or 1.0) * 0.06
@@ -77,7 +81,7 @@ def line_chart(
         return 100 * x / width
 
     def down(y: float) -> float:
-        return 100 - 100 * ((math.log10(y) if log else y) - low) / (high - low)
+        return min(100.0, 100 - 100 * ((math.log10(y) if log else y) - low) / (high - low))
 
     if log:
         whole = [10.0**power for power in range(math.ceil(low), math.floor(high) + 1)]
