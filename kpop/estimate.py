@@ -100,8 +100,7 @@ def estimate(cfg: EraseConfig, pipe: StableDiffusionPipeline, earlier: Sequence[
     weights += moved * unet.dtype.itemsize * (cfg.base_run is not None)  # that run's theta' beside theta
     fixed = weights + 4 * moved + 8 * moved + 4 * told * (1 + moments)
     peak = max(peak, 4 * moved + spare)  # gradients are made while activations go
-    fresh = cfg.latents == "fresh"
-    rolled, held = (0, 0) if fresh else (bank_rows(cfg, earlier), bank_bytes(cfg, unet, earlier))
+    rolled, held = bank_rows(cfg, earlier), bank_bytes(cfg, unet, earlier)
     rows, backward = rows_of_steps(replace(cfg, steps=1, key_share=0), unet, earlier)
     return Estimate(
         device=unet.device.type, precision=precision, trainable_parameters=moved, prompt_parameters=told,
@@ -130,13 +129,15 @@ def with_bank_of(
 
     Its rows stay as they are.
     """
-    held = 0 if cfg.latents == "fresh" else bank_bytes(cfg, unet, earlier)
+    held = bank_bytes(cfg, unet, earlier)
     more = (held - like.bank) * (like.device == "cpu")
     return replace(like, bank=held, memory=like.memory + more)
 
 
 def bank_rows(cfg: EraseConfig, earlier: Sequence[Forgotten] = ()) -> int:
-    """Rows through the U-Net to fill the bank of a run when nothing is in the cache."""
+    """Rows through the U-Net to fill the bank of a run when nothing is in the cache; 0 with fresh latents."""
+    if cfg.latents == "fresh":
+        return 0
     wanted, rows = bank_wants(cfg, texts_to_keep(cfg, earlier)), 0
     for text, count, targets in wanted:
         more = [other for other in dict.fromkeys(targets) if other not in (text, "")]
@@ -145,7 +146,9 @@ def bank_rows(cfg: EraseConfig, earlier: Sequence[Forgotten] = ()) -> int:
 
 
 def bank_bytes(cfg: EraseConfig, unet: nn.Module, earlier: Sequence[Forgotten] = ()) -> int:
-    """Bytes of the trajectories that a run holds from its first step to its last, float32."""
+    """Bytes of the trajectories that a run holds from its first step to its last; 0 with fresh latents."""
+    if cfg.latents == "fresh":
+        return 0
     wanted, tensors = bank_wants(cfg, texts_to_keep(cfg, earlier)), 0
     for text, count, targets in wanted:
         tensors += count * (1 + len({text, "", *targets}))

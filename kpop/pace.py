@@ -68,7 +68,7 @@ def seconds_of(
     """
     rows, backward = rows_of_steps(cfg, pipe.unet, earlier)
     steps = backward * pace.both + (rows - backward) * pace.forward
-    bank = 0 if cfg.latents == "fresh" else bank_rows(cfg, earlier)
+    bank = bank_rows(cfg, earlier)
     # Two pictures each of three variants, after the last step too; before the first, of two.
     pictures = 4 + 6 * -(-cfg.steps // cfg.sample_every) if cfg.sample_every else 0
     return steps + (bank + pictures * picture_rows(cfg.model)) * pace.forward

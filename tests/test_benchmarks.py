@@ -75,6 +75,7 @@ def test_measuring_some_steps_tells_rows_and_time(tiny_folder, tmp_path, way):
     # bank: 8 trajectories each of church and '', 18 of castle, guided, and eps(z, c_n) is among them
     assert told["bank_rows"] == (3 * 2 * (8 + 8 + 18) if way == "bank" else 0)
     assert {step[2] for step in told["steps"]} == {2 * (2 + 4 if way == "bank" else 2 + 3)}
+    assert bool(told["estimate"]) == (way == "bank")
     if way == "bank":
         assert {step[1] for step in told["steps"]} == {12}
     else:
