@@ -20,11 +20,11 @@ from .targets import Result, Rows, Target, count, notes_of_cells, of_table
 WORDS = ("church", "parachute")
 RATES = (0.25, 0.5, 1.0, 2.0, 4.0)  # times the model's recommended rate
 # What is called strength: how far past the neutral text L1 aims; for methods without that knob, the weight
-# of what is retained.
+# of what is retained. KPOP comes last: a sweep that is stopped has searched for its rivals first.
 STRENGTHS: Mapping[str, tuple[str, tuple[float, ...]]] = {
-    "KPOP*": ("negative_guidance", (0.0, 0.5, 1.0)),
     "ESD*": ("negative_guidance", (0.5, 1.0, 2.0)),
     "CA*": ("retain_weight", (0.3, 1.0, 3.0)),
+    "KPOP*": ("negative_guidance", (0.0, 0.5, 1.0)),
 }
 # UCE has no rate: as many settings, from 0.01 to 100, of the one weight it has.
 UCE_WEIGHTS = tuple(round(10 ** (-2 + 4 * i / 14), 3) for i in range(15))
@@ -34,13 +34,13 @@ def _settings(plan: Plan) -> dict[str, tuple[str, dict[str, Any]]]:
     """Row of the sweep -> (row of ROWS, changes)."""
     rate = recommended(plan.model)["learning_rate"]
     found: dict[str, tuple[str, dict[str, Any]]] = {}
+    for weight in UCE_WEIGHTS:
+        found[f"UCE* retain weight {weight:g}"] = ("UCE*", {"retain_weight": weight})
     for row, (knob, values) in STRENGTHS.items():
         for part in RATES:
             for value in values:
                 label = f"{row} rate {rate * part:g}, {knob.replace('_', ' ')} {value:g}"
                 found[label] = (row, {"learning_rate": rate * part, knob: value})
-    for weight in UCE_WEIGHTS:
-        found[f"UCE* retain weight {weight:g}"] = ("UCE*", {"retain_weight": weight})
     return found
 
 
@@ -94,7 +94,7 @@ def _score(figures: Mapping[str, Number], cells: int) -> Number | None:
 
 def _best(rows: list[Row]) -> str:
     found = []
-    for method in (*STRENGTHS, "UCE*"):
+    for method in ("UCE*", *STRENGTHS):
         mine = [row for row in rows if row.label.startswith(method + " ") and "score" in row.ours]
         if mine:
             best = max(mine, key=lambda row: row.ours["score"].value)
