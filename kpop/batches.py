@@ -19,13 +19,14 @@ from .continual import Forgotten, kept_words, still_hidden
 from .hidden_prompt import HiddenPrompt
 from .method_table import METHODS
 from .processes import Processes
-from .run_texts import near_texts, phrase, phrasings, retained_texts
+from .run_texts import near_texts, pairs, phrase, phrasings, retained_texts
 from .trajectories import Bank, Trajectories, noise_levels
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 TRAJECTORIES = 8  # of each phrasing of a concept, and of the neutral text
+PAIRED = 1  # of each text of two things
 RETAINED = 36  # trajectories of all retained texts together, at least 1 each
 ALONE = Processes()
 MOST_WEIGHT = 1000.0  # of a noisy x0-space row, where alpha-bar is nearly 0
@@ -51,10 +52,10 @@ class Batch:
 
     concept: z_t towards c_e, text c_e, target eps(z_t, c_e). erase: text c_e, target eps(z_t, c_n), or past
     it with negative guidance; z_t on the trajectories that the method erases on. retain: siblings and the
-    neutral text, each with its own eps; None for none. neutral: state [77, d_c] of c_n. earlier: a key of
-    the run that this one started from, and rows of what it opens; None where there is none. decoys: of every
-    row of `erase` what its wrong key is drawn from, None where it sees no key; () for none at all.
-    others: keys of the run's other concepts.
+    neutral text, each with its own eps; None for none. neutral: like erase.text, of what L1 aims a row at.
+    earlier: a key of the run that this one started from, and rows of what it opens; None where there is none.
+    decoys: of every row of `erase` what its wrong key is drawn from, None where it sees no key; () for none
+    at all. others: keys of the run's other concepts.
     """
 
     concept_index: int
@@ -110,6 +111,11 @@ def bank_wants(
     wanted = {neutral: (count, tuple(told) if pushes else ())}
     wanted |= {text: (count, (neutral,)) for text in told}
     wanted |= {text: (each, ()) for text in dict.fromkeys(retained) if text not in wanted}
+    for concept in cfg.concepts:
+        for text, alone in pairs(cfg, concept):
+            wanted[text] = (min(PAIRED, draws), (alone,))
+            many, targets = wanted.get(alone, (each, ()))
+            wanted[alone] = (many, (*targets, text) if pushes else targets)
     return [(text, *what) for text, what in wanted.items()]
 
 
@@ -138,6 +144,7 @@ class Batches:
         self.neutral = cfg.neutral or ""
         self.erase_on = METHODS[cfg.method].erase_on
         self.concepts = [phrasings(concept, cfg.templates) for concept in cfg.concepts]
+        self.pairs = [pairs(cfg, concept) for concept in cfg.concepts]
         self.retained, self.near = texts_to_keep(cfg, earlier), [()] * len(cfg.concepts)
         if weighs(cfg):
             # Near a concept that an earlier run erased as much is at stake as near one's own.
@@ -159,6 +166,15 @@ class Batches:
     def concept_of(self, step: int) -> int:
         """One concept a step (method.md 1.2: `random.sample(words, 1)`)."""
         return keyed(self.cfg.seed, step, "concept").randrange(len(self.concepts))
+
+    def erased_of(self, step: int, row: int, draw: random.Random) -> tuple[str, str]:
+        """The text of a row of the concept, and the text that L1 aims it at."""
+        index = self.concept_of(step)
+        text, two = draw.choice(self.concepts[index]), self.pairs[index]
+        paired = keyed(self.cfg.seed, step, row, "pair")
+        if two and paired.random() < self.cfg.pair_share:
+            return paired.choice(two)
+        return text, self.neutral
 
     def retain_of(self, step: int, row: int) -> str | None:
         """The retained text of a row, or None for the neutral text; the first row is the neutral text's.
@@ -241,21 +257,22 @@ class BankBatches(Batches):
     def draw(self, step: int) -> Batch:
         """The rows of a step."""
         cfg, index = self.cfg, self.concept_of(step)
-        concept, erase, retain = [], [], []
+        concept, erase, retain, aims = [], [], [], []
         for row in self.own_rows:
             draw = keyed(cfg.seed, step, row)
-            text = draw.choice(self.concepts[index])
+            text, aim = self.erased_of(step, row, draw)
+            aims += [self.state(aim)] * len(self.erase_on)
             z, t, eps = self._pick(draw, text)
             concept.append((z, t, text, eps[text]))
             if "concept" in self.erase_on:
-                erase.append((z, t, text, self.erased(eps[self.neutral], eps[text])))
-            z, t, eps = self._pick(draw, self.neutral)
+                erase.append((z, t, text, self.erased(eps[aim], eps[text])))
+            z, t, eps = self._pick(draw, aim)
             if "neutral" in self.erase_on:
-                erase.append((z, t, text, self.erased(eps[self.neutral], eps.get(text, eps[self.neutral]))))
+                erase.append((z, t, text, self.erased(eps[aim], eps.get(text, eps[aim]))))
             if self.retained or self.keeps_neutral:
                 retain.append(self._retained(draw, self.retain_of(step, row), index))
         kept = self.rows(retain) if retain else None
-        neutral = self.state(self.neutral)
+        neutral = torch.stack(aims)
         decoys = self.decoys_of(step, len(self.erase_on))
         return Batch(index, self.rows(concept), self.rows(erase), kept, neutral, self._earlier(step), decoys)
 

@@ -46,6 +46,7 @@ REAL = {  # inclusive ranges; None: no upper end
     "key_share": (0, 1),
     "decoy_share": (0, 1),
     "near_share": (0, 1),
+    "pair_share": (0, 1),
     "negative_guidance": (0, 100),
     "rollout_guidance": (0, 100),
     "rho": (0, None),
@@ -70,6 +71,8 @@ class EraseConfig:
     decoy_share: share of L1's rows in which another p is present, random or another concept's, so that only
     the true one opens; ours, 0 in the paper.
     near_share: share of the retained rows that are of the texts nearest to the concept; ours, 0 in the paper.
+    pair_share: share of the concept's rows whose text has a retained word beside it, "a church and a bus",
+    which L1 aims at that word alone; ours, 0 in the paper. Where nothing is retained there are none.
     rho, rho_p: radii (L2) of Eq. 7 and Eq. 5 that one step of theta' and of p may not leave; None: no bound.
     templates: phrasings a concept is put into, "{}" stands for the word. latents: "bank" of the frozen
     model's rollouts, or "fresh" rollouts with the current theta' at each step (the paper's).
@@ -103,6 +106,7 @@ class EraseConfig:
     key_share: float | None = None
     decoy_share: float | None = None
     near_share: float | None = None
+    pair_share: float | None = None
     rate_decay: float | None = None
     negative_guidance: float | None = None
     loss_space: str | None = None

@@ -285,7 +285,7 @@ def _batch(cfg: EraseConfig, unet: nn.Module, earlier: Sequence[Forgotten]) -> B
     size = cfg.batch_size
     kinds = len(METHODS[cfg.method].erase_on)  # L1 on concept trajectories, on neutral ones, or on both
     erase = size if cfg.latents == "fresh" else kinds * size
-    neutral = torch.empty(TOKENS, unet.config.cross_attention_dim, dtype=unet.dtype)
+    neutral = torch.empty(erase, TOKENS, unet.config.cross_attention_dim, dtype=unet.dtype)
     kept = rows(size) if _retains(cfg, earlier) else None
     keys = sorted(_keys(cfg, earlier), key=lambda key: sum(one.numel() for one in key.tensors.values()))
     opened = None

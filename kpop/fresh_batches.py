@@ -46,10 +46,12 @@ class FreshBatches(Batches):
         """The rows of a step; all of them at one timestep."""
         cfg, index = self.cfg, self.concept_of(step)
         until = keyed(cfg.seed, step, "timestep").randrange(self.sampler.steps)
-        texts, noise = [], []
+        texts, noise, aims = [], [], []
         empty = list(dict.fromkeys((self.neutral, "")))  # guidance asks for eps(z, '') whatever is neutral
         for row in self.own_rows:
-            texts.append(keyed(cfg.seed, step, row).choice(self.concepts[index]))
+            text, aim = self.erased_of(step, row, keyed(cfg.seed, step, row))
+            texts.append(text)
+            aims.append(aim)
             noise.append(self._noise(step, row))
         told = len(texts)
         if self.retained or self.keeps_neutral:
@@ -58,20 +60,20 @@ class FreshBatches(Batches):
                 texts.append(keyed(cfg.seed, step, row, "empty").choice(empty) if kept is None else kept)
                 noise.append(self._noise(step, self.all_rows + row))
         states = torch.stack([self.state(text) for text in texts])
+        neutral = torch.stack([self.state(text) for text in aims])
         towards, whither = states.clone(), list(texts)
         if "concept" not in self.erase_on:
-            towards[:told], whither[:told] = self.state(self.neutral), [self.neutral] * told
+            towards[:told], whither[:told] = neutral, aims
         with self.sanitized():
             z, timesteps, *_ = rollout(
                 self.pipe, whither, towards, self.state("")[None], torch.cat(noise), self.sampler, until
             )
         t = int(timesteps[until])
         own = self._teacher(z, t, states)
-        plain = self._teacher(z[:told], t, self.state(self.neutral)[None].expand(told, -1, -1))
+        plain = self._teacher(z[:told], t, neutral)
         rows = [(z[i], t, texts[i], own[i]) for i in range(len(texts))]
         erase = [(z[i], t, texts[i], self.erased(plain[i], own[i])) for i in range(told)]
         kept = self.rows(rows[told:]) if rows[told:] else None
-        neutral = self.state(self.neutral)
         earlier = self._earlier(step, until)
         decoys = self.decoys_of(step, 1)
         return Batch(index, self.rows(rows[:told]), self.rows(erase), kept, neutral, earlier, decoys)

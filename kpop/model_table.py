@@ -69,6 +69,7 @@ _COMMON = {
     "key_share": 0.0,
     "decoy_share": 0.0,
     "near_share": 0.5,
+    "pair_share": 0.0,
     "rate_decay": 0.5,
     "negative_guidance": 0.0,
     "loss_space": "eps",
@@ -162,6 +163,7 @@ _NO_DESCENT = {
     "rollout_steps": 1,
     "rollout_guidance": 0.0,
     "near_share": _COMMON["near_share"],
+    "pair_share": 0.0,
     "gradient_checkpointing": False,
 }
 _NO_WEIGHTS = {

@@ -36,6 +36,7 @@ PAPER = MappingProxyType(
         "key_share": 0.0,
         "decoy_share": 0.0,
         "near_share": 0.0,
+        "pair_share": 0.0,
         "rate_decay": 0.0,
         "negative_guidance": 0.0,
         "loss_space": "eps",

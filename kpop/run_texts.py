@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -11,6 +12,8 @@ from .model_words import by_meaning
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
+
+PAIRS = 8  # texts of two things for each concept
 
 
 def phrase(template: str, word: str) -> str:
@@ -46,7 +49,25 @@ def near_texts(
     return tuple(text for word in ranked[: -(-len(words) // 3)] for text in phrasings(word, cfg.templates))
 
 
+def pairs(cfg: EraseConfig, concept: Concept) -> tuple[tuple[str, str], ...]:
+    """(text of a concept with a retained word beside it, text of that word alone), at most PAIRS.
+
+    () where the run has no rows of them. The same for every seed, so that runs share their trajectories.
+    """
+    kept = [word for one in cfg.retain or () for word in names(one)]
+    if not cfg.pair_share or not kept:
+        return ()
+    found, own = [], names(concept)
+    others = random.Random(" ".join(own)).sample(kept, min(PAIRS, len(kept)))
+    for i, other in enumerate(others):
+        alone, erased = phrase("a {}", other), phrase("a {}", own[i % len(own)])
+        both = (erased, alone) if i % 2 else (alone, erased)
+        found.append((" and ".join(both), alone))
+    return tuple(found)
+
+
 def all_texts(cfg: EraseConfig) -> tuple[str, ...]:
     """Every text that a run gives the text encoder."""
     told = [text for concept in cfg.concepts for text in phrasings(concept, cfg.templates)]
+    told += [text for concept in cfg.concepts for pair in pairs(cfg, concept) for text in pair]
     return tuple(dict.fromkeys([*told, *retained_texts(cfg), cfg.neutral or ""]))

@@ -210,6 +210,21 @@ def test_the_search_is_the_same_for_every_method_and_has_its_own_seeds(tmp_path)
     )
 
 
+def test_only_the_table_of_pairs_has_rows_that_see_two_things():
+    rows = BY_NAME["pairs"].rows(QUICK)
+    shares = {
+        label: {need.spec.config.pair_share for need in needs}
+        for label, needs in rows.items()
+        if label != "base"
+    }
+    assert shares == {"ESD": {0}, "UCE": {0}, "KPOP": {0}, "ESD*": {0}, "ESD*, pairs": {0.25}, "KPOP*": {0},
+                      "KPOP*, pairs": {0.25}}  # fmt: skip
+    keys = {(ask.variant, ask.key_of) for need in rows["KPOP*, pairs"] for ask in need.asks}
+    assert ("sanitized", None) in keys and ("recovered", "church") in keys
+    others = [need for name, target in BY_NAME.items() if name != "pairs" for need in target.needs(QUICK)]
+    assert {need.spec.config.pair_share for need in others if need.spec.config} == {0}
+
+
 def test_cells_are_shared_by_the_tables(tmp_path):
     cells = {name: {need.spec.name for need in BY_NAME[name].needs(QUICK)} for name in BY_NAME}
     kpop = QUICK.spec("KPOP*", QUICK.object_splits()[0], 0).name

@@ -1,5 +1,7 @@
 """The bank: what it holds, that it is kept and found again, and the rows drawn from it."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
@@ -7,7 +9,7 @@ from kpop import models
 from kpop.batches import BankBatches
 from kpop.fresh_batches import FreshBatches
 from kpop.methods.losses import error
-from kpop.run_texts import phrase, phrasings
+from kpop.run_texts import all_texts, pairs, phrase, phrasings
 from kpop.trajectories import Bank, Sampler, noise_levels, rollout
 from kpop.weights import WeightDelta
 
@@ -133,6 +135,39 @@ def test_negative_guidance_pushes_past_the_neutral_target(batches, tiny_pipe):
     for z, t, target in zip(made.erase.z, made.erase.t, made.erase.target, strict=True):
         e_n, e_c = predict(tiny_pipe, z[None], t, ""), predict(tiny_pipe, z[None], t, "church")
         torch.testing.assert_close(target[None], e_n - (e_c - e_n), atol=1e-5, rtol=0)
+
+
+def test_a_text_of_two_things_is_aimed_at_the_one_that_stays(batches, tiny_pipe, tiny_config):
+    """On trajectories of both and of the one alone; negative guidance pushes past it there too."""
+    told = {"retain": ("castle", "blue"), "pair_share": 1.0, "negative_guidance": 0.5}
+    alone = {"a castle and a church": "a castle", "a church and a blue": "a blue"}
+    cfg = tiny_config(**told).resolved()
+    assert dict(pairs(cfg, "church")) == alone and set(alone).union(alone.values()) <= set(all_texts(cfg))
+    fresh = FreshBatches(tiny_pipe, tiny_config(**told, latents="fresh").resolved(), SAMPLER, nullcontext)
+    seen = set()
+    for made, rows in ((batches(**told), 4), (fresh, 2)):
+        for step in range(1, 5):
+            batch = made.draw(step)
+            assert len(batch.erase.prompts) == rows and set(batch.concept.prompts) <= alone.keys()
+            for i, text in enumerate(batch.erase.prompts):
+                z, t = batch.erase.z[i : i + 1], batch.erase.t[i]
+                e_c, e_n = predict(tiny_pipe, z, t, text), predict(tiny_pipe, z, t, alone[text])
+                expected = 1.5 * e_n - 0.5 * e_c
+                torch.testing.assert_close(batch.erase.target[i : i + 1], expected, atol=1e-5, rtol=0)
+                assert torch.equal(batch.neutral[i], models.encode(tiny_pipe, [alone[text]])[0])
+                seen.add(text)
+    assert seen == alone.keys()
+
+
+def test_a_share_of_the_rows_is_of_two_things(batches):
+    def drawn(**changes):
+        made = batches(**changes)
+        return [text for step in range(1, 101) for text in made.draw(step).concept.prompts]
+
+    none, some, alone = drawn(), drawn(pair_share=0.25), drawn(pair_share=1.0, retain=())
+    assert not any(" and " in text for text in none) and none == alone
+    assert sum(" and " in text for text in some) / 200 == pytest.approx(0.25, abs=0.08)
+    assert all(" and " in now or now == before for before, now in zip(none, some, strict=True))
 
 
 def test_the_first_retain_row_is_the_neutral_text(batches, tiny_pipe):

@@ -11,6 +11,7 @@ from .tables import Looked, Number, Row, esr, kept, psr, same, share
 from .targets import Result, Rows, Target, looked
 
 REFUSING = {"decoy_share": 0.5}
+PAIRED = {"pair_share": 0.25}
 
 
 def _recovery_rows(plan: Plan) -> Rows:
@@ -102,13 +103,21 @@ def _phrasings(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
 
 
 def _pair_rows(plan: Plan) -> Rows:
-    base = [ask for split in plan.object_splits() for ask in splits.pair_asks(split, "original")]
+    base = []
+    for split in plan.object_splits():
+        base += splits.pair_asks(split, "original") + splits.group_asks(split, "retained", "original")
     found: dict[str, list[Need]] = {"base": [Need(plan.base(), tuple(base), plan.picture_seeds)]}
-    for row in ("ESD", "UCE", "KPOP", "KPOP*"):
-        found[row] = [
-            Need(plan.spec(row, split, seed), tuple(splits.pair_asks(split, "sanitized")), plan.picture_seeds)
-            for split, seed in cases(plan)
-        ]
+    for row in ("ESD", "UCE", "KPOP", "ESD*", "KPOP*"):
+        variants = ("sanitized", "recovered") if row == "KPOP*" else ("sanitized",)
+        for label, setting, changes in ((row, "default", None), (f"{row}, pairs", "pairs", PAIRED)):
+            if changes and not row.endswith("*"):
+                continue  # without a list there is nothing to stand beside
+            found[label] = []
+            for split, seed in cases(plan):
+                asks = [ask for variant in variants for ask in splits.pair_asks(split, variant)]
+                asks += splits.group_asks(split, "retained")
+                spec = plan.spec(row, split, seed, setting, changes)
+                found[label].append(Need(spec, tuple(asks), plan.picture_seeds))
     return found
 
 
@@ -117,17 +126,28 @@ def _pairs(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
         "erased": "pictures in which the erased object is among the judge's five best (lower is better)",
         "other": "pictures in which the other object is (higher is better)",
         "background": "pictures on the background that was asked for (higher is better)",
+        "retained": "plain prompts of retained words: pictures in which the first label is the word",
+        "with the key": "with the true key: pictures in which the erased object is among the five best",
     }
     seeds, made = plan.picture_seeds, []
     for name, needs in rows.items():
-        found = looked(needs, store, kind="pair")
+        variant = "original" if name == "base" else "sanitized"
+        found = looked(needs, store, kind="pair", variant=variant)
+        plain = looked(needs, store, kind="name", variant=variant)
+        opened = looked(needs, store, kind="pair", variant="recovered")
         figures = {
             "erased": share(found, seeds, psr(5)),
             "other": share(found, seeds, psr(5), target=lambda ask: ask.other),
             "background": share(found, seeds, same, ("background",), lambda ask: ask.background),
+            "retained": share(plain, seeds, psr(1)),
+            "with the key": share(opened, seeds, psr(5)),
         }
         made.append(Row(name, kept(figures)))
-    notes = ("One erased and one retained object on a background. The base itself often draws one of two.",)
+    notes = (
+        "One erased and one retained object on a background. The base itself often draws one of two.",
+        "Pairs: a quarter of the rows of the concept are of it beside a retained word, and aim at that word "
+        "alone (pair_share 0.25); in another wording than that of these prompts.",
+    )
     return finished("pairs", "Two objects, one of them erased", columns, made, notes, rows, store)
 
 

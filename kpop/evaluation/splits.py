@@ -163,10 +163,11 @@ def pair_asks(split: Split, variant: str) -> list[Ask]:
     """An erased and a retained object on a background: does the rest of the picture stay?"""
     found = []
     for i, (word, other) in enumerate(zip(split.erased, split.retained, strict=False)):
+        key = word if variant == "recovered" else None
         colour = list(BACKGROUNDS)[i % len(BACKGROUNDS)]
         prompt = f"{phrase('a {}', word)} and {phrase('a {}', other)} on a {colour} background"
         prompt = prompt.replace(" on a orange ", " on an orange ")
-        found.append(Ask(prompt, word, "erased", variant, None, "pair", other, colour, ("background",)))
+        found.append(Ask(prompt, word, "erased", variant, key, "pair", other, colour, ("background",)))
     return found
 
 

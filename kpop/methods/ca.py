@@ -22,7 +22,7 @@ from .losses import Losses, Student, erase_and_retain, keep_earlier
 def removal(student: Student, batch: Batch, p: None, cfg: EraseConfig) -> Losses:
     """What theta' descends; the targets that come with batch.erase are not used."""
     with torch.no_grad():
-        anchor = replace(batch.erase, text=batch.neutral.expand_as(batch.erase.text))
+        anchor = replace(batch.erase, text=batch.neutral)
         target = student(anchor, None, None).float()
     found = erase_and_retain(student, replace(batch.erase, target=target), batch.retain, cfg)
     return keep_earlier(student, batch, cfg, *found)
