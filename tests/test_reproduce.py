@@ -198,8 +198,9 @@ def test_the_search_is_the_same_for_every_method_and_has_its_own_seeds(tmp_path)
 
     store = filled(tmp_path, tuning.TARGET, answer)
     result = tuning.TARGET.build(QUICK, rows, store, None)
-    assert "Best of each method: UCE* retain weight 0.01 (0.0); ESD* rate 0.001, " in result.markdown
-    assert "; KPOP* rate 0.001, negative guidance 0 (100.0)." in result.markdown
+    assert "Best of each method: UCE* retain weight 0.01 (0.0; 14 of 14 others reach its" in result.markdown
+    best = "; KPOP* rate 0.001, negative guidance 0 (100.0; 2 of 14 others reach its interval)."
+    assert best in result.markdown
     store.load(rows["KPOP* rate 0.000125, negative guidance 0"][0].spec).about["failed"] = (
         "Stopped at step 3."
     )

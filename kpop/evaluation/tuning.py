@@ -7,6 +7,7 @@ never tuned on.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from statistics import harmonic_mean
 from typing import Any
 
 from ..model_table import recommended
@@ -67,7 +68,8 @@ def _build(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
         "PSR-1": "retained words: pictures in which it is",
         "untouched-1": "words of neither list: pictures in which it is",
         "recovery-1": "with the true key: pictures in which it is",
-        "score": "harmonic mean of ESR-1, PSR-1 and, with a key, recovery-1: what a setting is chosen by",
+        "score": "harmonic mean of ESR-1, PSR-1 and, with a key, recovery-1: what a setting is chosen by; in "
+        "brackets that of the ends of their intervals",
     }
     made = []
     for label, needs in rows.items():
@@ -86,10 +88,9 @@ def _score(figures: Mapping[str, Number], cells: int) -> Number | None:
     """None where a word is missing: a setting is not chosen by half of its cells."""
     if any(name not in figures or figures[name].cells < cells for name in ("ESR-1", "PSR-1")):
         return None
-    parts = [figures[name].value for name in ("ESR-1", "PSR-1", "recovery-1") if name in figures]
-    value = len(parts) / sum(1 / part for part in parts) if all(parts) else 0.0
-    first = figures["ESR-1"]
-    return Number(value, value, value, first.n, first.cells)
+    parts = [figures[name] for name in ("ESR-1", "PSR-1", "recovery-1") if name in figures]
+    ends = (harmonic_mean([getattr(part, end) for part in parts]) for end in ("value", "low", "high"))
+    return Number(*ends, parts[0].n, parts[0].cells)
 
 
 def _best(rows: list[Row]) -> str:
@@ -98,7 +99,10 @@ def _best(rows: list[Row]) -> str:
         mine = [row for row in rows if row.label.startswith(method + " ") and "score" in row.ours]
         if mine:
             best = max(mine, key=lambda row: row.ours["score"].value)
-            found.append(f"{best.label} ({best.ours['score'].value:.1f})")
+            score = best.ours["score"]
+            alike = sum(row.ours["score"].high >= score.low for row in mine) - 1
+            told = f"{alike} of {len(mine) - 1} others reach its interval"
+            found.append(f"{best.label} ({score.value:.1f}; {told})")
     return "Best of each method: " + ("; ".join(found) + "." if found else "no cell is there yet.")
 
 
