@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 TRAJECTORIES = 8  # of each phrasing of a concept, and of the neutral text
-PAIRED = 1  # of each text of two things
+PAIRED = 1  # of each text of two things, and of the one alone where it is not retained
 RETAINED = 36  # trajectories of all retained texts together, at least 1 each
 ALONE = Processes()
 MOST_WEIGHT = 1000.0  # of a noisy x0-space row, where alpha-bar is nearly 0
@@ -113,8 +113,8 @@ def bank_wants(
     wanted |= {text: (each, ()) for text in dict.fromkeys(retained) if text not in wanted}
     for concept in cfg.concepts:
         for text, alone in pairs(cfg, concept):
-            wanted[text] = (min(PAIRED, draws), (alone,))
-            many, targets = wanted.get(alone, (each, ()))
+            wanted[text] = (PAIRED, (alone,))
+            many, targets = wanted.get(alone, (PAIRED, ()))
             wanted[alone] = (many, (*targets, text) if pushes else targets)
     return [(text, *what) for text, what in wanted.items()]
 

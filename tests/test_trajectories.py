@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kpop import models
-from kpop.batches import BankBatches
+from kpop.batches import BankBatches, bank_wants
 from kpop.fresh_batches import FreshBatches
 from kpop.methods.losses import error
 from kpop.run_texts import all_texts, pairs, phrase, phrasings
@@ -157,6 +157,12 @@ def test_a_text_of_two_things_is_aimed_at_the_one_that_stays(batches, tiny_pipe,
                 assert torch.equal(batch.neutral[i], models.encode(tiny_pipe, [alone[text]])[0])
                 seen.add(text)
     assert seen == alone.keys()
+
+
+def test_what_stays_beside_the_concept_has_one_trajectory_where_it_is_not_retained(tiny_config):
+    told = {"pair_share": 0.5, "retain_weight": 0, "key_retain_weight": 0, "steps": 100}
+    wanted = {text: count for text, count, _ in bank_wants(tiny_config(**told).resolved())}
+    assert wanted == {"": 8, "church": 8, "a church": 8, "a castle and a church": 1, "a castle": 1}
 
 
 def test_a_share_of_the_rows_is_of_two_things(batches):

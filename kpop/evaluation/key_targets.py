@@ -107,17 +107,14 @@ def _pair_rows(plan: Plan) -> Rows:
     for split in plan.object_splits():
         base += splits.pair_asks(split, "original") + splits.group_asks(split, "retained", "original")
     found: dict[str, list[Need]] = {"base": [Need(plan.base(), tuple(base), plan.picture_seeds)]}
-    for row in ("ESD", "UCE", "KPOP", "ESD*", "KPOP*"):
-        variants = ("sanitized", "recovered") if row == "KPOP*" else ("sanitized",)
-        for label, setting, changes in ((row, "default", None), (f"{row}, pairs", "pairs", PAIRED)):
-            if changes and not row.endswith("*"):
-                continue  # without a list there is nothing to stand beside
-            found[label] = []
-            for split, seed in cases(plan):
-                asks = [ask for variant in variants for ask in splits.pair_asks(split, variant)]
-                asks += splits.group_asks(split, "retained")
-                spec = plan.spec(row, split, seed, setting, changes)
-                found[label].append(Need(spec, tuple(asks), plan.picture_seeds))
+    for label in ("ESD", "UCE", "KPOP", "ESD*", "ESD*, pairs", "KPOP*", "KPOP*, pairs"):
+        row, _, setting = label.partition(", ")
+        found[label] = []
+        for split, seed in cases(plan):
+            asks = splits.pair_asks(split, "sanitized") + splits.group_asks(split, "retained")
+            asks += splits.pair_asks(split, "recovered") if row == "KPOP*" else []
+            spec = plan.spec(row, split, seed, setting or "default", PAIRED if setting else None)
+            found[label].append(Need(spec, tuple(asks), plan.picture_seeds))
     return found
 
 
