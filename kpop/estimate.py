@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 TOKENS = 77
+# What a process grows by beside its tensors: kernels that oneDNN compiled and keeps, gaps of the allocator.
+# Measured, by benchmarks/memory.py; on a GPU torch counts tensors.
+OVERHEAD = {"cpu": 180 * 2**20}
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,9 @@ class Estimate:
 
     weights: theta and what lies beside it on the device. trained: theta', float32. gradients, adam: of
     theta'. prompts: p of every concept, with gradients and optimizer. activations: the peak of a step above
-    all these. memory: the peak of training; sample pictures are not in it, they are drawn between steps.
-    step_rows: forward rows of a step that moves p and theta', a mean with fresh rollouts; backward_rows:
-    those that get a backward.
+    all these. overhead: of the process, see OVERHEAD. memory: the peak of training; sample pictures are not
+    in it, they are drawn between steps. step_rows: forward rows of a step that moves p and theta', a mean
+    with fresh rollouts; backward_rows: those that get a backward.
     bank_rows: once, before the first step, where no trajectory is in the cache.
     """
 
@@ -62,6 +65,7 @@ class Estimate:
     prompts: int
     activations: int
     bank: int
+    overhead: int
     memory: int
     bank_rows: int
     step_rows: float
@@ -102,11 +106,12 @@ def estimate(cfg: EraseConfig, pipe: StableDiffusionPipeline, earlier: Sequence[
     peak = max(peak, 4 * moved + spare)  # gradients are made while activations go
     rolled, held = bank_rows(cfg, earlier), bank_bytes(cfg, unet, earlier)
     rows, backward = rows_of_steps(replace(cfg, steps=1, key_share=0), unet, earlier)
+    overhead = OVERHEAD.get(unet.device.type, 0)
     return Estimate(
         device=unet.device.type, precision=precision, trainable_parameters=moved, prompt_parameters=told,
         prompt_shape=shape, weights=weights, trained=4 * moved, gradients=4 * moved, adam=8 * moved,
         prompts=4 * told * (2 + moments), activations=max(0, peak - 4 * moved), bank=held,
-        memory=fixed + peak + held * (unet.device.type == "cpu"),
+        overhead=overhead, memory=fixed + peak + held * (unet.device.type == "cpu") + overhead,
         bank_rows=rolled, step_rows=rows, backward_rows=backward,
         total_rows=rolled + round(rows_of_steps(cfg, unet, earlier)[0]),
     )  # fmt: skip
