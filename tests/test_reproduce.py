@@ -1,12 +1,14 @@
 """Tables and figures from cells whose contents are known, and the command on a tiny model."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
 from judges import PixelJudge
 from PIL import Image
 
+from benchmarks.app_process import REPO
 from kpop import cli, model_table
 from kpop.config import GenerationConfig
 from kpop.errors import InputError
@@ -211,6 +213,25 @@ def test_the_search_is_the_same_for_every_method_and_has_its_own_seeds(tmp_path)
     )
 
 
+def test_the_chosen_settings_are_the_best_of_the_committed_sweep():
+    told = (REPO / "docs/results/tuning.md").read_text("utf-8")
+    best = re.search(r"^Best of each method: (.*)$", told, re.MULTILINE)[1]
+    assert sorted(re.findall(r"(\w+\* .*?) \(", best)) == sorted(tuning.CHOSEN.values())
+
+
+def test_the_table_of_the_chosen_settings_has_each_method_twice():
+    rows = BY_NAME["tuned"].rows(QUICK)
+    changed = {
+        label: {name for name in ("learning_rate", "retain_weight", "negative_guidance")
+                if getattr(rows[label][0].spec.config, name) != getattr(rows[method][0].spec.config, name)}
+        for method, label in tuning.CHOSEN.items()
+    }  # fmt: skip
+    assert changed["CA* rate 0.002, retain weight 0.3"] == {"learning_rate", "retain_weight"}
+    assert changed["UCE* retain weight 0.072"] == {"retain_weight"}
+    assert {need.seeds for needs in rows.values() for need in needs} == {(1000, 1001)}
+    assert {need.spec.seed for label in list(rows)[1:] for need in rows[label]} == {0}
+
+
 def test_only_the_table_of_pairs_has_rows_that_see_two_things():
     rows = BY_NAME["pairs"].rows(QUICK)
     shares = {
@@ -219,7 +240,8 @@ def test_only_the_table_of_pairs_has_rows_that_see_two_things():
         if label != "base"
     }
     assert shares == {"ESD": {0}, "UCE": {0}, "KPOP": {0}, "ESD*": {0}, "ESD*, pairs": {0.25}, "KPOP*": {0},
-                      "KPOP*, pairs": {0.25}}  # fmt: skip
+                      "KPOP*, pairs": {0.25}, "KPOP*, 2 times the steps": {0},
+                      "KPOP*, pairs, 2 times the steps": {0.25}}  # fmt: skip
     keys = {(ask.variant, ask.key_of) for need in rows["KPOP*, pairs"] for ask in need.asks}
     assert ("sanitized", None) in keys and ("recovered", "church") in keys
     others = [need for name, target in BY_NAME.items() if name != "pairs" for need in target.needs(QUICK)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from . import splits
 from .cells import Store
 from .controls import CONTROLS, control_asks
+from .list_targets import LONGER
 from .plan import Need, Plan
 from .table_targets import DEPTHS, base_needs, cases, finished
 from .tables import Looked, Number, Row, esr, kept, psr, same, share
@@ -107,14 +108,19 @@ def _pair_rows(plan: Plan) -> Rows:
     for split in plan.object_splits():
         base += splits.pair_asks(split, "original") + splits.group_asks(split, "retained", "original")
     found: dict[str, list[Need]] = {"base": [Need(plan.base(), tuple(base), plan.picture_seeds)]}
-    for label in ("ESD", "UCE", "KPOP", "ESD*", "ESD*, pairs", "KPOP*", "KPOP*, pairs"):
-        row, _, setting = label.partition(", ")
-        found[label] = []
+    kinds = [(row, "default", None) for row in ("ESD", "UCE", "KPOP", "ESD*", "KPOP*")]
+    kinds += [("ESD*, pairs", "pairs", None), ("KPOP*, pairs", "pairs", None)]
+    if plan.scale.steps is not None:  # else the preset decides on them
+        longer, told = LONGER * plan.scale.steps, f"{LONGER} times the steps"
+        kinds += [(f"KPOP*, {told}", "longer", longer), (f"KPOP*, pairs, {told}", "pairs-longer", longer)]
+    for label, setting, limit in kinds:
+        row, changes = label.partition(",")[0], PAIRED if setting.startswith("pairs") else None
+        needs = found.setdefault(label, [])
         for split, seed in cases(plan):
             asks = splits.pair_asks(split, "sanitized") + splits.group_asks(split, "retained")
             asks += splits.pair_asks(split, "recovered") if row == "KPOP*" else []
-            spec = plan.spec(row, split, seed, setting or "default", PAIRED if setting else None)
-            found[label].append(Need(spec, tuple(asks), plan.picture_seeds))
+            spec = plan.spec(row, split, seed, setting, changes, limit=limit)
+            needs.append(Need(spec, tuple(asks), plan.picture_seeds))
     return found
 
 

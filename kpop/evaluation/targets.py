@@ -67,6 +67,7 @@ def targets() -> dict[str, Target]:
         *list_targets.TARGETS,
         *part_targets.TARGETS,
         *figure_targets.TARGETS,
+        tuning.TUNED,
         tuning.TARGET,
     ]
     return {target.name: target for target in found}
