@@ -130,7 +130,10 @@ def sampling_flags(parser: argparse.ArgumentParser) -> None:
 
 def reproduce_flags(parser: argparse.ArgumentParser) -> None:
     """Which tables and figures, in what size, from where."""
-    about = "table2-6, fig2-12, recovery, phrasings, pairs, lists, parts, joined, tuned, tuning, or all"
+    about = (
+        "table2-6, fig2-12, recovery, phrasings, pairs, lists, parts, joined; all: every one of these; "
+        "and, by name only: longer-pairs, tuned, tuning"
+    )
     parser.add_argument("targets", nargs="+", metavar="TARGET", help=about)
     parser.add_argument("--model", default="emoji", help="default: emoji")
     parser.add_argument(

@@ -6,7 +6,7 @@ from . import splits
 from .cells import Store
 from .controls import CONTROLS, control_asks
 from .list_targets import LONGER
-from .plan import Need, Plan
+from .plan import QUICK_STEPS, Need, Plan
 from .table_targets import DEPTHS, base_needs, cases, finished
 from .tables import Looked, Number, Row, esr, kept, psr, same, share
 from .targets import Result, Rows, Target, looked
@@ -103,28 +103,40 @@ def _phrasings(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
     return finished("phrasings", title, columns, made, notes, rows, store)
 
 
-def _pair_rows(plan: Plan) -> Rows:
-    base = []
-    for split in plan.object_splits():
-        base += splits.pair_asks(split, "original") + splits.group_asks(split, "retained", "original")
-    found: dict[str, list[Need]] = {"base": [Need(plan.base(), tuple(base), plan.picture_seeds)]}
-    kinds = [(row, "default", None) for row in ("ESD", "UCE", "KPOP", "ESD*", "KPOP*")]
-    kinds += [("ESD*, pairs", "pairs", None), ("KPOP*, pairs", "pairs", None)]
-    if plan.scale.steps is not None:  # else the preset decides on them
-        longer, told = LONGER * plan.scale.steps, f"{LONGER} times the steps"
-        kinds += [(f"KPOP*, {told}", "longer", longer), (f"KPOP*, pairs, {told}", "pairs-longer", longer)]
-    for label, setting, limit in kinds:
-        row, changes = label.partition(",")[0], PAIRED if setting.startswith("pairs") else None
-        needs = found.setdefault(label, [])
-        for split, seed in cases(plan):
-            asks = splits.pair_asks(split, "sanitized") + splits.group_asks(split, "retained")
-            asks += splits.pair_asks(split, "recovered") if row == "KPOP*" else []
-            spec = plan.spec(row, split, seed, setting, changes, limit=limit)
-            needs.append(Need(spec, tuple(asks), plan.picture_seeds))
+def _pair_needs(plan: Plan, row: str, setting: str = "default", limit: int | None = None) -> list[Need]:
+    """A row's cells. setting: those that start with "pairs" have rows of two things. limit: as Plan.spec."""
+    found, changes = [], PAIRED if setting.startswith("pairs") else None
+    for split, seed in cases(plan):
+        asks = splits.pair_asks(split, "sanitized") + splits.group_asks(split, "retained")
+        asks += splits.pair_asks(split, "recovered") if row == "KPOP*" else []
+        spec = plan.spec(row, split, seed, setting, changes, limit=limit)
+        found.append(Need(spec, tuple(asks), plan.picture_seeds))
     return found
 
 
-def _pairs(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
+def _pair_base(plan: Plan) -> list[Need]:
+    asks = []
+    for split in plan.object_splits():
+        asks += splits.pair_asks(split, "original") + splits.group_asks(split, "retained", "original")
+    return [Need(plan.base(), tuple(asks), plan.picture_seeds)]
+
+
+def _pair_rows(plan: Plan) -> Rows:
+    found = {"base": _pair_base(plan)}
+    found |= {row: _pair_needs(plan, row) for row in ("ESD", "UCE", "KPOP", "ESD*", "KPOP*")}
+    return found | {f"{row}, pairs": _pair_needs(plan, row, "pairs") for row in ("ESD*", "KPOP*")}
+
+
+def _longer_pair_rows(plan: Plan) -> Rows:
+    longer = LONGER * (plan.scale.steps or QUICK_STEPS)
+    return {
+        "base": _pair_base(plan),
+        "KPOP*": _pair_needs(plan, "KPOP*", "longer", longer),
+        "KPOP*, pairs": _pair_needs(plan, "KPOP*", "pairs-longer", longer),
+    }
+
+
+def _pairs(plan: Plan, rows: Rows, store: Store, maker=None, name="pairs", ending="") -> Result:
     columns = {
         "erased": "pictures in which the erased object is among the judge's five best (lower is better)",
         "other": "pictures in which the other object is (higher is better)",
@@ -133,8 +145,8 @@ def _pairs(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
         "with the key": "with the true key: pictures in which the erased object is among the five best",
     }
     seeds, made = plan.picture_seeds, []
-    for name, needs in rows.items():
-        variant = "original" if name == "base" else "sanitized"
+    for label, needs in rows.items():
+        variant = "original" if label == "base" else "sanitized"
         found = looked(needs, store, kind="pair", variant=variant)
         plain = looked(needs, store, kind="name", variant=variant)
         opened = looked(needs, store, kind="pair", variant="recovered")
@@ -145,17 +157,22 @@ def _pairs(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
             "retained": share(plain, seeds, psr(1)),
             "with the key": share(opened, seeds, psr(5)),
         }
-        made.append(Row(name, kept(figures)))
+        made.append(Row(label, kept(figures)))
     notes = (
         "One erased and one retained object on a background. The base itself often draws one of two.",
         "Pairs: a quarter of the rows of the concept are of it beside a retained word, and aim at that word "
         "alone (pair_share 0.25); in another wording than that of these prompts.",
     )
-    return finished("pairs", "Two objects, one of them erased", columns, made, notes, rows, store)
+    return finished(name, f"Two objects, one of them erased{ending}", columns, made, notes, rows, store)
+
+
+def _longer_pairs(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
+    return _pairs(plan, rows, store, maker, "longer-pairs", f", after {LONGER} times the steps")
 
 
 TARGETS = (
     Target("recovery", "the true key and its controls", _recovery_rows, _recovery),
     Target("phrasings", "phrasings not trained on", _phrasing_rows, _phrasings),
     Target("pairs", "two objects, one erased", _pair_rows, _pairs),
+    Target("longer-pairs", "the same after twice the steps", _longer_pair_rows, _longer_pairs, apart=True),
 )

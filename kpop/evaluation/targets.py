@@ -36,7 +36,8 @@ class Target:
     """rows: what it needs; build: the result, of what the store holds, without drawing anything.
 
     build's last argument is for Fig. 2 alone, whose maps are made from a run's weights and not from
-    predictions. embedded: it is about what only the embedded model draws.
+    predictions. embedded: it is about what only the embedded model draws. apart: `all` leaves it out, so that
+    it stays within three hours on two cores; it is made when it is named.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Target:
     rows: Callable[[Plan], Rows]
     build: Callable[[Plan, Rows, Store, Maker | None], Result]
     embedded: bool = False
+    apart: bool = False
 
     def needs(self, plan: Plan) -> list[Need]:
         """Every need of every row."""
@@ -74,10 +76,10 @@ def targets() -> dict[str, Target]:
 
 
 def named(names: Sequence[str]) -> list[Target]:
-    """The targets of these names; "all" for every one but the sweep. Raises InputError."""
+    """The targets of these names; "all" for every one that is not apart. Raises InputError."""
     known = targets()
     if "all" in names:
-        return [target for target in known.values() if target.name != "tuning"]
+        return [target for target in known.values() if not target.apart]
     for name in names:
         if name in ABSENT:
             raise InputError(ABSENT[name])

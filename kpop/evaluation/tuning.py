@@ -131,5 +131,7 @@ def _tuned(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
     return of_table(sweep_table(rows, store, "tuned", title, {}, notes))
 
 
-TARGET = Target("tuning", "5 learning rates x 3 strengths for every method", _rows, _build)
-TUNED = Target("tuned", "Table 2 with the settings that the sweep chose", _tuned_rows, _tuned, True)
+TARGET = Target("tuning", "5 learning rates x 3 strengths for every method", _rows, _build, apart=True)
+TUNED = Target(
+    "tuned", "Table 2 with the settings that the sweep chose", _tuned_rows, _tuned, embedded=True, apart=True
+)
