@@ -254,7 +254,7 @@ def cost_table(asked: argparse.Namespace, found: dict[tuple[str, int], list[dict
             lines.append(f"| {' | '.join(cells)} |")
     on_cpu = first["machine"].startswith("CPU")
     memory = "resident, of a process each" if on_cpu else "torch's on the GPU"
-    memory += f"; estimated, the tensors of {'the training' if on_cpu else 'model and training'}" * guess
+    memory += f"; the estimate is of {'the training' if on_cpu else 'model and training'}" * guess
     lines += ["", "Rows: counted by a hook on the U-Net, all of a batch. Seconds: from the loaded model to "
               f"weights and key on disk, without sample pictures. Memory: {memory}."]  # fmt: skip
     if any(not one["whole"] and not one.get("limited") for many in found.values() for one in many):

@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 TOKENS = 77
-# What a process grows by beside its tensors: kernels that oneDNN compiled and keeps, gaps of the allocator.
-# Measured, by benchmarks/memory.py; on a GPU torch counts tensors.
-OVERHEAD = {"cpu": 180 * 2**20}
+# What a process on a CPU grows by beside its tensors (benchmarks/memory.py): kernels that oneDNN compiles for
+# each kind of step, and the allocator's gaps, a share of the tensors. On a GPU torch counts tensors.
+KERNELS, GAPS = 70 * 2**20, 0.25
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Estimate:
 
     weights: theta and what lies beside it on the device. trained: theta', float32. gradients, adam: of
     theta'. prompts: p of every concept, with gradients and optimizer. activations: the peak of a step above
-    all these. overhead: of the process, see OVERHEAD. memory: the peak of training; sample pictures are not
+    all these. overhead: see KERNELS and GAPS. memory: the peak of training; sample pictures are not
     in it, they are drawn between steps. step_rows: forward rows of a step that moves p and theta', a mean
     with fresh rollouts; backward_rows: those that get a backward.
     bank_rows: once, before the first step, where no trajectory is in the cache.
@@ -102,16 +102,18 @@ def estimate(cfg: EraseConfig, pipe: StableDiffusionPipeline, earlier: Sequence[
     peak = _traced_peak(cfg, pipe, precision, earlier)
     spare = 4 * moved * (cfg.rho is not None)  # a radius keeps where theta' was
     weights += moved * unet.dtype.itemsize * (cfg.base_run is not None)  # that run's theta' beside theta
-    fixed = weights + 4 * moved + 8 * moved + 4 * told * (1 + moments)
+    fixed = 4 * moved + 8 * moved + 4 * told * (1 + moments)
     peak = max(peak, 4 * moved + spare)  # gradients are made while activations go
     rolled, held = bank_rows(cfg, earlier), bank_bytes(cfg, unet, earlier)
     rows, backward = rows_of_steps(replace(cfg, steps=1, key_share=0), unet, earlier)
-    overhead = OVERHEAD.get(unet.device.type, 0)
+    on_cpu = unet.device.type == "cpu"
+    taken = fixed + peak + held * on_cpu
+    overhead = on_cpu * (KERNELS * (1 + facts.has_key) + round(GAPS * taken))  # steps of p, and of theta'
     return Estimate(
         device=unet.device.type, precision=precision, trainable_parameters=moved, prompt_parameters=told,
         prompt_shape=shape, weights=weights, trained=4 * moved, gradients=4 * moved, adam=8 * moved,
         prompts=4 * told * (2 + moments), activations=max(0, peak - 4 * moved), bank=held,
-        overhead=overhead, memory=fixed + peak + held * (unet.device.type == "cpu") + overhead,
+        overhead=overhead, memory=weights + taken + overhead,
         bank_rows=rolled, step_rows=rows, backward_rows=backward,
         total_rows=rolled + round(rows_of_steps(cfg, unet, earlier)[0]),
     )  # fmt: skip
@@ -130,13 +132,11 @@ def estimate_run(
 def with_bank_of(
     cfg: EraseConfig, like: Estimate, unet: nn.Module, earlier: Sequence[Forgotten] = ()
 ) -> Estimate:
-    """`like`, with the bytes of cfg's bank: of a run that differs from that one in words and steps alone.
-
-    Its rows stay as they are.
-    """
+    """`like`, with the bytes of cfg's bank: of a run that differs in words and steps alone. Its rows stay."""
     held = bank_bytes(cfg, unet, earlier)
     more = (held - like.bank) * (like.device == "cpu")
-    return replace(like, bank=held, memory=like.memory + more)
+    gaps = round(GAPS * more)
+    return replace(like, bank=held, overhead=like.overhead + gaps, memory=like.memory + more + gaps)
 
 
 def bank_rows(cfg: EraseConfig, earlier: Sequence[Forgotten] = ()) -> int:

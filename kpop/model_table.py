@@ -177,11 +177,12 @@ _NO_WEIGHTS = {
 _METHODS = {
     "kpop": _MethodRow({}),
     "esd": _MethodRow(_NO_KEY, defining={"negative_guidance": 1.0}),
-    # CA trains W_k and W_v; on Stable Diffusion its 2e-6 a row, for as many rows as its 100 steps of 8.
+    # CA trains W_k and W_v; on Stable Diffusion its 2e-6 a row, for as many rows as its 100 steps of 8. On
+    # the embedded model KPOP's rate leaves a tenth of a word, and four times that none (docs/results.md).
     "ca": _MethodRow(
         {**_NO_KEY, "negative_guidance": 0.0},
         families={
-            "emoji": {"trainable": "kv"},
+            "emoji": {"trainable": "kv", "learning_rate": 2e-3},
             "sd": {"trainable": "kv", "steps": 200, "batch_size": 4, "learning_rate": 8e-6},
         },
     ),

@@ -105,8 +105,9 @@ def test_the_parts_are_exact(tiny_config, tiny_pipe):
     assert found.prompt_shape == (1, 154, 32) and found.prompt_parameters == 2 * 2 * 154 * 32
     assert found.prompts == 16 * found.prompt_parameters
     tensors = found.weights + found.trained + found.gradients + found.adam + found.activations + found.bank
-    assert found.overhead == 180 * 2**20  # on a CPU
     assert found.memory - found.overhead == pytest.approx(tensors + found.prompts, rel=0.05)
+    taken = found.memory - found.overhead - found.weights  # on a CPU: two kinds of step, a quarter in gaps
+    assert found.overhead == pytest.approx(2 * 70 * 2**20 + taken / 4, abs=1)
 
 
 def test_the_more_is_trained_at_once_the_more_it_takes(tiny_config, tiny_pipe):

@@ -226,7 +226,8 @@ def test_the_table_of_the_chosen_settings_has_each_method_twice():
                 if getattr(rows[label][0].spec.config, name) != getattr(rows[method][0].spec.config, name)}
         for method, label in tuning.CHOSEN.items()
     }  # fmt: skip
-    assert changed["CA* rate 0.002, retain weight 0.3"] == {"learning_rate", "retain_weight"}
+    assert changed["CA* rate 0.002, retain weight 0.3"] == {"retain_weight"}
+    assert changed["ESD* rate 0.000125, negative guidance 2"] == {"learning_rate", "negative_guidance"}
     assert changed["UCE* retain weight 0.072"] == {"retain_weight"}
     assert {need.seeds for needs in rows.values() for need in needs} == {(1000, 1001)}
     assert {need.spec.seed for label in list(rows)[1:] for need in rows[label]} == {0}
