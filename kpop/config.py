@@ -211,7 +211,9 @@ class EraseConfig:
             concepts = concepts or preset.concepts
             found = {"neutral": preset.neutral, "retain": preset.retain, **preset.settings}
         erased = {word.lower() for concept in concepts for word in names(concept)}
-        values = {**model_table.recommended(self.model, erased, self.method, len(concepts)), **found}
+        retain = self.retain if "retain" in asked else found.get("retain")
+        own = model_table.recommended(self.model, erased, self.method, len(concepts), retain)
+        values = {**own, **found}
         values |= model_table.of_mechanism(self.mechanism or values["mechanism"])
         values |= model_table.defining(self.method)
         if "retain" not in asked and values.get("retain"):

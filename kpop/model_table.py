@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -127,12 +127,14 @@ _MECHANISMS = {
 class _MethodRow:
     """What a method other than KPOP is run with. ignored: fields it has no use for, and what they resolve to.
 
-    defining: what makes it this method, above a preset's values; families: over _RECOMMENDED, below them.
+    defining: what makes it this method, above a preset's values; families: over _RECOMMENDED, below them;
+    retaining: over families, where words are retained.
     """
 
     ignored: Mapping[str, Any]
     defining: Mapping[str, Any] = field(default_factory=dict)
     families: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    retaining: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 _NO_KEY = {
@@ -178,13 +180,15 @@ _METHODS = {
     "kpop": _MethodRow({}),
     "esd": _MethodRow(_NO_KEY, defining={"negative_guidance": 1.0}),
     # CA trains W_k and W_v; on Stable Diffusion its 2e-6 a row, for as many rows as its 100 steps of 8. On
-    # the embedded model KPOP's rate leaves a tenth of a word, and four times that none (docs/results.md).
+    # the embedded model KPOP's rate leaves a tenth of a word where a list is retained, and four times that
+    # nothing; without a list that takes the rest along (docs/results.md).
     "ca": _MethodRow(
         {**_NO_KEY, "negative_guidance": 0.0},
         families={
-            "emoji": {"trainable": "kv", "learning_rate": 2e-3},
+            "emoji": {"trainable": "kv"},
             "sd": {"trainable": "kv", "steps": 200, "batch_size": 4, "learning_rate": 8e-6},
         },
+        retaining={"emoji": {"learning_rate": 2e-3}},
     ),
     "uce": _MethodRow({**_NO_DESCENT, "trainable": "kv"}, defining={"retain_neutral": False}),
     "sld": _MethodRow(_NO_WEIGHTS),
@@ -214,12 +218,16 @@ def family(model: str) -> str:
 
 
 def recommended(
-    model: str, concepts: Iterable[str] = (), method: str = "kpop", count: int = 1
+    model: str,
+    concepts: Iterable[str] = (),
+    method: str = "kpop",
+    count: int = 1,
+    retain: Sequence[Any] | None = None,
 ) -> dict[str, Any]:
     """EraseConfig fields this base model is trained with by a method when nothing else is said.
 
     concepts: words to be erased; the embedded model retains others of their kind, and a few of every kind.
-    count: of the concepts, which share the steps.
+    count: of the concepts, which share the steps. retain: what will be retained; None for that list.
     """
     kind = family(model)
     found = {**_RECOMMENDED[kind], **_METHODS[method].families.get(kind, {})}
@@ -227,6 +235,8 @@ def recommended(
         found["steps"] = found["steps"] * (3 + count) // 4
     if model == "emoji":
         found["retain"] = _siblings({word.lower() for word in concepts})
+    if found.get("retain") if retain is None else retain:
+        found |= _METHODS[method].retaining.get(kind, {})
     return found
 
 

@@ -216,6 +216,21 @@ def test_kpop_resolves_as_it_did():
 
 
 @pytest.mark.parametrize(
+    ("fields", "rate"),
+    [
+        ({}, 2e-3),
+        ({"retain": ("castle",)}, 2e-3),
+        ({"retain": ()}, 5e-4),
+        ({"preset": "paper", "retain": ("castle",)}, 1e-5),
+        ({"learning_rate": 1e-3}, 1e-3),
+        ({"model": "CompVis/stable-diffusion-v1-4", "retain": ("castle",)}, 8e-6),
+    ],
+)
+def test_ca_takes_four_times_the_rate_where_the_embedded_model_retains(fields, rate):
+    assert EraseConfig(concepts=("church",), method="ca", **fields).resolved().learning_rate == rate
+
+
+@pytest.mark.parametrize(
     ("fields", "told"),
     [
         ({"method": "esd", "lambda_": 0.3}, "ESD has no use for lambda: leave it out or set it to 0.0"),

@@ -27,7 +27,7 @@ KEPT_COLUMN = {"PSR-1 with keys": "retained words drawn with one of the keys: fi
 ROWS_NOTE = (
     "KPOP without the star retains nothing, not even the neutral text, and aims at the neutral text alone, "
     "as in the paper's Eq. 5-7. ESD "
-    "and UCE run with the embedded model's rates and steps for KPOP, CA at four times the rate, as KPOP's "
+    "and UCE run with the embedded model's rates and steps for KPOP, CA* at four times the rate, as KPOP's "
     "held it back in the sweep (`reproduce tuning`)."
 )
 
