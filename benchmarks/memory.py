@@ -35,16 +35,19 @@ FOUND_ON = {
     "ESD": {"method": "esd"},
     "all but cross-attention, fp32": {"trainable": "noxattn", "precision": "fp32"},
     "k = 10, gradient checkpointing": {"prompt_tokens_factor": 10, "gradient_checkpointing": True},
+    "batch 8, gradient checkpointing": {"batch_size": 8, "gradient_checkpointing": True},
 }
 OTHERS = {
     "batch 3": {"batch_size": 3},
     "batch 16": {"batch_size": 16},
-    "batch 8, gradient checkpointing": {"batch_size": 8, "gradient_checkpointing": True},
     "k = 4": {"prompt_tokens_factor": 4},
     "keys and values": {"trainable": "kv"},
     "amortized": {"mechanism": "amortized"},
     "CA": {"method": "ca"},
     "ESD, batch 8": {"method": "esd", "batch_size": 8},
+    "ESD, gradient checkpointing": {"method": "esd", "gradient_checkpointing": True},
+    "batch 6, gradient checkpointing": {"batch_size": 6, "gradient_checkpointing": True},
+    "all parameters, gradient checkpointing": {"trainable": "full", "gradient_checkpointing": True},
 }
 
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 TOKENS = 77
 # What a process on a CPU grows by beside its tensors (benchmarks/memory.py): kernels that oneDNN compiles for
-# each kind of step, and the allocator's gaps, a share of the tensors. On a GPU torch counts tensors.
+# each kind of pass, and the allocator's gaps, a share of the tensors. On a GPU torch counts tensors.
 KERNELS, GAPS = 70 * 2**20, 0.25
 
 
@@ -87,7 +87,7 @@ def estimate(cfg: EraseConfig, pipe: StableDiffusionPipeline, earlier: Sequence[
     facts = METHODS[cfg.method]
     if not facts.stepwise:
         raise InputError(f"The method {facts.title} has no training steps, so there is no estimate.")
-    unet = pipe.unet
+    unet, on_cpu = pipe.unet, pipe.unet.device.type == "cpu"
     precision = cfg.precision
     if precision == "auto":
         precision = "bf16" if unet.dtype == torch.bfloat16 else "fp32"
@@ -106,9 +106,9 @@ def estimate(cfg: EraseConfig, pipe: StableDiffusionPipeline, earlier: Sequence[
     peak = max(peak, 4 * moved + spare)  # gradients are made while activations go
     rolled, held = bank_rows(cfg, earlier), bank_bytes(cfg, unet, earlier)
     rows, backward = rows_of_steps(replace(cfg, steps=1, key_share=0), unet, earlier)
-    on_cpu = unet.device.type == "cpu"
     taken = fixed + peak + held * on_cpu
-    overhead = on_cpu * (KERNELS * (1 + facts.has_key) + round(GAPS * taken))  # steps of p, and of theta'
+    passes = 1 + facts.has_key + cfg.gradient_checkpointing  # steps of theta', of p; forwards computed again
+    overhead = on_cpu * (KERNELS * passes + round(GAPS * taken))
     return Estimate(
         device=unet.device.type, precision=precision, trainable_parameters=moved, prompt_parameters=told,
         prompt_shape=shape, weights=weights, trained=4 * moved, gradients=4 * moved, adam=8 * moved,
