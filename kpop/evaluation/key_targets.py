@@ -6,7 +6,7 @@ from . import splits
 from .cells import Store
 from .controls import CONTROLS, control_asks
 from .list_targets import LONGER
-from .plan import QUICK_STEPS, Need, Plan
+from .plan import Need, Plan
 from .table_targets import DEPTHS, base_needs, cases, finished
 from .tables import Looked, Number, Row, esr, kept, psr, same, share
 from .targets import Result, Rows, Target, looked
@@ -103,13 +103,15 @@ def _phrasings(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
     return finished("phrasings", title, columns, made, notes, rows, store)
 
 
-def _pair_needs(plan: Plan, row: str, setting: str = "default", limit: int | None = None) -> list[Need]:
-    """A row's cells. setting: those that start with "pairs" have rows of two things. limit: as Plan.spec."""
+def _pair_needs(plan: Plan, row: str, setting: str = "default", times: int = 1) -> list[Need]:
+    """A row's cells. setting: those that start with "pairs" have rows of two things. times: as many steps."""
     found, changes = [], PAIRED if setting.startswith("pairs") else None
     for split, seed in cases(plan):
         asks = splits.pair_asks(split, "sanitized") + splits.group_asks(split, "retained")
         asks += splits.pair_asks(split, "recovered") if row == "KPOP*" else []
-        spec = plan.spec(row, split, seed, setting, changes, limit=limit)
+        spec = plan.spec(row, split, seed, setting, changes)
+        if times > 1:
+            spec = plan.spec(row, split, seed, setting, changes, limit=times * spec.config.steps)
         found.append(Need(spec, tuple(asks), plan.picture_seeds))
     return found
 
@@ -128,11 +130,10 @@ def _pair_rows(plan: Plan) -> Rows:
 
 
 def _longer_pair_rows(plan: Plan) -> Rows:
-    longer = LONGER * (plan.scale.steps or QUICK_STEPS)
     return {
         "base": _pair_base(plan),
-        "KPOP*": _pair_needs(plan, "KPOP*", "longer", longer),
-        "KPOP*, pairs": _pair_needs(plan, "KPOP*", "pairs-longer", longer),
+        "KPOP*": _pair_needs(plan, "KPOP*", "longer", LONGER),
+        "KPOP*, pairs": _pair_needs(plan, "KPOP*", "pairs-longer", LONGER),
     }
 
 
