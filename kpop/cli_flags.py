@@ -144,6 +144,8 @@ def reproduce_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", default="docs/results", help="default: docs/results")
     parser.add_argument("--dry-run", action="store_true", help="only list the cells, and the time they take")
     parser.add_argument("--existing", action="store_true", help="make no cell: write what the cells give")
+    parser.add_argument("--splits", default=None, metavar="LIST", help="such as 1-4, in place of the scale's")
+    parser.add_argument("--train-seeds", default=None, metavar="LIST", help="such as 0-2, likewise")
     parser.add_argument("--pictures", type=int, default=None, metavar="N", help="a prompt; for a trial")
     parser.add_argument("--steps", type=int, default=None, metavar="N", help="of a training; for a trial")
     parser.add_argument(

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from .cli_values import seed_list
 from .command_output import output_folder, progress_bar
 from .config import GenerationConfig
 from .errors import InputError, KpopError
@@ -26,26 +27,22 @@ def reproduce(args: argparse.Namespace) -> None:
     """
     began = time.monotonic()
     from . import models
-    from .evaluation import detectors, plan, targets
+    from .evaluation import detectors, targets
     from .evaluation.cells import Store
+    from .evaluation.plan import Plan
 
     chosen = targets.named(args.targets)
     if args.jobs < 1 or (args.minutes is not None and (args.minutes <= 0 or args.jobs == 1)):
         raise InputError("--jobs must be 1 or more, --minutes above 0, and --minutes goes with --jobs.")
     if args.jobs > 1 and args.runner == "ray":
         raise InputError("--jobs is for this machine: with --runner ray the cluster decides. Leave one out.")
-    scale = plan.SCALES[args.scale]
-    for name in ("pictures", "steps"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise InputError(f"--{name} must be 1 or more, not {value}.")
-        scale = scale if value is None else replace(scale, **{name: value})
+    scale = _scale(args)
     name = "emoji" if models.family(args.model) == "emoji" else "resnet50"
     judge = detectors.load(name)
     sampling = GenerationConfig().resolved(args.model)
     if models.pick_device(args.device).type == "cuda":
         sampling = replace(sampling, batch_size=GPU_BATCH)
-    told = plan.Plan(args.model, models.model_hash(args.model), name, scale, sampling)
+    told = Plan(args.model, models.model_hash(args.model), name, scale, sampling)
     chosen = _possible(chosen, told, judge, args.existing)
     store = Store(Path(args.cells))
     if args.dry_run:
@@ -72,6 +69,25 @@ def reproduce(args: argparse.Namespace) -> None:
             print(path)
     if failed:
         raise KpopError(failed[0] if len(failed) == 1 else f"{failed[0]} And {len(failed) - 1} more cells.")
+
+
+def _scale(args: argparse.Namespace):
+    """The scale with what --splits, --train-seeds, --pictures and --steps say put over it. InputError."""
+    from .evaluation.plan import SCALES
+
+    scale, splits = SCALES[args.scale], SCALES["full"].splits
+    for name in ("pictures", "steps"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name} must be 1 or more, not {value}.")
+        scale = scale if value is None else replace(scale, **{name: value})
+    if args.train_seeds is not None:
+        scale = replace(scale, seeds=tuple(seed_list(args.train_seeds)))
+    if args.splits is not None:
+        scale = replace(scale, splits=tuple(seed_list(args.splits)))
+        if not set(scale.splits) <= set(splits):
+            raise InputError(f"--splits must be among {splits[0]} to {splits[-1]}, not {args.splits[:60]}.")
+    return scale
 
 
 def _possible(chosen, told, judge, existing: bool) -> list:

@@ -7,7 +7,7 @@ from typing import Any
 
 from . import paper_numbers, splits
 from .cells import Store
-from .plan import Need, Plan
+from .plan import ROWS, Need, Plan
 from .splits import Split
 from .tables import Number, Row, Table, above, esr, kept, mean, psr, same, share
 from .targets import Result, Rows, Target, count, looked, notes_of_cells, of_table
@@ -106,8 +106,6 @@ def ceiling(needs, store: Store) -> dict[str, Number]:
 
 
 def _table_2_rows(plan: Plan) -> Rows:
-    from .plan import ROWS
-
     return {"base": base_needs(plan)} | {row: object_needs(plan, row) for row in ROWS}
 
 
@@ -133,7 +131,7 @@ def theme_rows(plan: Plan) -> Rows:
     split = splits.weapon_split()
     asks = tuple(splits.weapon_asks(split, "original"))
     found: dict[str, list[Need]] = {"base": [Need(plan.base(), asks, plan.picture_seeds)]}
-    for row in ("CA", "ESD", "UCE", "KPOP", "KPOP*"):
+    for row in ROWS:
         asks = tuple(splits.weapon_asks(split, "sanitized"))
         found[row] = [
             Need(plan.spec(row, split, seed), asks, plan.picture_seeds) for seed in plan.scale.seeds
@@ -175,7 +173,7 @@ def _table_4_rows(plan: Plan) -> Rows:
     styles = styles if plan.scale.name == "full" else styles[:1]
     base = [ask for s in styles for ask in splits.style_asks(s, "original", objects, ("style",))]
     found: dict[str, list[Need]] = {"base": [Need(plan.base(), tuple(base), plan.picture_seeds)]}
-    for row in ("CA", "ESD", "UCE", "KPOP", "KPOP*"):
+    for row in ROWS:
         found[row] = [
             Need(
                 plan.spec(row, split, seed),
