@@ -119,6 +119,20 @@ def bank_wants(
     return [(text, *what) for text, what in wanted.items()]
 
 
+def bank_parts(cfg: EraseConfig, retained: Sequence[str] | None = None) -> dict[tuple, int]:
+    """(text, trajectories, asked texts, how they are walked) -> rows through the U-Net to make them.
+
+    The neutral text's come first; {} with fresh latents. retained: as in bank_wants.
+    """
+    if cfg.latents == "fresh":
+        return {}
+    how = (cfg.rollout_steps, cfg.rollout_guidance)
+    return {
+        (text, count, targets, *how): count * cfg.rollout_steps * (2 + len({*targets} - {text, ""}))
+        for text, count, targets in bank_wants(cfg, retained)
+    }
+
+
 def keyed(*parts: object) -> random.Random:
     """The generator of one draw."""
     return random.Random(" ".join(map(str, parts)))

@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from .batches import Batch, Rows, bank_wants, keys_to_keep, texts_to_keep, weighs
+from .batches import Batch, Rows, bank_parts, bank_wants, keys_to_keep, texts_to_keep, weighs
 from .config import EraseConfig
 from .continual import Forgotten
 from .descent import removal_steps, start_of_prompt
@@ -143,11 +143,9 @@ def bank_rows(cfg: EraseConfig, earlier: Sequence[Forgotten] = ()) -> int:
     """Rows through the U-Net to fill the bank of a run when nothing is in the cache; 0 with fresh latents."""
     if cfg.latents == "fresh":
         return 0
-    wanted, rows = bank_wants(cfg, texts_to_keep(cfg, earlier)), 0
-    for text, count, targets in wanted:
-        more = [other for other in dict.fromkeys(targets) if other not in (text, "")]
-        rows += count * cfg.rollout_steps * (2 + len(more))
-    return rows + len(_keys(cfg, earlier)) * wanted[0][1] * cfg.rollout_steps * 2
+    parts = bank_parts(cfg, texts_to_keep(cfg, earlier))
+    many = next(iter(parts))[1]  # as many as of the neutral text
+    return sum(parts.values()) + len(_keys(cfg, earlier)) * many * cfg.rollout_steps * 2
 
 
 def bank_bytes(cfg: EraseConfig, unet: nn.Module, earlier: Sequence[Forgotten] = ()) -> int:

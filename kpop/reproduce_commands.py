@@ -253,31 +253,33 @@ def cell_on_node(args: argparse.Namespace, spec, wanted, device: str) -> None:
 
 def _list(chosen, told, store) -> None:
     """The cells of every target, whether each is there, and how long the missing ones take."""
-    from .evaluation.plan import merged, work_left
+    from .evaluation.plan import merged, minutes_of, work_left
 
     for target in chosen:
         found = [(spec, work_left(store, spec, wanted)) for spec, wanted in merged(target.needs(told))]
         have = sum(not work.pictures for _, work in found)
-        minutes = sum(work.minutes for _, work in found)
+        minutes = minutes_of(work for _, work in found)
         print(f"{target.name}: {target.title}. {have} of {len(found)} cells, {_time(told, minutes)} left")
         for spec, work in found:
             print(f"  {spec.name}  {_told(told, work)}")
     if len(chosen) > 1:
         every = merged(need for target in chosen for need in target.needs(told))
-        minutes = sum(work_left(store, spec, wanted).minutes for spec, wanted in every)
+        minutes = minutes_of(work_left(store, *need) for need in every)
         print(f"together, {len(every)} cells, each made once: {_time(told, minutes)}")
     print(
         "Arithmetic: 9 ms a row through the U-Net on two CPU cores (0.45 s a picture of 25 guided steps); a "
-        "row that is trained on counts 2.2; trajectories as if none were in the cache."
+        "row that is trained on counts 2.2; trajectories as if none were in the cache, once for all cells."
         if told.family == "emoji"
         else "There is no measured time for this model yet."
     )
 
 
 def _told(told, work) -> str:
+    from .evaluation.plan import minutes_of
+
     if not work.pictures:
         return "there"
-    return f"missing: {work.steps} steps, {work.pictures} pictures, {_time(told, work.minutes)}"
+    return f"missing: {work.steps} steps, {work.pictures} pictures, {_time(told, minutes_of([work]))}"
 
 
 def _time(told, minutes: float) -> str:

@@ -16,7 +16,7 @@ from kpop.evaluation import cell_maker, detectors, plan, targets, tuning
 from kpop.evaluation.cell_maker import packed
 from kpop.evaluation.cells import Store
 from kpop.evaluation.part_targets import PARTS
-from kpop.evaluation.plan import SCALES, Plan, is_whole, merged, work_left
+from kpop.evaluation.plan import SCALES, Plan, is_whole, merged, minutes_of, work_left
 from kpop.evaluation.splits import object_split
 
 SAMPLING = GenerationConfig().resolved("emoji")
@@ -144,6 +144,14 @@ def test_the_sensitive_theme_counts_weapons_above_a_threshold(tmp_path):
     assert curve.data["parts"]["KPOP*"]["bomb"] == 100 and curve.data["rate"]["ESD"][5][:2] == [0.6, 0.0]
 
 
+@pytest.mark.parametrize("name", ["table2", "table3", "table4"])
+def test_rivals_have_the_list_to_retain_too(tmp_path, name):
+    labels = [
+        one["label"] for one in built(tmp_path, name).data["rows"] if not one["label"].startswith("ceiling")
+    ]
+    assert labels == ["base", "CA", "ESD", "UCE", "KPOP", "CA*", "ESD*", "UCE*", "KPOP*"]
+
+
 @pytest.mark.parametrize("name", [name for name in BY_NAME if name not in ("fig2", "tuning")])
 def test_every_target_is_built(tmp_path, name):
     result = built(tmp_path, name)
@@ -264,6 +272,26 @@ def test_cells_are_shared_by_the_tables(tmp_path):
     assert not cells["table2"] & cells["table3"] - {QUICK.base().name}
 
 
+def test_neighbours_of_the_erased_are_told_apart_from_the_rest(tmp_path):
+    target = BY_NAME["neighbours"]
+
+    def answer(spec, ask, seed):
+        """KPOP* loses three neighbours, and whales in half of the pictures."""
+        lost = ask.target in ("house", "car", "guitar") or (ask.target == "whale" and seed % 2)
+        return {"labels": ["none" if spec.method == "KPOP*" and lost else ask.target]}
+
+    result = target.build(QUICK, target.rows(QUICK), filled(tmp_path, target, answer), None)
+    ours = {label: row(result, label)["ours"] for label in ("base", "ESD*", "KPOP*")}
+    found = {
+        label: [round(some[name]["value"], 1) for name in ("neighbours-1", "others-1")]
+        for label, some in ours.items()
+    }
+    assert found == {"base": [100, 100], "ESD*": [100, 100], "KPOP*": [66.7, 92.9]}  # 6 of 9, 6.5 of 7
+    assert "recovery-1" in ours["KPOP*"] and "recovery-1" not in ours["ESD*"]
+    words = {need.spec.config.negative_guidance for need in target.rows(QUICK)["KPOP*, no push"]}
+    assert words == {0.0}
+
+
 def test_joined_names_are_one_concept_judged_word_by_word():
     ones, joined = (
         BY_NAME["joined"].rows(QUICK)[label][0] for label in ("a concept each", "one joined text")
@@ -290,10 +318,10 @@ def test_quick_stays_within_25_minutes_a_table(tmp_path):
     store = Store(tmp_path)
     for name, target in BY_NAME.items():
         cells = merged(target.needs(told))
-        minutes = sum(work_left(store, *cell).minutes for cell in cells)
+        minutes = minutes_of(work_left(store, *cell) for cell in cells)
         assert name in ("tuning", "tuned") or minutes < 25, (name, minutes)
     every = merged(need for target in targets.named(["all"]) for need in target.needs(told))
-    assert sum(work_left(store, *cell).minutes for cell in every) < 180
+    assert minutes_of(work_left(store, *cell) for cell in every) < 180
 
 
 def test_work_left_counts_what_is_missing(tmp_path):
@@ -303,6 +331,16 @@ def test_work_left_counts_what_is_missing(tmp_path):
     more = [(ask, range(1000, 1003)) for ask, _ in wanted]
     work = work_left(store, spec, more)
     assert (work.steps, work.pictures, work.rows) == (0, 10, 10 * 2 * 25)
+
+
+def test_trajectories_of_several_cells_are_walked_once(tmp_path):
+    one = plan.Work(0, 1, 100, {("a", 8): 50, ("b", 8): 10})
+    two = plan.Work(0, 1, 100, {("a", 8): 50, ("c", 8): 20})
+    assert plan.minutes_of([one, two]) == pytest.approx((200 + 80) * 0.009 / 60)
+    store, told = Store(tmp_path), replace(QUICK, scale=SCALES["quick"])
+    rows = BY_NAME["table2"].rows(told)
+    each = [work_left(store, *merged(rows[name])[0]) for name in ("ESD*", "CA*")]
+    assert minutes_of(each) < sum(minutes_of([work]) for work in each) - 0.1
 
 
 def test_unknown_targets_are_refused():
@@ -360,6 +398,16 @@ def test_dry_run_then_run_then_nothing_left(ask, tiny_folder):
     assert "2 of 2 cells, about 0.0 min left" in ask("fig6", "--dry-run")[1]
     cells = "".join(path.read_text() for path in ask.out.parent.glob("cells/*.json"))
     assert str(tiny_folder.parent) not in cells
+
+
+def test_other_splits_and_training_seeds_than_the_scale_has(ask):
+    status, out, _ = ask("table5", "--splits", "2-3", "--train-seeds", "1", "--dry-run")
+    assert status == 0 and "table5: size of p, concat or additive. 0 of 7 cells" in out
+    found = re.findall(r"kpop-retain_objects-(v\d)_additive_seed(\d)", out)
+    assert found == [("v2", "1"), ("v3", "1")]
+    status, _, err = ask("table2", "--splits", "4,5")
+    assert status == 2 and err == "kpop: --splits must be among 1 to 4, not 4,5.\n"
+    assert ask("table2", "--train-seeds", "one")[0] == 2
 
 
 def test_ctrl_c_loses_nothing_finished(ask, monkeypatch):

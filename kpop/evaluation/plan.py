@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..config import EraseConfig, GenerationConfig
@@ -155,16 +155,24 @@ def is_whole(store: Store, spec: CellSpec, wanted: Sequence[tuple[Ask, Sequence[
 
 @dataclass(frozen=True)
 class Work:
-    """What is left to do for a cell: training steps, pictures, and rows through the U-Net for all of it."""
+    """What is left to do for a cell: training steps, pictures, rows through the U-Net for them, and for each
+    text's trajectories.
+    """
 
     steps: int
     pictures: int
     rows: int
+    bank: Mapping[tuple, int] = field(default_factory=dict)
 
-    @property
-    def minutes(self) -> float:
-        """On two CPU cores with the embedded model, its trajectories not yet in the cache."""
-        return self.rows * ROW_SECONDS / 60
+
+def minutes_of(works: Iterable[Work]) -> float:
+    """Of all that is left, on two CPU cores with the embedded model.
+
+    No trajectory is taken to be in the cache yet; one that several cells walk is made once.
+    """
+    works = list(works)
+    bank = {text: rows for work in works for text, rows in work.bank.items()}
+    return (sum(work.rows for work in works) + sum(bank.values())) * ROW_SECONDS / 60
 
 
 def work_left(store: Store, spec: CellSpec, wanted: Sequence[tuple[Ask, Sequence[int]]]) -> Work:
@@ -178,10 +186,10 @@ def work_left(store: Store, spec: CellSpec, wanted: Sequence[tuple[Ask, Sequence
     rows = 2 * spec.sampling.steps * len(left)
     if cfg is None or "training_seconds" in cell.about and not spec.steps:
         return Work(0, len(left), rows)
-    steps = cfg.steps if METHODS[cfg.method].stepwise else 0
+    steps, bank = cfg.steps if METHODS[cfg.method].stepwise else 0, {}
     if steps:
+        from ..batches import bank_parts
         from ..descent import removal_steps
-        from ..estimate import bank_rows
 
         forward, backward = _STEP_ROWS[cfg.method]
         backward += cfg.retain_weight > 0
@@ -189,10 +197,11 @@ def work_left(store: Store, spec: CellSpec, wanted: Sequence[tuple[Ask, Sequence
         if METHODS[cfg.method].has_key:
             units += steps * (1 + (cfg.key_retain_weight > 0)) * (1 + BACKWARD)
             units *= 1 + A_BLOCK * (cfg.prompt_tokens_factor - 1)
-        rows += bank_rows(cfg) + round(cfg.batch_size * units)
+        bank = bank_parts(cfg)
+        rows += round(cfg.batch_size * units)
         if "forged-key" in variants:
             rows += round(steps * cfg.batch_size * (1 + BACKWARD))
-    return Work(steps, len(left), rows)
+    return Work(steps, len(left), rows, bank)
 
 
 def check_judge(judge: object, needs: Iterable[Need], target: str) -> None:

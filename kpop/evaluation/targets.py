@@ -61,12 +61,21 @@ ABSENT = {
 
 def targets() -> dict[str, Target]:
     """Every target by name, in the order in which `all` makes them."""
-    from . import figure_targets, key_targets, list_targets, part_targets, table_targets, tuning
+    from . import (
+        figure_targets,
+        key_targets,
+        list_targets,
+        neighbour_targets,
+        part_targets,
+        table_targets,
+        tuning,
+    )
 
     found = [
         *table_targets.TARGETS,
         *key_targets.TARGETS,
         *list_targets.TARGETS,
+        *neighbour_targets.TARGETS,
         *part_targets.TARGETS,
         *figure_targets.TARGETS,
         tuning.TUNED,
