@@ -131,7 +131,7 @@ def sampling_flags(parser: argparse.ArgumentParser) -> None:
 def reproduce_flags(parser: argparse.ArgumentParser) -> None:
     """Which tables and figures, in what size, from where."""
     about = (
-        "table2-6, fig2-12, recovery, phrasings, pairs, lists, parts, joined; all: every one of these; "
+        "table2-6, fig2-12, recovery, phrasings, pairs, lists, neighbours, parts, joined; all: every one; "
         "and, by name only: longer-pairs, tuned, tuning"
     )
     parser.add_argument("targets", nargs="+", metavar="TARGET", help=about)
