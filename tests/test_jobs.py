@@ -29,7 +29,9 @@ print("working", flush=True)
 for step in range(1, 2000):
     run.update_status(step=step)
     run.checkpoint_dir.mkdir(exist_ok=True)
-    (run.checkpoint_dir / "state.json").write_text('{"step": %d}' % step)
+    part = run.checkpoint_dir / "state.json.part"  # renamed, as a trainer does: it may be killed at any time
+    part.write_text('{"step": %d}' % step)
+    part.replace(run.checkpoint_dir / "state.json")
     if run.stop_requested and "deaf" not in run.path.name:
         run.update_status(state="stopped")
         break
