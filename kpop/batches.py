@@ -17,7 +17,6 @@ from . import models
 from .config import EraseConfig, concept_name
 from .continual import Forgotten, kept_words, still_hidden
 from .hidden_prompt import HiddenPrompt
-from .method_table import METHODS
 from .processes import Processes
 from .run_texts import near_texts, pairs, phrase, phrasings, retained_texts
 from .trajectories import Bank, Trajectories, noise_levels
@@ -94,6 +93,11 @@ def keys_to_keep(cfg: EraseConfig, earlier: Sequence[Forgotten]) -> list[Forgott
     return [item for item in still_hidden(cfg, earlier) if item.key is not None and cfg.retain_weight > 0]
 
 
+def erased_on(cfg: EraseConfig) -> tuple[str, ...]:
+    """The kinds of trajectories on which L1's z_t lie. `latents` "fresh" walks towards one of them alone."""
+    return ("concept", "neutral") if cfg.erase_on == "both" else (cfg.erase_on,)
+
+
 def bank_wants(
     cfg: EraseConfig, retained: Sequence[str] | None = None, rows: int | None = None
 ) -> list[tuple[str, int, tuple[str, ...]]]:
@@ -106,7 +110,7 @@ def bank_wants(
     draws = cfg.steps * (rows or cfg.batch_size)  # no more trajectories than rows that will be drawn
     count = min(TRAJECTORIES, draws)
     each = min(max(1, RETAINED // max(len(retained), 1)), draws)
-    pushes = cfg.negative_guidance > 0 and "neutral" in METHODS[cfg.method].erase_on
+    pushes = cfg.negative_guidance > 0 and "neutral" in erased_on(cfg)
     neutral = cfg.neutral or ""
     wanted = {neutral: (count, tuple(told) if pushes else ())}
     wanted |= {text: (count, (neutral,)) for text in told}
@@ -156,7 +160,7 @@ class Batches:
         kept = keys_to_keep(cfg, earlier)
         self.earlier = [(concept_name(c.concept), c.key.to(self.device, torch.float32)) for c in kept]
         self.neutral = cfg.neutral or ""
-        self.erase_on = METHODS[cfg.method].erase_on
+        self.erase_on = erased_on(cfg)
         self.concepts = [phrasings(concept, cfg.templates) for concept in cfg.concepts]
         self.pairs = [pairs(cfg, concept) for concept in cfg.concepts]
         self.retained, self.near = texts_to_keep(cfg, earlier), [()] * len(cfg.concepts)

@@ -21,6 +21,7 @@ CHOICES = {
     "prompt_sharing": ("per-concept", "shared"),
     "prompt_optimizer": ("adam", "sgd"),
     "loss_space": ("eps", "x0"),
+    "erase_on": ("concept", "neutral", "both"),
     "trainable": ("xattn", "kv", "selfattn", "noxattn", "full"),
     "latents": ("bank", "fresh"),
     "precision": ("auto", "fp32", "bf16"),
@@ -64,6 +65,8 @@ class EraseConfig:
     key_retain_weight: keeps the siblings as they are when p is present; ours, 0 in the paper.
     mechanism: how p enters, see mechanisms.py. prompt_tokens_factor: k, so that p has k * 77 tokens, or is
     k words (token). lambda_: weight of L2 in Eq. 7 ("lambda" in JSON).
+    erase_on: the trajectories on which L1's z_t lie; the paper's are the concept's own, as are fresh ones of
+    "both".
     negative_guidance: 0 aims L1 at eps(z, c_n) (the paper), 1 at eps(z, c_n) - (eps(z, c_e) - eps(z, c_n)).
     rate_decay: last share of the steps in which the learning rates fall to nothing; ours, 0 in the paper.
     key_share: last share of the steps, in which p alone moves on, theta' fixed, and its rate falls then
@@ -108,6 +111,7 @@ class EraseConfig:
     near_share: float | None = None
     pair_share: float | None = None
     rate_decay: float | None = None
+    erase_on: str | None = None
     negative_guidance: float | None = None
     loss_space: str | None = None
     rho: float | None = None

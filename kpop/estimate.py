@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from .batches import Batch, Rows, bank_parts, bank_wants, keys_to_keep, texts_to_keep, weighs
+from .batches import Batch, Rows, bank_parts, bank_wants, erased_on, keys_to_keep, texts_to_keep, weighs
 from .config import EraseConfig
 from .continual import Forgotten
 from .descent import removal_steps, start_of_prompt
@@ -286,7 +286,7 @@ def _batch(cfg: EraseConfig, unet: nn.Module, earlier: Sequence[Forgotten]) -> B
         return Rows(z, times, text, torch.empty_like(z), torch.empty(count), texts)
 
     size = cfg.batch_size
-    kinds = len(METHODS[cfg.method].erase_on)  # L1 on concept trajectories, on neutral ones, or on both
+    kinds = len(erased_on(cfg))
     erase = size if cfg.latents == "fresh" else kinds * size
     neutral = torch.empty(erase, TOKENS, unet.config.cross_attention_dim, dtype=unet.dtype)
     kept = rows(size) if _retains(cfg, earlier) else None

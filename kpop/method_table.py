@@ -12,8 +12,7 @@ class MethodFacts:
     """What the rest of the program must know of a method; its losses are in methods/<name>.py.
 
     has_key: it trains a hidden prompt, so there is a recovered variant. stepwise: it descends step by step,
-    with checkpoints; else it is done at once. has_weights: it leaves theta'. erase_on: the trajectories on
-    which L1's z_t lie, "concept" and "neutral".
+    with checkpoints; else it is done at once. has_weights: it leaves theta'.
     """
 
     title: str
@@ -21,7 +20,6 @@ class MethodFacts:
     has_key: bool = False
     stepwise: bool = True
     has_weights: bool = True
-    erase_on: tuple[str, ...] = ("concept",)
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -31,12 +29,10 @@ class MethodFacts:
 
 METHODS: Mapping[str, MethodFacts] = MappingProxyType(
     {
-        "kpop": MethodFacts(
-            "KPOP", "hides the concept in a key", has_key=True, erase_on=("concept", "neutral")
-        ),
+        "kpop": MethodFacts("KPOP", "hides the concept in a key", has_key=True),
         "esd": MethodFacts("ESD", "aims past the neutral text"),
         "uce": MethodFacts("UCE", "solves for keys and values in closed form", stepwise=False),
-        "ca": MethodFacts("CA", "draws the concept as its anchor, without data", erase_on=("neutral",)),
+        "ca": MethodFacts("CA", "draws the concept as its anchor, without data"),
         "sld": MethodFacts("SLD", "steers as it draws, trains nothing", stepwise=False, has_weights=False),
     }
 )

@@ -71,6 +71,7 @@ _COMMON = {
     "near_share": 0.5,
     "pair_share": 0.0,
     "rate_decay": 0.5,
+    "erase_on": "both",
     "negative_guidance": 0.0,
     "loss_space": "eps",
     "trainable": "xattn",
@@ -158,6 +159,7 @@ _NO_DESCENT = {
     "batch_size": 1,
     "learning_rate": 0.0,
     "rate_decay": 0.0,
+    "erase_on": "concept",
     "negative_guidance": 0.0,
     "loss_space": "eps",
     "rho": None,
@@ -178,12 +180,13 @@ _NO_WEIGHTS = {
 # Rates and steps of the rivals are KPOP's of the same model unless named here: the same budget.
 _METHODS = {
     "kpop": _MethodRow({}),
-    "esd": _MethodRow(_NO_KEY, defining={"negative_guidance": 1.0}),
+    "esd": _MethodRow(_NO_KEY, defining={"erase_on": "concept", "negative_guidance": 1.0}),
     # CA trains W_k and W_v; on Stable Diffusion its 2e-6 a row, for as many rows as its 100 steps of 8. On
     # the embedded model KPOP's rate leaves a tenth of a word where a list is retained, and four times that
     # nothing; without a list that takes the rest along (docs/results.md).
     "ca": _MethodRow(
         {**_NO_KEY, "negative_guidance": 0.0},
+        defining={"erase_on": "neutral"},
         families={
             "emoji": {"trainable": "kv"},
             "sd": {"trainable": "kv", "steps": 200, "batch_size": 4, "learning_rate": 8e-6},

@@ -38,6 +38,7 @@ PAPER = MappingProxyType(
         "near_share": 0.0,
         "pair_share": 0.0,
         "rate_decay": 0.0,
+        "erase_on": "concept",
         "negative_guidance": 0.0,
         "loss_space": "eps",
         "templates": ("{}",),

@@ -210,6 +210,15 @@ def test_every_method_resolves_for_every_model_and_preset(method, model, preset)
         assert (cfg.negative_guidance, cfg.lambda_) == (1.0, 0.0)
 
 
+@pytest.mark.parametrize(
+    ("fields", "erase_on"),
+    [({}, "both"), ({"method": "esd"}, "concept"), ({"method": "ca"}, "neutral"),
+     ({"preset": "paper"}, "concept"), ({"erase_on": "neutral"}, "neutral"), ({"method": "uce"}, "concept")],
+)  # fmt: skip
+def test_each_method_erases_on_trajectories_of_its_own(fields, erase_on):
+    assert EraseConfig(concepts=("church",), **fields).resolved().erase_on == erase_on
+
+
 def test_kpop_resolves_as_it_did():
     cfg = EraseConfig(concepts=("church",)).resolved()
     assert (cfg.negative_guidance, cfg.lambda_, cfg.trainable, cfg.steps) == (0.5, 1.0, "xattn", 340)

@@ -130,6 +130,22 @@ def test_targets_are_those_of_equation_7(batches, tiny_pipe):
     assert all(torch.equal(text, church) for text in (*made.erase.text, *made.concept.text))
 
 
+@pytest.mark.parametrize(("erase_on", "walked"), [("concept", ["church"]), ("neutral", [""])])
+def test_the_concept_is_forgotten_on_the_trajectories_that_are_named(batches, tiny_pipe, erase_on, walked):
+    """Target eps(z, c_n) under c_e, one row a row of the batch; L2 stays on the concept's own."""
+    made = batches(templates=("{}",), erase_on=erase_on)
+    batch = made.draw(2)
+    assert len(batch.erase.z) == len(batch.neutral) == 2
+
+    def lies_on(z, text):
+        return bool((made.bank[text].z == z).flatten(2).all(2).any())
+
+    for z, t, target in zip(batch.erase.z, batch.erase.t, batch.erase.target, strict=True):
+        assert [text for text in ("church", "") if lies_on(z, text)] == walked
+        torch.testing.assert_close(target[None], predict(tiny_pipe, z[None], t, ""), atol=1e-5, rtol=0)
+    assert all(lies_on(z, "church") for z in batch.concept.z)
+
+
 def test_negative_guidance_pushes_past_the_neutral_target(batches, tiny_pipe):
     made = batches(templates=("{}",), negative_guidance=1.0).draw(2)
     for z, t, target in zip(made.erase.z, made.erase.t, made.erase.target, strict=True):

@@ -25,6 +25,7 @@ COLUMNS = ("labels", "scores", "style", "background", "distance", "picture")
 NOT_WHAT_IT_IS = ("checkpoint_every", "sample_every", "gradient_checkpointing", "schema")  # of a config
 # Fields that came when cells were kept: at these values they say nothing new.
 LATER = {"decoy_share": 0.0, "near_share": 0.5, "pair_share": 0.0}
+LATER_ON = {"kpop": "both", "ca": "neutral"}  # "erase_on", which each method had its own of
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ class CellSpec:
         if self.config is not None:
             config = {k: v for k, v in self.config.to_dict().items() if k not in NOT_WHAT_IT_IS}
             config["model"] = public_model(self.model)
-            config = {k: v for k, v in config.items() if k not in LATER or v != LATER[k]}
+            told = {**LATER, "erase_on": LATER_ON.get(self.config.method, "concept")}
+            config = {k: v for k, v in config.items() if k not in told or v != told[k]}
         return {
             "model_hash": self.model_hash, "judge": self.judge, "sampling": sampling, "config": config,
             "steps": list(self.steps),

@@ -21,9 +21,9 @@ QUICK_STEPS = 340
 ROW_SECONDS = 0.009  # a row through the embedded model's U-Net on two CPU cores: 0.45 s / (25 steps * 2 rows)
 BACKWARD = 1.2  # forwards that a backward costs: 340 steps with bank take 3 minutes
 A_BLOCK = 0.12  # of a step's time, that every further block of 77 tokens of p costs
-# Rows of a removal step in units of the batch size: (forward only, forward and backward), without the rows
-# to retain. KPOP: L1 on both kinds of trajectories, and L2; its transfer step comes on top.
-_STEP_ROWS = {"kpop": (0, 3), "esd": (0, 1), "ca": (1, 1)}
+# Rows of a removal step in units of the batch size: (forward only, forward and backward), without those of
+# L1 and the rows to retain. KPOP's is L2; its transfer step comes on top.
+_STEP_ROWS = {"kpop": (0, 1), "esd": (0, 0), "ca": (1, 0)}
 
 
 @dataclass(frozen=True)
@@ -188,11 +188,11 @@ def work_left(store: Store, spec: CellSpec, wanted: Sequence[tuple[Ask, Sequence
         return Work(0, len(left), rows)
     steps, bank = cfg.steps if METHODS[cfg.method].stepwise else 0, {}
     if steps:
-        from ..batches import bank_parts
+        from ..batches import bank_parts, erased_on
         from ..descent import removal_steps
 
         forward, backward = _STEP_ROWS[cfg.method]
-        backward += cfg.retain_weight > 0
+        backward += len(erased_on(cfg)) + (cfg.retain_weight > 0)
         units = removal_steps(steps, cfg.key_share) * (forward + backward * (1 + BACKWARD))
         if METHODS[cfg.method].has_key:
             units += steps * (1 + (cfg.key_retain_weight > 0)) * (1 + BACKWARD)
