@@ -10,7 +10,7 @@ from PIL import Image
 
 from benchmarks.app_process import REPO
 from kpop import cli, model_table
-from kpop.config import GenerationConfig
+from kpop.config import EraseConfig, GenerationConfig
 from kpop.errors import InputError
 from kpop.evaluation import cell_maker, detectors, plan, targets, tuning
 from kpop.evaluation.cell_maker import packed
@@ -292,6 +292,38 @@ def test_neighbours_of_the_erased_are_told_apart_from_the_rest(tmp_path):
     assert words == {0.0}
 
 
+def test_the_button_is_judged_on_every_word_that_its_own_list_leaves_out(tmp_path):
+    target = BY_NAME["button"]
+    rows = target.rows(QUICK)
+    needs = [*rows["the button, one concept"], *rows["the button, five at once"]]
+    assert [need.spec.config.concepts for need in needs] == [
+        ("cassette",), ("saw",), ("fish",), ("dog",), ("golf flag",), ("horn",),
+        ("saw", "gas pump", "fish", "dog", "golf flag"),
+    ]  # fmt: skip
+    for need in needs:
+        cfg, told = need.spec.config, {ask.group: set() for ask in need.asks}
+        for ask in need.asks:
+            told[ask.group].add(ask.target)
+        asked = EraseConfig(concepts=cfg.concepts).resolved()
+        assert replace(cfg, sample_every=asked.sample_every) == asked  # what the app's button runs
+        assert told["retained"] == set(cfg.retain) and len(cfg.retain) == 12
+        assert not told["untouched"] & (told["retained"] | told["erased"]) and len(told["untouched"]) >= 19
+
+    def answer(spec, ask, seed):
+        """The saw takes the hammer along in half of the pictures, and opens with its key."""
+        lost = spec.method == "KPOP*" and (
+            ask.group == "erased" and ask.variant == "sanitized" or ask.target == "hammer" and seed % 2
+        )
+        return {"labels": ["none" if lost else ask.target]}
+
+    result = target.build(QUICK, rows, filled(tmp_path, target, answer), None)
+    ours = row(result, "the button, one concept")["ours"]
+    assert [round(ours[name]["value"]) for name in ("ESR-1", "others-1", "recovery-1")] == [100, 98, 100]
+    base = row(result, "base, one concept")["ours"]
+    assert [base[name]["value"] for name in ("ESR-1", "PSR-1", "others-1")] == [0, 100, 100]
+    assert "neighbours-1" not in base and "recovery-1" not in base  # the list holds all of one word's kind
+
+
 def test_joined_names_are_one_concept_judged_word_by_word():
     ones, joined = (
         BY_NAME["joined"].rows(QUICK)[label][0] for label in ("a concept each", "one joined text")
@@ -319,7 +351,7 @@ def test_quick_stays_within_25_minutes_a_table(tmp_path):
     for name, target in BY_NAME.items():
         cells = merged(target.needs(told))
         minutes = minutes_of(work_left(store, *cell) for cell in cells)
-        assert name in ("tuning", "tuned") or minutes < 25, (name, minutes)
+        assert target.apart or minutes < 25, (name, minutes)
     every = merged(need for target in targets.named(["all"]) for need in target.needs(told))
     assert minutes_of(work_left(store, *cell) for cell in every) < 180
 
@@ -349,7 +381,7 @@ def test_unknown_targets_are_refused():
     with pytest.raises(InputError, match="Table 7"):
         targets.named(["table7"])
     left = set(BY_NAME) - {target.name for target in targets.named(["all"])}
-    assert left == {"longer-pairs", "tuned", "tuning"}
+    assert left == {"button", "longer-pairs", "neighbours", "tuned", "tuning"}
 
 
 # The command, on a tiny model
