@@ -49,6 +49,16 @@ def test_every_cell_is_made_once_by_workers_that_stay(tmp_path):
     assert sorted(begun) == list(range(8)) == sorted(one.number for one in told if one.error == "")
 
 
+def test_several_that_end_together_may_find_one_cell_left(tmp_path):
+    def tell(told):
+        while told.error is None and told.number == 1 and len(list(tmp_path.iterdir())) < 2:
+            time.sleep(0.1)  # until both are made, and then until both have said so
+        time.sleep(0.5 if told.error is None and told.number == 1 else 0)
+
+    assert make_all(["a", "b", "c"], partial(writer, tmp_path), 2, tell=tell) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c"]
+
+
 def test_one_that_fails_and_one_that_dies_cost_nothing_but_themselves(tmp_path):
     failed = make_all(["a", "fails", "dies", "b", "c"], partial(writer, tmp_path), 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c"]

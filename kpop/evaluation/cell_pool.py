@@ -80,7 +80,9 @@ def make_all(
                     break
                 while len(workers) < jobs and len(left) > sum(worker.number is None for worker in workers):
                     workers.append(_hired(make))
-                for worker in [worker for worker in workers if worker.number is None and left]:
+                for worker in [worker for worker in workers if worker.number is None]:
+                    if not left:
+                        break  # more are idle than there are cells
                     worker.number, worker.began = left.popleft(), time.monotonic()
                     try:
                         worker.pipe.send(cells[worker.number])
