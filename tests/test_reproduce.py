@@ -288,16 +288,20 @@ def test_neighbours_of_the_erased_are_told_apart_from_the_rest(tmp_path):
     }
     assert found == {"base": [100, 100], "ESD*": [100, 100], "KPOP*": [66.7, 92.9]}  # 6 of 9, 6.5 of 7
     assert "recovery-1" in ours["KPOP*"] and "recovery-1" not in ours["ESD*"]
-    words = {need.spec.config.negative_guidance for need in target.rows(QUICK)["KPOP*, no push"]}
-    assert words == {0.0}
+    softer = {label: needs[0].spec.config for label, needs in BY_NAME["softer"].rows(QUICK).items()}
+    assert softer["KPOP*, no push"].negative_guidance == 0 == softer["KPOP*, L1 as CA"].negative_guidance
+    ca, as_ca = target.rows(QUICK)["CA*"][0].spec.config, softer["KPOP*, L1 as CA"]
+    for name in ("erase_on", "trainable", "learning_rate"):
+        assert getattr(ca, name) == getattr(as_ca, name)
 
 
 def test_the_button_is_judged_on_every_word_that_its_own_list_leaves_out(tmp_path):
     target = BY_NAME["button"]
-    rows = target.rows(QUICK)
+    two = replace(QUICK, scale=replace(QUICK.scale, splits=(1, 2)))
+    rows = target.rows(two)
     needs = [*rows["the button, one concept"], *rows["the button, five at once"]]
     assert [need.spec.config.concepts for need in needs] == [
-        ("cassette",), ("saw",), ("fish",), ("dog",), ("golf flag",), ("horn",),
+        ("cassette",), ("horn",), ("saw",), ("fish",), ("dog",), ("golf flag",),
         ("saw", "gas pump", "fish", "dog", "golf flag"),
     ]  # fmt: skip
     for need in needs:
@@ -316,7 +320,8 @@ def test_the_button_is_judged_on_every_word_that_its_own_list_leaves_out(tmp_pat
         )
         return {"labels": ["none" if lost else ask.target]}
 
-    result = target.build(QUICK, rows, filled(tmp_path, target, answer), None)
+    store = filled(tmp_path, replace(target, rows=lambda told: rows), answer)
+    result = target.build(two, rows, store, None)
     ours = row(result, "the button, one concept")["ours"]
     assert [round(ours[name]["value"]) for name in ("ESR-1", "others-1", "recovery-1")] == [100, 98, 100]
     base = row(result, "base, one concept")["ours"]
@@ -351,7 +356,7 @@ def test_quick_stays_within_25_minutes_a_table(tmp_path):
     for name, target in BY_NAME.items():
         cells = merged(target.needs(told))
         minutes = minutes_of(work_left(store, *cell) for cell in cells)
-        assert target.apart or minutes < 25, (name, minutes)
+        assert name in ("tuning", "tuned") or minutes < 25, (name, minutes)
     every = merged(need for target in targets.named(["all"]) for need in target.needs(told))
     assert minutes_of(work_left(store, *cell) for cell in every) < 180
 
@@ -381,7 +386,7 @@ def test_unknown_targets_are_refused():
     with pytest.raises(InputError, match="Table 7"):
         targets.named(["table7"])
     left = set(BY_NAME) - {target.name for target in targets.named(["all"])}
-    assert left == {"button", "longer-pairs", "neighbours", "tuned", "tuning"}
+    assert left == {"button", "longer-pairs", "softer", "tuned", "tuning"}
 
 
 # The command, on a tiny model

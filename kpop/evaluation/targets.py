@@ -36,8 +36,8 @@ class Target:
     """rows: what it needs; build: the result, of what the store holds, without drawing anything.
 
     build's last argument is for Fig. 2 alone, whose maps are made from a run's weights and not from
-    predictions. embedded: it is about what only the embedded model draws. apart: `all` leaves it out, which
-    keeps to 25 minutes a table and three hours on two cores; it is made when it is named.
+    predictions. embedded: it is about what only the embedded model draws. apart: `all` leaves it out, so that
+    it stays within three hours on two cores; it is made when it is named.
     """
 
     name: str
