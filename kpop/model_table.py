@@ -206,7 +206,7 @@ _GENERATION = {
     },
     "sd": {"steps": 50, "guidance_scale": 7.5, "scheduler": "ddim", "batch_size": 2, "prompt_branch": "cond"},
 }
-MOST_RETAINED = 12
+RETAINED = 12  # of the default list for one concept; for several it leaves nothing out
 
 
 def family(model: str) -> str:
@@ -229,15 +229,16 @@ def recommended(
 ) -> dict[str, Any]:
     """EraseConfig fields this base model is trained with by a method when nothing else is said.
 
-    concepts: words to be erased; the embedded model retains others of their kind, and a few of every kind.
-    count: of the concepts, which share the steps. retain: what will be retained; None for that list.
+    concepts: words to be erased; the embedded model retains others of their kind, and a few of every kind;
+    where several are erased, all others. count: of the concepts, which share the steps. retain: what will be
+    retained; None for that list.
     """
     kind = family(model)
     found = {**_RECOMMENDED[kind], **_METHODS[method].families.get(kind, {})}
     if kind == "emoji":  # measured at one concept and at five (docs/results.md)
         found["steps"] = found["steps"] * (3 + count) // 4
     if model == "emoji":
-        found["retain"] = _siblings({word.lower() for word in concepts})
+        found["retain"] = _siblings({word.lower() for word in concepts}, RETAINED if count == 1 else None)
     if found.get("retain") if retain is None else retain:
         found |= _METHODS[method].retaining.get(kind, {})
     return found
@@ -263,8 +264,11 @@ def generation_defaults(model: str) -> dict[str, Any]:
     return dict(_GENERATION[family(model)])
 
 
-def _siblings(erased: set[str]) -> tuple[str, ...]:
-    """Objects of the embedded model to keep: those of an erased one's kind first, then kind by kind."""
+def _siblings(erased: set[str], most: int | None) -> tuple[str, ...]:
+    """Objects of the embedded model to keep: up to half of an erased one's kind, then kind by kind.
+
+    most: None for all.
+    """
     from .emoji.world import THINGS
 
     known = words_of(embedded_folder())
@@ -277,7 +281,7 @@ def _siblings(erased: set[str]) -> tuple[str, ...]:
     first = [word for kind, words in kinds.items() if kind in near for word in words]
     ranks = range(max(map(len, kinds.values()), default=0))
     rest = [word for rank in ranks for words in kinds.values() for word in words[rank : rank + 1]]
-    return tuple(dict.fromkeys([*first[: MOST_RETAINED // 2], *rest]))[:MOST_RETAINED]
+    return tuple(dict.fromkeys([*first[: most // 2 if most else None], *rest]))[:most]
 
 
 def embedded_folder() -> Path:

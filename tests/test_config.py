@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from kpop import EraseConfig, GenerationConfig, InputError
+from kpop.emoji.world import THINGS
 
 
 def test_importing_kpop_loads_neither_torch_nor_gradio():
@@ -51,6 +52,16 @@ def test_siblings_are_retained_and_never_what_is_erased_nor_its_other_names():
     assert "church" not in EraseConfig(concepts=("chapel",)).resolved().retain
     assert not {"knife", "bomb"} & set(EraseConfig(concepts=("weapon",)).resolved().retain)
     assert "church" not in EraseConfig(concepts=("Church",)).resolved().retain
+
+
+def test_with_several_concepts_the_list_of_siblings_leaves_nothing_out():
+    every = {thing.word for thing in THINGS}
+    for words in (("church", "dog"), ("church", "dog", "saw", "horn", "truck")):
+        assert every - set(EraseConfig(concepts=words).resolved().retain) == set(words)
+    two_names = EraseConfig(concepts=(("church", "chapel"),)).resolved()
+    assert len(two_names.retain) == 12  # one concept
+    named = EraseConfig(concepts=("church", "dog"), retain=("castle",)).resolved()
+    assert named.retain == ("castle",)  # who names a list gets that list
 
 
 def test_additive_takes_one_token_per_text_token():

@@ -3,7 +3,7 @@
 Table 2 looks at three words of neither list; here it is all that the model draws. What shares a kind with an
 erased word (a house with the church, a car with the truck) is where an erasure spills over. `neighbours`
 takes five of ten objects, as Table 2 does, by every method; `softer` by settings of KPOP*; `button` does what
-the app does when its button is pressed.
+the app does when its button is pressed, beside a list that does not grow with the concepts.
 """
 
 from __future__ import annotations
@@ -113,46 +113,65 @@ def _softer_table(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
     return finished("softer", title, COLUMNS, found, notes, rows, store)
 
 
-def button_split(*words: str) -> Split:
-    """What the app does with these words: erased by the embedded model's defaults, with its default list."""
-    retain = recommended("emoji", words, count=len(words))["retain"]
+def button_split(words: Sequence[str], retain: Sequence[str]) -> Split:
+    """These words erased by the embedded model's defaults, all that is not retained either untouched."""
     return Split(
         name="button-" + (words[0] if len(words) == 1 else str(len(words))),
-        concepts=words,
-        retained=retain,
+        concepts=tuple(words),
+        retained=tuple(retain),
         untouched=splits.untouched_words("emoji", (*words, *retain)),
         template="a {}",
-        retain_list=retain,
+        retain_list=tuple(retain),
         settings={},
     )
 
 
+def _own_list(words: Sequence[str]) -> tuple[str, ...]:
+    return recommended("emoji", words, count=len(words))["retain"]
+
+
+def _three_of_four(words: Sequence[str]) -> tuple[str, ...]:
+    return tuple(word for i, word in enumerate(_own_list(words)) if i % 4 != 3)
+
+
+def _twelve(words: Sequence[str]) -> tuple[str, ...]:
+    return recommended("emoji", words, count=1)["retain"]
+
+
 def _button_rows(plan: Plan) -> Rows:
     whole = plan.object_splits()
-    words = dict.fromkeys(word for split in whole for word in split.erased if word not in TUNED_ON)
+    ones = list(dict.fromkeys(word for split in whole for word in split.erased if word not in TUNED_ON))
     fives = [split.erased for split in whole if split.name != TUNED_SPLIT]
     found: dict[str, list[Need]] = {}
-    for label, told in (("one concept", [(word,) for word in words]), ("five at once", fives)):
-        if not told:
-            continue
-        base, button = found.setdefault(f"base, {label}", []), found.setdefault(f"the button, {label}", [])
-        for split in (button_split(*words) for words in told):
+    for label, told, listed in (
+        ("one concept", [(word,) for word in ones], _own_list),
+        ("two at once", list(zip(ones[::2], ones[1::2], strict=False)), _own_list),
+        ("five at once", fives, _own_list),
+        ("five, three of four retained", fives, _three_of_four),
+        ("five, twelve retained", fives, _twelve),
+    ):
+        who = "the button" if listed is _own_list else "KPOP*"
+        for words in told:
+            split = button_split(words, listed(words))
             asks = tuple(splits.name_asks(split, "original"))
-            base.append(Need(plan.base(), asks, plan.picture_seeds))
+            found.setdefault(f"base, {label}", []).append(Need(plan.base(), asks, plan.picture_seeds))
             asks = (*splits.name_asks(split), *splits.group_asks(split, "erased", "recovered"))
-            steps = recommended("emoji", split.erased, count=len(split.erased))["steps"]
+            steps = recommended("emoji", words, count=len(words))["steps"]
             for seed in plan.scale.seeds:
                 spec = plan.spec("KPOP*", split, seed, limit=steps)
-                button.append(Need(spec, asks, plan.picture_seeds))
+                need = Need(spec, asks, plan.picture_seeds)
+                found.setdefault(f"{who}, {label}", []).append(need)
     return found
 
 
 def _button_table(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
     found = [Row(label, _figures(needs, store)) for label, needs in rows.items()]
     notes = (
-        "One concept: of the splits' erased those on which no setting was chosen, each alone; five at once: "
-        "those of each split but the first. Steps and the list of twelve words to retain are those that the "
-        "app comes with. A picture of the base counts once for every run that it stands beside.",
+        "One concept: of the splits' erased those on which no setting was chosen, each alone; two at once: "
+        "the same, by twos; five at once: those of each split but the first. Steps and the list to retain "
+        "are those that the app comes with: twelve words for one concept, all other objects for several. "
+        "A picture of the base counts once for every run that it stands beside.",
+        "Three of four retained: without every fourth word of the list. Twelve: the list of one concept.",
     )
     title = "What the app's own button erases and keeps"
     return finished("button", title, COLUMNS, found, notes, rows, store)
