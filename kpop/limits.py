@@ -123,10 +123,10 @@ class Limits:
 
 UNLIMITED = Limits()
 ROOM = Limits(
-    active=2, kept=12, steps=2000, batch=16, key=20, concepts=24, phrasings=20, prompt=400, pictures=24,
+    active=2, kept=12, steps=2000, batch=16, key=20, concepts=60, phrasings=20, prompt=400, pictures=24,
     sampling=100, evaluations=1, judged=2000, judging=6, larger=False,
 )  # fmt: skip
 SPACE = Limits(
-    active=1, kept=3, steps=600, batch=8, key=10, concepts=20, phrasings=20, prompt=200, pictures=12,
+    active=1, kept=3, steps=700, batch=8, key=10, concepts=60, phrasings=20, prompt=200, pictures=12,
     sampling=50, evaluations=1, judged=800, queue=8, judging=3, larger=False,
 )  # fmt: skip

@@ -154,11 +154,13 @@ def test_limits_refuse_in_a_sentence():
         return EraseConfig(concepts=("church",), **fields | changes)
 
     ROOM.check_run(run())
+    for words in (("cat",), ("cat", "dog"), ("cat", "dog", "saw", "horn", "bus")):
+        SPACE.check_run(EraseConfig(concepts=words).resolved())  # the defaults are not too much
     for changes, words in (
         ({"steps": 2001}, "at most 2000 steps, not 2001"),
         ({"batch_size": 17}, "at most 16 rows"),
         ({"prompt_tokens_factor": 21}, "at most 20 as the size of the key"),
-        ({"retain": tuple(f"word{i}" for i in range(24))}, "at most 24 words.* not 25"),
+        ({"retain": tuple(f"word{i}" for i in range(60))}, "at most 60 words.* not 61"),
         ({"templates": tuple(f"{i} {{}}" for i in range(21))}, "at most 20 phrasings"),
     ):
         with pytest.raises(InputError, match=words):

@@ -148,7 +148,7 @@ def test_limits_of_a_visitor_are_told_in_a_sentence(bob, boss, shared_folder, tr
         ({"steps": 2000, "checkpoint_every": 1}, "at most 200 checkpoints, not 2000"),
         ({"steps": 2000, "latents": "fresh"}, "at most 1000 steps with latents fresh, not 2000"),
         ({"trainable": "full"}, "may not train the full U-Net"),
-        ({"retain": [[f"word {i}" for i in range(40)]]}, "at most 24 words, synonyms"),
+        ({"retain": [[f"word {i}" for i in range(70)]]}, "at most 60 words, synonyms"),
     ):
         worked, said = bob.call("start_run", concepts=["church"], **fields)
         assert not worked and words in str(said)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from kpop import InputError, models
-from kpop.ui import concepts, words
+from kpop import EraseConfig, InputError, models
+from kpop.ui import concepts, recipes, words
 from kpop.ui.studio import Studio
 
 
@@ -46,8 +46,29 @@ def test_siblings_are_what_the_text_encoder_puts_near(studio):
     found = words.suggested(studio, ("church",), ["dog"], offered)
     assert found[0] == "dog" and {"house", "castle", "mosque"} <= set(found[1:]) and len(found) == 7
     assert "church" not in found and "chapel" not in offered
+    for_two = words.suggested(studio, ("church", "dog"), [], offered)
+    assert len(for_two) == 12 and {"castle", "cat"} <= set(for_two)
     with pytest.raises(InputError, match="Choose first"):
         words.suggested(studio, (), [], offered)
+
+
+def test_what_is_kept_unnamed_and_what_is_lost_is_said_beside_the_words(studio):
+    five = ("church", "dog", "saw", "horn", "truck")
+    assert "default settings keep castle, house, mosque, " in words.check_words(studio, ("church",), ())
+    assert "and 8 more." in words.check_words(studio, ("church",), ())
+    assert "and 32 more." in words.check_words(studio, five, ())
+    assert "5 words to forget take along" in words.check_words(studio, five, ("castle", "cat"))
+    assert "empty to keep 36 words" in words.check_words(studio, five, ("castle", "cat"))
+    assert "take along" not in words.check_words(studio, ("church",), ("castle",))
+    every = EraseConfig(concepts=five).resolved().retain
+    assert "take along" not in words.check_words(studio, five, every)
+    elsewhere = words.left_out("CompVis/stable-diffusion-v1-4", ("church",), ())
+    assert "what is near may be forgotten too" in elsewhere
+
+
+def test_the_field_of_what_to_keep_holds_all_that_a_run_like_another_keeps(studio):
+    config = EraseConfig(concepts=("church", "dog", "saw", "horn", "truck")).resolved()
+    assert concepts.concepts_from(recipes.fields_like(studio, config)[1]) == config.retain
 
 
 def test_sensitive_words_come_with_a_notice_and_blurred_pictures(studio):

@@ -16,7 +16,7 @@ from .pictures import blank, framed, wall
 from .studio import Studio
 from .words import check_words, instead, readable, sensitive, suggested, typed_line
 
-MOST_WORDS = 20
+MOST_WORDS, MOST_KEPT = 20, 60
 STRIP = 5
 BATCH = 4  # words drawn together
 INSTEAD = """element.addEventListener('click', (event) => {
@@ -46,9 +46,9 @@ class ConceptsStep:
 
 
 def concepts_from(words: list[str] | None) -> tuple:
-    """Words of the field as EraseConfig's concepts; "gun | pistol" is one concept with two names."""
+    """Words of a field as EraseConfig's concepts; "gun | pistol" is one concept with two names."""
     found = []
-    for text in (words or [])[:MOST_WORDS]:
+    for text in (words or [])[:MOST_KEPT]:
         names = tuple(" ".join(name.split()) for name in str(text).split("|") if name.strip())
         if names:
             found.append(names[0] if len(names) == 1 else names)
@@ -112,7 +112,7 @@ def build_concepts(studio: Studio) -> ConceptsStep:
                 value=as_field(first.retain) if first else [],
                 multiselect=True,
                 allow_custom_value=True,
-                max_choices=MOST_WORDS,
+                max_choices=MOST_KEPT,
                 label="Keep these",
                 elem_id="keep",
                 info="Siblings that forgetting could hurt. In the paper: retain.",
@@ -188,7 +188,7 @@ def wire_concepts(page: Page, step: ConceptsStep, load: gr.events.Dependency) ->
 
     @plainly
     def suggest(forget, keep):
-        return suggested(studio, concepts_from(forget), list(keep or []), offered_words(studio))[:MOST_WORDS]
+        return suggested(studio, concepts_from(forget), list(keep or []), offered_words(studio))[:MOST_KEPT]
 
     @plainly
     def typing(event: gr.EventData):  # not KeyUpData, which breaks on what no browser sends

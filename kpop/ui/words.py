@@ -9,11 +9,12 @@ from html import escape
 from .. import models
 from ..config import names
 from ..errors import InputError
+from ..model_table import recommended
 from ..presets import are_sensitive, asked_sensitive, list_presets
 from .pictures import notice
 from .studio import Studio
 
-SUGGESTED = 6
+SUGGESTED = 6  # for each word to forget
 MOST_TOLD = 4  # words read out
 
 
@@ -71,8 +72,29 @@ def check_words(studio: Studio, concepts: tuple, siblings: tuple) -> str:
             f"The model reads {told}{more}: {count} token{'' if count == 1 else 's'}. "
             f"Draw {it} to see whether the model knows {it}."
         )
-    line = f'<p class="fine knows">{said}</p>'
+    line = f'<p class="fine knows">{said}</p>' + left_out(studio.model, concepts, siblings)
     return line + (warned() if sensitive(studio, concepts) else "")
+
+
+def left_out(model: str, concepts: tuple, siblings: tuple) -> str:
+    """HTML: what is kept where nothing is named, or what is not, where that matters; "" else."""
+    words = [name for concept in concepts for name in names(concept)]
+    own = recommended(model, words, count=len(concepts)).get("retain", ())
+    if not siblings and own:
+        told = ", ".join(map(escape, own[:MOST_TOLD]))
+        return (
+            f'<p class="fine">Nothing is named to keep: the default settings keep {told} and '
+            f"{len(own) - MOST_TOLD} more.</p>"
+        )
+    if not siblings:
+        return '<p class="fine">Nothing is named to keep: what is near may be forgotten too.</p>'
+    if len(concepts) == 1 or own and len(siblings) >= len(own):
+        return ""
+    mend = f"Leave it empty to keep {len(own)} words." if own else "Name all that must stay."
+    return (
+        f'<p class="fine">{len(concepts)} words to forget take along much of what “Keep these” does not '
+        f"name. {mend}</p>"
+    )
 
 
 def _instead(swaps) -> str:
@@ -132,8 +154,8 @@ def suggested(studio: Studio, concepts: tuple, keep: list[str], candidates: list
         raise InputError("Choose first what to forget: siblings are what is near to it.")
     told = {name.lower() for concept in concepts for name in names(concept)} | {w.lower() for w in keep}
     left = [word for word in candidates if word.lower() not in told and readable(studio, word)]
-    texts = [name for concept in concepts for name in names(concept)]
-    return [*keep, *models.by_meaning(studio.pipe(), texts, left)[:SUGGESTED]] if left else keep
+    texts, most = [name for concept in concepts for name in names(concept)], SUGGESTED * len(concepts)
+    return [*keep, *models.by_meaning(studio.pipe(), texts, left)[:most]] if left else keep
 
 
 def readable(studio: Studio, text: str, model: str | None = None) -> bool:
