@@ -48,6 +48,8 @@ def test_siblings_are_what_the_text_encoder_puts_near(studio):
     assert "church" not in found and "chapel" not in offered
     for_two = words.suggested(studio, ("church", "dog"), [], offered)
     assert len(for_two) == 12 and {"castle", "cat"} <= set(for_two)
+    all_of_them = words.suggested(studio, ("church", "dog", "saw", "horn", "truck"), for_two, offered)
+    assert "weapon" in offered and "weapon" not in all_of_them and len(all_of_them) > 30
     with pytest.raises(InputError, match="Choose first"):
         words.suggested(studio, (), [], offered)
 

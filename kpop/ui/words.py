@@ -146,7 +146,7 @@ def covered(variant: str, classes: str) -> bool:
 
 
 def suggested(studio: Studio, concepts: tuple, keep: list[str], candidates: list[str]) -> list[str]:
-    """`keep` and the candidates whose text the model reads most like the concepts'.
+    """`keep` and the candidates whose text the model reads most like the concepts', none that is sensitive.
 
     Raises InputError when nothing is chosen.
     """
@@ -154,6 +154,7 @@ def suggested(studio: Studio, concepts: tuple, keep: list[str], candidates: list
         raise InputError("Choose first what to forget: siblings are what is near to it.")
     told = {name.lower() for concept in concepts for name in names(concept)} | {w.lower() for w in keep}
     left = [word for word in candidates if word.lower() not in told and readable(studio, word)]
+    left = [word for word in left if not sensitive(studio, (word,))]
     texts, most = [name for concept in concepts for name in names(concept)], SUGGESTED * len(concepts)
     return [*keep, *models.by_meaning(studio.pipe(), texts, left)[:most]] if left else keep
 
