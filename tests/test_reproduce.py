@@ -290,6 +290,7 @@ def test_neighbours_of_the_erased_are_told_apart_from_the_rest(tmp_path):
     assert "recovery-1" in ours["KPOP*"] and "recovery-1" not in ours["ESD*"]
     softer = {label: needs[0].spec.config for label, needs in BY_NAME["softer"].rows(QUICK).items()}
     assert softer["KPOP*, no push"].negative_guidance == 0 == softer["KPOP*, L1 as CA"].negative_guidance
+    assert softer["KPOP*, p added"].mechanism == "additive"
     ca, as_ca = target.rows(QUICK)["CA*"][0].spec.config, softer["KPOP*, L1 as CA"]
     for name in ("erase_on", "trainable", "learning_rate"):
         assert getattr(ca, name) == getattr(as_ca, name)

@@ -36,6 +36,7 @@ SETTINGS: Kinds = {
     "KPOP*": METHODS["KPOP*"],
     "KPOP*, no push": ("KPOP*", "no-push", SOFTER),
     "KPOP*, L1 as CA": ("KPOP*", "l1-as-ca", AS_CA),
+    "KPOP*, p added": ("KPOP*", "additive", {"mechanism": "additive", "prompt_tokens_factor": 1}),
 }
 
 
@@ -108,6 +109,7 @@ def _softer_table(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
         "(negative_guidance 0; the embedded model's default is 0.5).",
         "L1 as CA: no push, on trajectories of the neutral text alone (erase_on neutral), moving keys and "
         "values (trainable kv) at CA's rate (2e-3), with lambda 0.3 beside it.",
+        "p added: to the text's states, and not beside them (mechanism additive), as in Table 5.",
     )
     title = "What no list names, by settings of KPOP*"
     return finished("softer", title, COLUMNS, found, notes, rows, store)
