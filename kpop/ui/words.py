@@ -82,10 +82,8 @@ def left_out(model: str, concepts: tuple, siblings: tuple) -> str:
     own = recommended(model, words, count=len(concepts)).get("retain", ())
     if not siblings and own:
         told = ", ".join(map(escape, own[:MOST_TOLD]))
-        return (
-            f'<p class="fine">Nothing is named to keep: the default settings keep {told} and '
-            f"{len(own) - MOST_TOLD} more.</p>"
-        )
+        more = f" and {len(own) - MOST_TOLD} more" if len(own) > MOST_TOLD else ""
+        return f'<p class="fine">Nothing is named to keep: the default settings keep {told}{more}.</p>'
     if not siblings:
         return '<p class="fine">Nothing is named to keep: what is near may be forgotten too.</p>'
     if len(concepts) == 1 or own and len(siblings) >= len(own):
