@@ -151,8 +151,9 @@ def suggested(studio: Studio, concepts: tuple, keep: list[str], candidates: list
     if not concepts:
         raise InputError("Choose first what to forget: siblings are what is near to it.")
     told = {name.lower() for concept in concepts for name in names(concept)} | {w.lower() for w in keep}
-    left = [word for word in candidates if word.lower() not in told and readable(studio, word)]
-    left = [word for word in left if not sensitive(studio, (word,))]
+    offered = studio.offered_presets()
+    new = [w for w in candidates if w.lower() not in told and not are_sensitive((w,), offered)]
+    left = [word for word in new if readable(studio, word)]
     texts, most = [name for concept in concepts for name in names(concept)], SUGGESTED * len(concepts)
     return [*keep, *models.by_meaning(studio.pipe(), texts, left)[:most]] if left else keep
 
