@@ -49,7 +49,9 @@ def test_siblings_are_what_the_text_encoder_puts_near(studio):
     for_two = words.suggested(studio, ("church", "dog"), [], offered)
     assert len(for_two) == 12 and {"castle", "cat"} <= set(for_two)
     all_of_them = words.suggested(studio, ("church", "dog", "saw", "horn", "truck"), for_two, offered)
-    assert "weapon" in offered and "weapon" not in all_of_them and len(all_of_them) > 30
+    assert "weapon" in offered and "weapon" not in all_of_them and len(all_of_them) > 25
+    assert "flat style" in offered and not any("style" in word for word in all_of_them)
+    assert words.suggested(studio, ("ink style",), [], offered)[0].endswith(" style")
     with pytest.raises(InputError, match="Choose first"):
         words.suggested(studio, (), [], offered)
 
@@ -60,10 +62,14 @@ def test_what_is_kept_unnamed_and_what_is_lost_is_said_beside_the_words(studio):
     assert "and 8 more." in words.check_words(studio, ("church",), ())
     assert "and 32 more." in words.check_words(studio, five, ())
     assert "5 words to forget take along" in words.check_words(studio, five, ("castle", "cat"))
-    assert "empty to keep 36 words" in words.check_words(studio, five, ("castle", "cat"))
+    assert "does not name: fish, tropical fish, " in words.check_words(studio, five, ("castle", "cat"))
+    assert "and 30 more. Leave it empty to keep all 36." in words.check_words(studio, five, ("castle", "cat"))
     assert "take along" not in words.check_words(studio, ("church",), ("castle",))
     every = EraseConfig(concepts=five).resolved().retain
     assert "take along" not in words.check_words(studio, five, every)
+    styles = ("ink style", "flat style", "blob style")  # as many words as the whole list, and two not on it
+    assert "does not name: fish, tropical fish." in words.left_out("emoji", five, (*every[2:], *styles))
+    assert words.left_out("emoji", five, (every[0].upper(), ("xyz", every[1]), *every[2:])) == ""
     elsewhere = words.left_out("CompVis/stable-diffusion-v1-4", ("church",), ())
     assert "what is near may be forgotten too" in elsewhere
 

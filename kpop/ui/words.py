@@ -86,12 +86,18 @@ def left_out(model: str, concepts: tuple, siblings: tuple) -> str:
         return f'<p class="fine">Nothing is named to keep: the default settings keep {told}{more}.</p>'
     if not siblings:
         return '<p class="fine">Nothing is named to keep: what is near may be forgotten too.</p>'
-    if len(concepts) == 1 or own and len(siblings) >= len(own):
+    if len(concepts) == 1:
         return ""
-    mend = f"Leave it empty to keep {len(own)} words." if own else "Name all that must stay."
+    kept = {name.lower() for concept in siblings for name in names(concept)}
+    left = [word for word in own if word.lower() not in kept]
+    if own and not left:
+        return ""
+    told = ", ".join(map(escape, left[:MOST_TOLD]))
+    more = f" and {len(left) - MOST_TOLD} more" if len(left) > MOST_TOLD else ""
+    mend = f": {told}{more}. Leave it empty to keep all {len(own)}." if own else ". Name all that must stay."
     return (
         f'<p class="fine">{len(concepts)} words to forget take along much of what “Keep these” does not '
-        f"name. {mend}</p>"
+        f"name{mend}</p>"
     )
 
 
@@ -144,18 +150,22 @@ def covered(variant: str, classes: str) -> bool:
 
 
 def suggested(studio: Studio, concepts: tuple, keep: list[str], candidates: list[str]) -> list[str]:
-    """`keep` and the candidates whose text the model reads most like the concepts', none that is sensitive.
+    """`keep` and the candidates whose text the model reads most like the concepts'.
 
-    Raises InputError when nothing is chosen.
+    None that is sensitive; a style only beside a style to forget. Raises InputError when nothing is chosen.
     """
     if not concepts:
         raise InputError("Choose first what to forget: siblings are what is near to it.")
-    told = {name.lower() for concept in concepts for name in names(concept)} | {w.lower() for w in keep}
-    offered = studio.offered_presets()
-    new = [w for w in candidates if w.lower() not in told and not are_sensitive((w,), offered)]
-    left = [word for word in new if readable(studio, word)]
     texts, most = [name for concept in concepts for name in names(concept)], SUGGESTED * len(concepts)
+    told, offered = {word.lower() for word in (*texts, *keep)}, studio.offered_presets()
+    styled = any(map(_is_style, texts))
+    new = [w for w in candidates if w.lower() not in told and (styled or not _is_style(w))]
+    left = [word for word in new if not are_sensitive((word,), offered) and readable(studio, word)]
     return [*keep, *models.by_meaning(studio.pipe(), texts, left)[:most]] if left else keep
+
+
+def _is_style(text: str) -> bool:
+    return text.lower().endswith(" style")
 
 
 def readable(studio: Studio, text: str, model: str | None = None) -> bool:
