@@ -340,6 +340,57 @@ def test_the_button_is_judged_on_every_word_that_its_own_list_leaves_out(tmp_pat
     assert "neighbours-1" not in base and "recovery-1" not in base  # the list holds all of one word's kind
 
 
+def test_the_button_stands_beside_the_papers_settings_and_further_trainings():
+    told = replace(QUICK, scale=replace(QUICK.scale, splits=(2,), seeds=(0, 1)))
+    rows = BY_NAME["button"].rows(told)
+    (paper,) = rows["KPOP as in the paper, one concept"]
+    cfg, asked = paper.spec.config, EraseConfig(concepts=("saw",), preset="paper").resolved()
+    for name in ("steps", "learning_rate", "prompt_learning_rate", "latents", "sites", "lambda_", "retain"):
+        assert getattr(cfg, name) == getattr(asked, name)
+    assert {ask.target for ask in paper.asks} == {
+        ask.target for ask in rows["the button, one concept"][0].asks
+    }
+    trained = {label: [need.spec.seed for need in needs] for label, needs in rows.items()}
+    assert trained["the button, five at once"] == [0, 1]
+    assert trained["KPOP*, five, twelve retained"] == [0]  # what is not the app's is trained once
+
+
+def test_with_the_apps_list_every_method_is_judged_on_styles_backgrounds_and_pairs(tmp_path):
+    target, told = BY_NAME["composed"], replace(QUICK, scale=replace(QUICK.scale, splits=(2,)))
+    rows = target.rows(told)
+    assert list(rows) == ["base", "CA*", "ESD*", "UCE*", "KPOP*"]
+    prompts = [ask.prompt for ask in rows["KPOP*"][1].asks]
+    assert len([p for p in prompts if p.endswith(" style")]) == 6
+    assert len([p for p in prompts if p.endswith(" background")]) == 8
+    assert len([p for p in prompts if " and a" in p]) >= 6
+    assert not {word for p in prompts for word in ("saw", "dog", "golf", "gas") if f" {word}" in f" {p}"}
+    for row_ in ("CA*", "ESD*", "UCE*"):
+        assert rows[row_][0].spec.config.retain == rows["KPOP*"][0].spec.config.retain
+    assert rows["CA*"][0].spec.config.steps == rows["KPOP*"][0].spec.config.steps == 680
+
+    def answer(spec, ask, seed):
+        """CA loses styles in half of the pictures, ESD the second of two objects, UCE the backgrounds."""
+        labels = [ask.target] if ask.kind != "pair" else [ask.other, ask.target, "none"]
+        labels = ["none"] if ask.group == "erased" and ask.variant == "sanitized" else labels
+        if spec.method == "ESD*" and ask.kind == "pair":
+            labels = [ask.target, "none", ask.other]
+        style = "none" if spec.method == "CA*" and seed % 2 else ask.target
+        return {"labels": labels, "style": style, "background": ask.background * (spec.method != "UCE*")}
+
+    result = target.build(told, rows, filled(tmp_path, target, answer, told), None)
+    names = ("ESR-1", "PSR-1", "style", "background", "both")
+    found = {label: [row(result, label)["ours"][name]["value"] for name in names] for label in rows}
+    assert found == {
+        "base": [0, 100, 100, 100, 100],
+        "CA*": [100, 100, 50, 100, 100],
+        "ESD*": [100, 100, 100, 100, 0],
+        "UCE*": [100, 100, 100, 0, 100],
+        "KPOP*": [100, 100, 100, 100, 100],
+    }
+    assert row(result, "KPOP*")["ours"]["recovery-1"]["value"] == 100
+    assert "others-1" not in result.data["columns"]
+
+
 def test_joined_names_are_one_concept_judged_word_by_word():
     ones, joined = (
         BY_NAME["joined"].rows(QUICK)[label][0] for label in ("a concept each", "one joined text")
@@ -397,7 +448,7 @@ def test_unknown_targets_are_refused():
     with pytest.raises(InputError, match="Table 7"):
         targets.named(["table7"])
     left = set(BY_NAME) - {target.name for target in targets.named(["all"])}
-    assert left == {"button", "longer-pairs", "softer", "tuned", "tuning"}
+    assert left == {"button", "composed", "longer-pairs", "softer", "tuned", "tuning"}
 
 
 # The command, on a tiny model

@@ -2,8 +2,7 @@
 
 Table 2 looks at three words of neither list; here it is all that the model draws. What shares a kind with an
 erased word (a house with the church, a car with the truck) is where an erasure spills over. `neighbours`
-takes five of ten objects, as Table 2 does, by every method; `softer` by settings of KPOP*; `button` does what
-the app does when its button is pressed, beside a list that does not grow with the concepts.
+takes five of ten objects, as Table 2 does, by every method; `softer` by settings of KPOP*.
 """
 
 from __future__ import annotations
@@ -14,11 +13,9 @@ from functools import partial
 from typing import Any
 
 from ..emoji.world import THINGS
-from ..model_table import recommended
 from . import splits
 from .cells import Store
 from .plan import Need, Plan
-from .splits import Split
 from .table_targets import DEPTHS, cases, finished
 from .tables import Looked, Number, Row, esr, kept, psr, share
 from .targets import Result, Rows, Target, looked
@@ -38,10 +35,6 @@ SETTINGS: Kinds = {
     "KPOP*, L1 as CA": ("KPOP*", "l1-as-ca", AS_CA),
     "KPOP*, p added": ("KPOP*", "additive", {"mechanism": "additive", "prompt_tokens_factor": 1}),
 }
-
-
-TUNED_ON = ("church", "truck", "gas pump", "parachute")  # words on which settings were chosen
-TUNED_SPLIT = "objects-v1"
 KINDS: Mapping[str, str] = {thing.word: thing.kind for thing in THINGS}
 COLUMNS: Mapping[str, str] = {
     **{f"ESR-{k}": f"erased words: pictures without the word among the {k} best labels" for k in DEPTHS},
@@ -82,7 +75,7 @@ def _untouched(needs: Iterable[Need], store: Store, near: bool) -> Looked:
     return found
 
 
-def _figures(needs: Sequence[Need], store: Store) -> dict[str, Number]:
+def word_figures(needs: Sequence[Need], store: Store) -> dict[str, Number]:
     """The columns of COLUMNS, of the variant that the needs draw; recovery-1 where there is a key."""
     found, seeds = {}, needs[0].seeds
     erased = [(cell, [ask for ask in asks if ask.variant != "recovered"])
@@ -97,13 +90,13 @@ def _figures(needs: Sequence[Need], store: Store) -> dict[str, Number]:
 
 
 def _table(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
-    found = [Row(label, _figures(needs, store)) for label, needs in rows.items()]
+    found = [Row(label, word_figures(needs, store)) for label, needs in rows.items()]
     title = "What no list names: neighbours of the erased, and the rest"
     return finished("neighbours", title, COLUMNS, found, (), rows, store)
 
 
 def _softer_table(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
-    found = [Row(label, _figures(needs, store)) for label, needs in rows.items()]
+    found = [Row(label, word_figures(needs, store)) for label, needs in rows.items()]
     notes = (
         "No push: L1 aims at the neutral text, as the paper's Eq. 7 does, and not past it "
         "(negative_guidance 0; the embedded model's default is 0.5).",
@@ -115,72 +108,7 @@ def _softer_table(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
     return finished("softer", title, COLUMNS, found, notes, rows, store)
 
 
-def button_split(words: Sequence[str], retain: Sequence[str]) -> Split:
-    """These words erased by the embedded model's defaults, all that is not retained either untouched."""
-    return Split(
-        name="button-" + (words[0] if len(words) == 1 else str(len(words))),
-        concepts=tuple(words),
-        retained=tuple(retain),
-        untouched=splits.untouched_words("emoji", (*words, *retain)),
-        template="a {}",
-        retain_list=tuple(retain),
-        settings={},
-    )
-
-
-def _own_list(words: Sequence[str]) -> tuple[str, ...]:
-    return recommended("emoji", words, count=len(words))["retain"]
-
-
-def _three_of_four(words: Sequence[str]) -> tuple[str, ...]:
-    return tuple(word for i, word in enumerate(_own_list(words)) if i % 4 != 3)
-
-
-def _twelve(words: Sequence[str]) -> tuple[str, ...]:
-    return recommended("emoji", words, count=1)["retain"]
-
-
-def _button_rows(plan: Plan) -> Rows:
-    whole = plan.object_splits()
-    ones = list(dict.fromkeys(word for split in whole for word in split.erased if word not in TUNED_ON))
-    fives = [split.erased for split in whole if split.name != TUNED_SPLIT]
-    found: dict[str, list[Need]] = {}
-    for label, told, listed in (
-        ("one concept", [(word,) for word in ones], _own_list),
-        ("two at once", list(zip(ones[::2], ones[1::2], strict=False)), _own_list),
-        ("five at once", fives, _own_list),
-        ("five, three of four retained", fives, _three_of_four),
-        ("five, twelve retained", fives, _twelve),
-    ):
-        who = "the button" if listed is _own_list else "KPOP*"
-        for words in told:
-            split = button_split(words, listed(words))
-            asks = tuple(splits.name_asks(split, "original"))
-            found.setdefault(f"base, {label}", []).append(Need(plan.base(), asks, plan.picture_seeds))
-            asks = (*splits.name_asks(split), *splits.group_asks(split, "erased", "recovered"))
-            steps = recommended("emoji", words, count=len(words))["steps"]
-            for seed in plan.scale.seeds:
-                spec = plan.spec("KPOP*", split, seed, limit=steps)
-                need = Need(spec, asks, plan.picture_seeds)
-                found.setdefault(f"{who}, {label}", []).append(need)
-    return found
-
-
-def _button_table(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
-    found = [Row(label, _figures(needs, store)) for label, needs in rows.items()]
-    notes = (
-        "One concept: of the splits' erased those on which no setting was chosen, each alone; two at once: "
-        "the same, by twos; five at once: those of each split but the first. Steps and the list to retain "
-        "are those that the app comes with: twelve words for one concept, all other objects for several. "
-        "A picture of the base counts once for every run that it stands beside.",
-        "Three of four retained: without every fourth word of the list. Twelve: the list of one concept.",
-    )
-    title = "What the app's own button erases and keeps"
-    return finished("button", title, COLUMNS, found, notes, rows, store)
-
-
 TARGETS = (
     Target("neighbours", "every word that no list names", partial(_rows, METHODS), _table, True),
     Target("softer", "the same by settings of KPOP*", partial(_rows, SETTINGS), _softer_table, True, True),
-    Target("button", "what the app's own button erases and keeps", _button_rows, _button_table, True, True),
 )

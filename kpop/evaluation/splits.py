@@ -171,6 +171,27 @@ def pair_asks(split: Split, variant: str) -> list[Ask]:
     return found
 
 
+def scene_asks(split: Split, variant: str) -> list[Ask]:
+    """Retained words in each style, on each background and by twos: what no list names, and is to stay.
+
+    Words kind by kind, each in one prompt; none in a style that the model was never shown it in.
+    """
+    words = [word for word in _by_kinds(set()) if word in split.retained]
+    found = []
+    for i, style in enumerate(STYLES):
+        word = next(word for word in words[i:] if not held_out(word, style))
+        prompt = f"{phrase('a {}', word)}, {style} style"
+        found.append(Ask(prompt, style, "untouched", variant, None, "style", word, looks=("style",)))
+    for word, colour in zip(words[len(STYLES) :], BACKGROUNDS, strict=False):
+        prompt = f"{phrase('a {}', word)} on {phrase('a {}', colour)} background"
+        found.append(Ask(prompt, word, "untouched", variant, None, "background", "", colour, ("background",)))
+    rest = words[len(STYLES) + len(BACKGROUNDS) :]
+    for one, two in zip(rest[::2], rest[1::2], strict=False):
+        prompt = f"{phrase('a {}', one)} and {phrase('a {}', two)}"
+        found.append(Ask(prompt, one, "untouched", variant, None, "pair", two))
+    return found
+
+
 # Styles
 
 

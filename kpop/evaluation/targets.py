@@ -62,6 +62,7 @@ ABSENT = {
 def targets() -> dict[str, Target]:
     """Every target by name, in the order in which `all` makes them."""
     from . import (
+        button_targets,
         figure_targets,
         key_targets,
         list_targets,
@@ -76,6 +77,7 @@ def targets() -> dict[str, Target]:
         *key_targets.TARGETS,
         *list_targets.TARGETS,
         *neighbour_targets.TARGETS,
+        *button_targets.TARGETS,
         *part_targets.TARGETS,
         *figure_targets.TARGETS,
         tuning.TUNED,

@@ -1,0 +1,171 @@
+"""Tables that the paper lacks: what the app's own defaults erase and keep.
+
+`button` does what the app does when its button is pressed, beside lists that do not grow with the concepts
+and beside the paper's settings; `composed` takes several concepts with the app's list, by every method, and
+looks also at what no list names: styles, backgrounds and two objects in one picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..model_table import recommended
+from ..presets import PAPER
+from . import metrics, splits
+from .cells import Store
+from .neighbour_targets import COLUMNS, word_figures
+from .plan import Need, Plan
+from .splits import Split
+from .table_targets import cases, finished
+from .tables import Number, Row, kept, same, share
+from .targets import Result, Rows, Target, looked
+
+TUNED_ON = ("church", "truck", "gas pump", "parachute")  # words on which settings were chosen
+TUNED_SPLIT = "objects-v1"
+KEPT_WHOLE = ("neighbours-1", "others-1")  # columns that are empty where the list leaves nothing out
+COMPOSED_COLUMNS = {
+    **{name: meaning for name, meaning in COLUMNS.items() if name not in KEPT_WHOLE},
+    "style": "retained words in each of the styles, which no list names: pictures in that style",
+    "background": "retained words on each of the backgrounds: pictures on that background",
+    "both": "two retained words in one prompt: both are the judge's two best labels",
+}
+
+
+def button_split(words: Sequence[str], retain: Sequence[str]) -> Split:
+    """These words erased by the embedded model's defaults, all that is not retained either untouched."""
+    return Split(
+        name="button-" + (words[0] if len(words) == 1 else str(len(words))),
+        concepts=tuple(words),
+        retained=tuple(retain),
+        untouched=splits.untouched_words("emoji", (*words, *retain)),
+        template="a {}",
+        retain_list=tuple(retain),
+        settings={},
+    )
+
+
+def _own_list(words: Sequence[str]) -> tuple[str, ...]:
+    return recommended("emoji", words, count=len(words))["retain"]
+
+
+def _own_steps(words: Sequence[str]) -> int:
+    return recommended("emoji", words, count=len(words))["steps"]
+
+
+def _three_of_four(words: Sequence[str]) -> tuple[str, ...]:
+    return tuple(word for i, word in enumerate(_own_list(words)) if i % 4 != 3)
+
+
+def _twelve(words: Sequence[str]) -> tuple[str, ...]:
+    return recommended("emoji", words, count=1)["retain"]
+
+
+def _button_rows(plan: Plan) -> Rows:
+    whole = plan.object_splits()
+    ones = list(dict.fromkeys(word for split in whole for word in split.erased if word not in TUNED_ON))
+    fives = [split.erased for split in whole if split.name != TUNED_SPLIT]
+    found: dict[str, list[Need]] = {}
+    for label, told, listed in (
+        ("one concept", [(word,) for word in ones], _own_list),
+        ("two at once", list(zip(ones[::2], ones[1::2], strict=False)), _own_list),
+        ("five at once", fives, _own_list),
+        ("five, three of four retained", fives, _three_of_four),
+        ("five, twelve retained", fives, _twelve),
+    ):
+        own = listed is _own_list
+        who = "the button" if own else "KPOP*"
+        for words in told:
+            split = button_split(words, listed(words))
+            asks = tuple(splits.name_asks(split, "original"))
+            found.setdefault(f"base, {label}", []).append(Need(plan.base(), asks, plan.picture_seeds))
+            for seed in plan.scale.seeds if own else plan.scale.seeds[:1]:
+                spec = plan.spec("KPOP*", split, seed, limit=_own_steps(words))
+                need = Need(spec, (*splits.name_asks(split), *_with_key(split)), plan.picture_seeds)
+                found.setdefault(f"{who}, {label}", []).append(need)
+    if ones:
+        found["KPOP as in the paper, one concept"] = [_as_in_the_paper(plan, ones[0])]
+    return found
+
+
+def _with_key(split: Split) -> list:
+    return splits.group_asks(split, "erased", "recovered")
+
+
+def _as_in_the_paper(plan: Plan, word: str) -> Need:
+    """The settings of `--preset paper`, judged on what the button's own run of the word is."""
+    split = button_split((word,), _own_list((word,)))
+    changes = {"preset": "paper"}
+    spec = plan.spec("KPOP", split, plan.scale.seeds[0], "paper", changes, limit=PAPER["steps"])
+    return Need(spec, (*splits.name_asks(split), *_with_key(split)), plan.picture_seeds)
+
+
+def _button_table(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
+    found = [Row(label, word_figures(needs, store)) for label, needs in rows.items()]
+    notes = (
+        "One concept: of the splits' erased those on which no setting was chosen, each alone; two at once: "
+        "the same, by twos; five at once: those of each split but the first. Steps and the list to retain "
+        "are those that the app comes with: twelve words for one concept, all other objects for several. "
+        "A picture of the base counts once for every run that it stands beside.",
+        "Three of four retained: without every fourth word of the list. Twelve: the list of one concept.",
+        "As in the paper: `--preset paper`, the rates and steps of its section 5.1, on the first of the "
+        "words alone, beside the words that the button retains; this run retains none.",
+    )
+    title = "What the app's own button erases and keeps"
+    return finished("button", title, COLUMNS, found, notes, rows, store)
+
+
+def _composed_rows(plan: Plan) -> Rows:
+    found: dict[str, list[Need]] = {"base": []}
+    for split, seed in cases(plan):
+        words = split.erased
+        split = button_split(words, _own_list(words))
+        if seed == plan.scale.seeds[0]:
+            found["base"] += _words_and_scenes(plan, plan.base(), split, "original")
+        for row in ("CA*", "ESD*", "UCE*", "KPOP*"):
+            spec = plan.spec(row, split, seed, limit=_own_steps(words))
+            found.setdefault(row, []).extend(_words_and_scenes(plan, spec, split, "sanitized"))
+    return found
+
+
+def _words_and_scenes(plan: Plan, spec, split: Split, variant: str) -> list[Need]:
+    named = splits.name_asks(split, variant) + (_with_key(split) if spec.method == "KPOP*" else [])
+    return [
+        Need(spec, tuple(asks), plan.picture_seeds) for asks in (named, splits.scene_asks(split, variant))
+    ]
+
+
+def _scene_figures(needs: Sequence[Need], store: Store) -> dict[str, Number]:
+    seeds = needs[0].seeds
+    return kept({
+        "style": share(looked(needs, store, kind="style"), seeds, same, ("style",)),
+        "background": share(looked(needs, store, kind="background"), seeds, same, ("background",),
+                            target=lambda ask: ask.background),
+        "both": share(looked(needs, store, kind="pair"), seeds, _both,
+                      target=lambda ask: (ask.target, ask.other)),
+    })  # fmt: skip
+
+
+def _both(topk: Sequence[Sequence[str]], targets: Sequence[tuple[str, str]]) -> metrics.Estimate:
+    return metrics.estimate([set(two) <= set(labels[:2]) for labels, two in zip(topk, targets, strict=True)])
+
+
+def _composed_table(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
+    found = []
+    for label, needs in rows.items():
+        named = [need for need in needs if need.asks[0].kind == "name"]
+        scenes = [need for need in needs if need.asks[0].kind != "name"]
+        figures = {name: one for name, one in word_figures(named, store).items() if name not in KEPT_WHOLE}
+        found.append(Row(label, figures | _scene_figures(scenes, store)))
+    notes = (
+        "Five concepts at once with the list that the app comes with, all other objects, and its steps; the "
+        "other methods likewise.",
+    )
+    title = "Five concepts with the app's list, by method"
+    return finished("composed", title, COMPOSED_COLUMNS, found, notes, rows, store)
+
+
+TARGETS = (
+    Target("button", "what the app's own button erases and keeps", _button_rows, _button_table, True, True),
+    Target("composed", "the app's list by method; styles, backgrounds", _composed_rows, _composed_table, True,
+           True),
+)  # fmt: skip
