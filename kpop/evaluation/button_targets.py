@@ -1,13 +1,14 @@
 """Tables that the paper lacks: what the app's own defaults erase and keep.
 
-`button` does what the app does when its button is pressed, beside lists that do not grow with the concepts
-and beside the paper's settings; `composed` takes several concepts with the app's list, by every method, and
-looks also at what no list names: styles, backgrounds and two objects in one picture.
+`button` does what the app does when its button is pressed, beside lists that do not grow with the concepts;
+`paper` trains with the paper's own settings; `composed` takes several concepts with the app's list, by every
+method, and looks also at what no list names: styles, backgrounds and two objects in one picture.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ..model_table import recommended
 from ..presets import PAPER
@@ -22,6 +23,7 @@ from .targets import Result, Rows, Target, looked
 
 TUNED_ON = ("church", "truck", "gas pump", "parachute")  # words on which settings were chosen
 TUNED_SPLIT = "objects-v1"
+JUDGED = 3  # of the retained words, one in so many in `composed`
 KEPT_WHOLE = ("neighbours-1", "others-1")  # columns that are empty where the list leaves nothing out
 COMPOSED_COLUMNS = {
     **{name: meaning for name, meaning in COLUMNS.items() if name not in KEPT_WHOLE},
@@ -82,21 +84,11 @@ def _button_rows(plan: Plan) -> Rows:
                 spec = plan.spec("KPOP*", split, seed, limit=_own_steps(words))
                 need = Need(spec, (*splits.name_asks(split), *_with_key(split)), plan.picture_seeds)
                 found.setdefault(f"{who}, {label}", []).append(need)
-    if ones:
-        found["KPOP as in the paper, one concept"] = [_as_in_the_paper(plan, ones[0])]
     return found
 
 
 def _with_key(split: Split) -> list:
     return splits.group_asks(split, "erased", "recovered")
-
-
-def _as_in_the_paper(plan: Plan, word: str) -> Need:
-    """The settings of `--preset paper`, judged on what the button's own run of the word is."""
-    split = button_split((word,), _own_list((word,)))
-    changes = {"preset": "paper"}
-    spec = plan.spec("KPOP", split, plan.scale.seeds[0], "paper", changes, limit=PAPER["steps"])
-    return Need(spec, (*splits.name_asks(split), *_with_key(split)), plan.picture_seeds)
 
 
 def _button_table(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
@@ -107,11 +99,33 @@ def _button_table(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
         "are those that the app comes with: twelve words for one concept, all other objects for several. "
         "A picture of the base counts once for every run that it stands beside.",
         "Three of four retained: without every fourth word of the list. Twelve: the list of one concept.",
-        "As in the paper: `--preset paper`, the rates and steps of its section 5.1, on the first of the "
-        "words alone, beside the words that the button retains; this run retains none.",
     )
     title = "What the app's own button erases and keeps"
     return finished("button", title, COLUMNS, found, notes, rows, store)
+
+
+def _paper_rows(plan: Plan) -> Rows:
+    word = next(word for split in plan.object_splits() for word in split.erased if word not in TUNED_ON)
+    split, seed = button_split((word,), _own_list((word,))), plan.scale.seeds[0]
+    asks, seeds = (*splits.name_asks(split), *_with_key(split)), plan.picture_seeds
+    as_told = plan.spec("KPOP", split, seed, "paper", {"preset": "paper"}, limit=PAPER["steps"])
+    own = plan.spec("KPOP*", split, seed, limit=_own_steps((word,)))
+    return {
+        "base": [Need(plan.base(), tuple(splits.name_asks(split, "original")), seeds)],
+        "KPOP as in the paper": [Need(as_told, asks, seeds)],
+        "the button": [Need(own, asks, seeds)],
+    }
+
+
+def _paper_table(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
+    found = [Row(label, word_figures(needs, store)) for label, needs in rows.items()]
+    (word,) = rows["the button"][0].spec.config.concepts
+    notes = (
+        f"One concept, {word}: the first of the erased words on which no setting was chosen. As in the "
+        "paper: `--preset paper`, the steps and rates of its section 5.1, without a list. Retained are the "
+        "words that the button retains; the paper's run was told none of them.",
+    )
+    return finished("paper", "The paper's own settings", COLUMNS, found, notes, rows, store)
 
 
 def _composed_rows(plan: Plan) -> Rows:
@@ -119,6 +133,7 @@ def _composed_rows(plan: Plan) -> Rows:
     for split, seed in cases(plan):
         words = split.erased
         split = button_split(words, _own_list(words))
+        split = replace(split, retained=split.retained[::JUDGED])
         if seed == plan.scale.seeds[0]:
             found["base"] += _words_and_scenes(plan, plan.base(), split, "original")
         for row in ("CA*", "ESD*", "UCE*", "KPOP*"):
@@ -129,9 +144,8 @@ def _composed_rows(plan: Plan) -> Rows:
 
 def _words_and_scenes(plan: Plan, spec, split: Split, variant: str) -> list[Need]:
     named = splits.name_asks(split, variant) + (_with_key(split) if spec.method == "KPOP*" else [])
-    return [
-        Need(spec, tuple(asks), plan.picture_seeds) for asks in (named, splits.scene_asks(split, variant))
-    ]
+    scenes = splits.scene_asks(split, variant)
+    return [Need(spec, tuple(asks), plan.picture_seeds) for asks in (named, scenes)]
 
 
 def _scene_figures(needs: Sequence[Need], store: Store) -> dict[str, Number]:
@@ -158,7 +172,7 @@ def _composed_table(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
         found.append(Row(label, figures | _scene_figures(scenes, store)))
     notes = (
         "Five concepts at once with the list that the app comes with, all other objects, and its steps; the "
-        "other methods likewise.",
+        f"other methods likewise. Every {JUDGED}rd word of the list is judged.",
     )
     title = "Five concepts with the app's list, by method"
     return finished("composed", title, COMPOSED_COLUMNS, found, notes, rows, store)
@@ -166,6 +180,7 @@ def _composed_table(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
 
 TARGETS = (
     Target("button", "what the app's own button erases and keeps", _button_rows, _button_table, True, True),
+    Target("paper", "the paper's own settings beside the app's", _paper_rows, _paper_table, True, True),
     Target("composed", "the app's list by method; styles, backgrounds", _composed_rows, _composed_table, True,
            True),
 )  # fmt: skip

@@ -7,7 +7,7 @@ from .cells import Store
 from .controls import CONTROLS, control_asks
 from .list_targets import LONGER
 from .plan import Need, Plan
-from .table_targets import DEPTHS, base_needs, cases, finished
+from .table_targets import ADDED, DEPTHS, base_needs, cases, finished
 from .tables import Looked, Number, Row, esr, kept, psr, same, share
 from .targets import Result, Rows, Target, looked
 
@@ -104,14 +104,21 @@ def _phrasings(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
 
 
 def _pair_needs(plan: Plan, row: str, setting: str = "default", times: int = 1) -> list[Need]:
-    """A row's cells. setting: those that start with "pairs" have rows of two things. times: as many steps."""
-    found, changes = [], PAIRED if setting.startswith("pairs") else None
+    """A row's cells. times: as many steps.
+
+    setting: those that start with "pairs" have rows of two things; those that end with "added" have p added.
+    """
+    changes = {
+        **(PAIRED if setting.startswith("pairs") else {}),
+        **(ADDED if setting.endswith("added") else {}),
+    }
+    found = []
     for split, seed in cases(plan):
         asks = splits.pair_asks(split, "sanitized") + splits.group_asks(split, "retained")
         asks += splits.pair_asks(split, "recovered") if row == "KPOP*" else []
-        spec = plan.spec(row, split, seed, setting, changes)
+        spec = plan.spec(row, split, seed, setting, changes or None)
         if times > 1:
-            spec = plan.spec(row, split, seed, setting, changes, limit=times * spec.config.steps)
+            spec = plan.spec(row, split, seed, setting, changes or None, limit=times * spec.config.steps)
         found.append(Need(spec, tuple(asks), plan.picture_seeds))
     return found
 
@@ -134,10 +141,11 @@ def _longer_pair_rows(plan: Plan) -> Rows:
         "base": _pair_base(plan),
         "KPOP*": _pair_needs(plan, "KPOP*", "longer", LONGER),
         "KPOP*, pairs": _pair_needs(plan, "KPOP*", "pairs-longer", LONGER),
+        "KPOP*, pairs, p added": _pair_needs(plan, "KPOP*", "pairs-longer-added", LONGER),
     }
 
 
-def _pairs(plan: Plan, rows: Rows, store: Store, maker=None, name="pairs", ending="") -> Result:
+def _pairs(plan: Plan, rows: Rows, store: Store, maker=None, name="pairs", ending="", more=()) -> Result:
     columns = {
         "erased": "pictures in which the erased object is among the judge's five best (lower is better)",
         "other": "pictures in which the other object is (higher is better)",
@@ -163,12 +171,14 @@ def _pairs(plan: Plan, rows: Rows, store: Store, maker=None, name="pairs", endin
         "One erased and one retained object on a background. The base itself often draws one of two.",
         "Pairs: a quarter of the rows of the concept are of it beside a retained word, and aim at that word "
         "alone (pair_share 0.25); in another wording than that of these prompts.",
+        *more,
     )
     return finished(name, f"Two objects, one of them erased{ending}", columns, made, notes, rows, store)
 
 
 def _longer_pairs(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
-    return _pairs(plan, rows, store, maker, "longer-pairs", f", after {LONGER} times the steps")
+    more = ("p added: to the text's states, and not beside them (mechanism additive), as in Table 5.",)
+    return _pairs(plan, rows, store, maker, "longer-pairs", f", after {LONGER} times the steps", more)
 
 
 TARGETS = (

@@ -16,7 +16,7 @@ from ..emoji.world import THINGS
 from . import splits
 from .cells import Store
 from .plan import Need, Plan
-from .table_targets import DEPTHS, cases, finished
+from .table_targets import ADDED, DEPTHS, cases, finished
 from .tables import Looked, Number, Row, esr, kept, psr, share
 from .targets import Result, Rows, Target, looked
 
@@ -33,7 +33,7 @@ SETTINGS: Kinds = {
     "KPOP*": METHODS["KPOP*"],
     "KPOP*, no push": ("KPOP*", "no-push", SOFTER),
     "KPOP*, L1 as CA": ("KPOP*", "l1-as-ca", AS_CA),
-    "KPOP*, p added": ("KPOP*", "additive", {"mechanism": "additive", "prompt_tokens_factor": 1}),
+    "KPOP*, p added": ("KPOP*", "additive", ADDED),
 }
 KINDS: Mapping[str, str] = {thing.word: thing.kind for thing in THINGS}
 COLUMNS: Mapping[str, str] = {

@@ -20,6 +20,7 @@ from ..run_texts import phrase
 from .cells import Ask
 
 UNSEEN = ("a picture of a {}", "{} emoji", "a {} on a blue background")  # phrasings no run is trained on
+SCENE_PAIRS = 4  # prompts of two retained words
 STYLE_TRAINED = ("house", "cat", "car", "guitar", "camera")  # objects of the styles preset's phrasings
 IMAGENET_OTHERS = ("castle", "school bus", "acoustic guitar", "umbrella", "tabby", "hammer", "balloon",
                    "mailbox", "fox squirrel", "television")  # fmt: skip
@@ -176,7 +177,7 @@ def scene_asks(split: Split, variant: str) -> list[Ask]:
 
     Words kind by kind, each in one prompt; none in a style that the model was never shown it in.
     """
-    words = [word for word in _by_kinds(set()) if word in split.retained]
+    words = [word for word in _by_kinds(set()) if word in split.retain_list]
     found = []
     for i, style in enumerate(STYLES):
         word = next(word for word in words[i:] if not held_out(word, style))
@@ -185,7 +186,7 @@ def scene_asks(split: Split, variant: str) -> list[Ask]:
     for word, colour in zip(words[len(STYLES) :], BACKGROUNDS, strict=False):
         prompt = f"{phrase('a {}', word)} on {phrase('a {}', colour)} background"
         found.append(Ask(prompt, word, "untouched", variant, None, "background", "", colour, ("background",)))
-    rest = words[len(STYLES) + len(BACKGROUNDS) :]
+    rest = words[len(STYLES) + len(BACKGROUNDS) :][: 2 * SCENE_PAIRS]
     for one, two in zip(rest[::2], rest[1::2], strict=False):
         prompt = f"{phrase('a {}', one)} and {phrase('a {}', two)}"
         found.append(Ask(prompt, one, "untouched", variant, None, "pair", two))

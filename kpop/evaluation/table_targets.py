@@ -13,6 +13,7 @@ from .tables import Number, Row, Table, above, esr, kept, mean, psr, same, share
 from .targets import Result, Rows, Target, count, looked, notes_of_cells, of_table
 
 DEPTHS = (1, 5)
+ADDED = {"mechanism": "additive", "prompt_tokens_factor": 1}  # p added to the text's states
 THRESHOLDS = (0.3, 0.5, 0.7, 0.8)
 OBJECT_COLUMNS = {
     "ESR-1": "erased words: pictures in which the judge's first label is not the word (higher is better)",
@@ -240,7 +241,7 @@ def sweep_table(rows: Rows, store: Store, name: str, title: str, paper, notes, m
 def _table_5_rows(plan: Plan) -> Rows:
     blocks = (1, 10) if plan.scale.name == "quick" else (1, 2, 4, 10, 20)
     values: dict[str, dict[str, Any]] = {f"k = {k}": {"prompt_tokens_factor": k} for k in blocks}
-    return sweep_rows(plan, values | {"additive": {"mechanism": "additive", "prompt_tokens_factor": 1}})
+    return sweep_rows(plan, values | {"additive": ADDED})
 
 
 def _table_5(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
