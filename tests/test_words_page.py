@@ -41,6 +41,13 @@ def test_an_unknown_word_can_be_exchanged_for_a_known_one(studio):
     assert words.instead(["chrch", "church"], "chrch", "church") == ["church"]
 
 
+def test_a_word_on_both_sides_can_be_taken_off_what_is_kept(studio):
+    html = words.check_words(studio, (("Dog", "hound"),), (("dog", "puppy"), "cat"))
+    assert "“dog” stands on both sides" in html
+    assert 'data-word="dog" data-near="">do not keep it</button>' in html
+    assert words.without(["Dog | puppy", "cat", "hot dog"], "dog") == ["cat", "hot dog"]
+
+
 def test_siblings_are_what_the_text_encoder_puts_near(studio):
     offered = concepts.offered_words(studio)
     found = words.suggested(studio, ("church",), ["dog"], offered)

@@ -14,7 +14,7 @@ from .boundary import plainly
 from .page import QUIET, SKETCH, SOFT, Page, clicked, heading
 from .pictures import blank, framed, wall
 from .studio import Studio
-from .words import check_words, instead, readable, sensitive, suggested, typed_line
+from .words import check_words, instead, readable, sensitive, suggested, typed_line, without
 
 MOST_WORDS, MOST_KEPT = 20, 60
 STRIP = 5
@@ -197,6 +197,8 @@ def wire_concepts(page: Page, step: ConceptsStep, load: gr.events.Dependency) ->
     @plainly
     def swap(forget, keep, event: gr.EventData):
         told = clicked(event, "word"), clicked(event, "near")
+        if not told[1]:  # a word on both sides: what is to be forgotten is not kept
+            return forget, without(keep, told[0])
         return instead(forget, *told), instead(keep, *told)
 
     @plainly

@@ -47,7 +47,7 @@ def check_words(studio: Studio, concepts: tuple, siblings: tuple) -> str:
     pipe = studio.pipe()
     first = [names(concept)[0] for concept in concepts]
     both = {name.lower() for name in first} & {names(concept)[0].lower() for concept in siblings}
-    wrong = {f"“{name}” stands on both sides. Remove it from one.": () for name in sorted(both)}
+    wrong = {f"“{name}” stands on both sides. Remove it from one.": [(name, "")] for name in sorted(both)}
     for name in [name for concept in (*concepts, *siblings) for name in names(concept)]:
         try:
             models.check_text(pipe, name)
@@ -104,10 +104,14 @@ def left_out(model: str, concepts: tuple, siblings: tuple) -> str:
 def _instead(swaps) -> str:
     buttons = (
         f'<button type="button" class="instead" data-word="{escape(word, quote=True)}" '
-        f'data-near="{escape(near, quote=True)}">take “{escape(near)}”</button>'
+        f'data-near="{escape(near, quote=True)}">{_told(near)}</button>'
         for word, near in swaps
     )
     return f'<span class="insteads">{"".join(buttons)}</span>' if swaps else ""
+
+
+def _told(near: str) -> str:
+    return f"take “{escape(near)}”" if near else "do not keep it"
 
 
 def instead(field: list[str] | None, word: str, near: str) -> list[str]:
@@ -117,6 +121,11 @@ def instead(field: list[str] | None, word: str, near: str) -> list[str]:
         parts = [near if part.strip() == word else part.strip() for part in str(text).split("|")]
         found.append(" | ".join(dict.fromkeys(parts)))
     return list(dict.fromkeys(found))
+
+
+def without(field: list[str] | None, word: str) -> list[str]:
+    """The field without the concept of that name."""
+    return [text for text in field or [] if str(text).split("|")[0].strip().lower() != word]
 
 
 def warned() -> str:
