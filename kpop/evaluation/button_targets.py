@@ -13,7 +13,7 @@ from dataclasses import replace
 from ..model_table import recommended
 from ..presets import PAPER
 from . import metrics, splits
-from .cells import Store
+from .cells import Ask, CellSpec, Store
 from .neighbour_targets import COLUMNS, word_figures
 from .plan import Need, Plan
 from .splits import Split
@@ -87,7 +87,7 @@ def _button_rows(plan: Plan) -> Rows:
     return found
 
 
-def _with_key(split: Split) -> list:
+def _with_key(split: Split) -> list[Ask]:
     return splits.group_asks(split, "erased", "recovered")
 
 
@@ -142,7 +142,7 @@ def _composed_rows(plan: Plan) -> Rows:
     return found
 
 
-def _words_and_scenes(plan: Plan, spec, split: Split, variant: str) -> list[Need]:
+def _words_and_scenes(plan: Plan, spec: CellSpec, split: Split, variant: str) -> list[Need]:
     named = splits.name_asks(split, variant) + (_with_key(split) if spec.method == "KPOP*" else [])
     scenes = splits.scene_asks(split, variant)
     return [Need(spec, tuple(asks), plan.picture_seeds) for asks in (named, scenes)]
