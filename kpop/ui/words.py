@@ -81,9 +81,7 @@ def left_out(model: str, concepts: tuple, siblings: tuple) -> str:
     words = [name for concept in concepts for name in names(concept)]
     own = recommended(model, words, count=len(concepts)).get("retain", ())
     if not siblings and own:
-        told = ", ".join(map(escape, own[:MOST_TOLD]))
-        more = f" and {len(own) - MOST_TOLD} more" if len(own) > MOST_TOLD else ""
-        return f'<p class="fine">Nothing is named to keep: the default settings keep {told}{more}.</p>'
+        return f'<p class="fine">Nothing is named to keep: the default settings keep {_first_of(own)}.</p>'
     if not siblings:
         return '<p class="fine">Nothing is named to keep: what is near may be forgotten too.</p>'
     if len(concepts) == 1:
@@ -92,13 +90,17 @@ def left_out(model: str, concepts: tuple, siblings: tuple) -> str:
     left = [word for word in own if word.lower() not in kept]
     if own and not left:
         return ""
-    told = ", ".join(map(escape, left[:MOST_TOLD]))
-    more = f" and {len(left) - MOST_TOLD} more" if len(left) > MOST_TOLD else ""
-    mend = f": {told}{more}. Leave it empty to keep all {len(own)}." if own else ". Name all that must stay."
+    empty = f": {_first_of(left)}. Leave it empty to keep all {len(own)}."
+    mend = empty if own else ". Name all that must stay."
     return (
         f'<p class="fine">{len(concepts)} words to forget take along much of what “Keep these” does not '
         f"name{mend}</p>"
     )
+
+
+def _first_of(told: Sequence[str]) -> str:
+    more = f" and {len(told) - MOST_TOLD} more" if len(told) > MOST_TOLD else ""
+    return ", ".join(map(escape, told[:MOST_TOLD])) + more
 
 
 def _instead(swaps) -> str:
