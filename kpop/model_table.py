@@ -230,15 +230,21 @@ def recommended(
     """EraseConfig fields this base model is trained with by a method when nothing else is said.
 
     concepts: words to be erased; the embedded model retains others of their kind, and a few of every kind;
-    where several are erased, all others. count: of the concepts, which share the steps. retain: what will be
-    retained; None for that list.
+    where several are erased, all others; of drawing styles the other styles, and its phrasings are of objects
+    in a style. count: of the concepts, which share the steps. retain: what will be retained; None for that
+    list.
     """
     kind = family(model)
     found = {**_RECOMMENDED[kind], **_METHODS[method].families.get(kind, {})}
     if kind == "emoji":  # measured at one concept and at five (docs/results.md)
         found["steps"] = found["steps"] * (3 + count) // 4
     if model == "emoji":
-        found["retain"] = _siblings({word.lower() for word in concepts}, RETAINED if count == 1 else None)
+        erased = {word.lower() for word in concepts}
+        told, others = _styles(erased)
+        if told and told == erased:
+            found |= {"retain": others, "templates": _styled_templates()}
+        else:
+            found["retain"] = (*others, *_siblings(erased, RETAINED if count == 1 else None))
     if found.get("retain") if retain is None else retain:
         found |= _METHODS[method].retaining.get(kind, {})
     return found
@@ -262,6 +268,22 @@ def ignored(method: str) -> dict[str, Any]:
 def generation_defaults(model: str) -> dict[str, Any]:
     """GenerationConfig fields this base model draws with when nothing else is said."""
     return dict(_GENERATION[family(model)])
+
+
+def _styles(erased: set[str]) -> tuple[set[str], tuple[str, ...]]:
+    """Those of the words that are drawing styles of the embedded model, and, if any, all its other styles."""
+    from .emoji.world import STYLES
+
+    every = tuple(f"{style} style" for style in STYLES)
+    told = erased & {*every}
+    return told, tuple(style for style in every if told and style not in told)
+
+
+def _styled_templates() -> tuple[str, ...]:
+    """A style is no picture of its own: it is forgotten on objects that are drawn in it."""
+    from .emoji.world import STYLE_TRAINED
+
+    return tuple(f"a {word}, {{}}" for word in STYLE_TRAINED)
 
 
 def _siblings(erased: set[str], most: int | None) -> tuple[str, ...]:

@@ -43,6 +43,17 @@ def test_own_concepts_outrank_the_presets():
     assert EraseConfig(preset=name, concepts=("umbrella",), retain=()).resolved().concepts == ("umbrella",)
 
 
+def test_a_style_typed_by_hand_is_forgotten_as_the_preset_forgets_it():
+    typed, preset = EraseConfig(concepts=("Ink style",)).resolved(), load_preset("emoji-styles")
+    assert typed.templates == preset.settings["templates"] and set(typed.retain) == set(preset.retain)
+    two = EraseConfig(concepts=("ink style", "flat style")).resolved()
+    assert two.retain == ("noto style", "twemoji style", "fluent style", "blob style")
+    assert two.templates[0] == "a house, {}"
+    mixed = EraseConfig(concepts=("ink style", "church")).resolved()
+    assert {"flat style", "castle"} < set(mixed.retain) and mixed.templates[0] == "{}"
+    assert not any("style" in word for word in EraseConfig(concepts=("church",)).resolved().retain)
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

@@ -99,6 +99,7 @@ DRAWING_SETS = (
     ),
 )
 STYLES = tuple(drawing_set.style for drawing_set in DRAWING_SETS)
+STYLE_TRAINED = ("house", "cat", "car", "guitar", "camera")  # objects that a style is forgotten on
 
 BACKGROUNDS = {
     "white": (244, 244, 242),

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any
 
 from ..config import Concept, concept_name, names
-from ..emoji.world import BACKGROUNDS, INDIRECT, STYLES, THINGS, held_out
+from ..emoji.world import BACKGROUNDS, INDIRECT, STYLE_TRAINED, STYLES, THINGS, held_out
 from ..errors import InputError
 from ..presets import Preset, load_preset
 from ..run_texts import phrase
@@ -21,7 +21,6 @@ from .cells import Ask
 
 UNSEEN = ("a picture of a {}", "{} emoji", "a {} on a blue background")  # phrasings no run is trained on
 SCENE_PAIRS = 4  # prompts of two retained words
-STYLE_TRAINED = ("house", "cat", "car", "guitar", "camera")  # objects of the styles preset's phrasings
 IMAGENET_OTHERS = ("castle", "school bus", "acoustic guitar", "umbrella", "tabby", "hammer", "balloon",
                    "mailbox", "fox squirrel", "television")  # fmt: skip
 
