@@ -18,14 +18,15 @@ from .config import EraseConfig, concept_name
 from .continual import Forgotten, kept_words, still_hidden
 from .hidden_prompt import HiddenPrompt
 from .processes import Processes
-from .run_texts import near_texts, pairs, phrase, phrasings, retained_texts
+from .run_texts import aims, kept_pairs, near_texts, pairs, phrase, retained_texts
 from .trajectories import Bank, Trajectories, noise_levels
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 TRAJECTORIES = 8  # of each phrasing of a concept, and of the neutral text
-PAIRED = 1  # of each text of two things, and of the one alone where it is not retained
+ANCHORED = 40  # of all phrasings together where each has an anchor, and of all anchors, at least 2 each
+PAIRED = 1  # of each text of two things, and of what stays alone where it is not retained
 RETAINED = 36  # trajectories of all retained texts together, at least 1 each
 ALONE = Processes()
 MOST_WEIGHT = 1000.0  # of a noisy x0-space row, where alpha-bar is nearly 0
@@ -105,21 +106,26 @@ def bank_wants(
 
     retained: the texts to keep, where they are more than cfg's own. rows: of a step in all processes.
     """
-    told = dict.fromkeys(text for concept in cfg.concepts for text in phrasings(concept, cfg.templates))
+    told = {text: aim for concept in cfg.concepts for text, aim in aims(cfg, concept).items()}
     retained = texts_to_keep(cfg) if retained is None else retained
     draws = cfg.steps * (rows or cfg.batch_size)  # no more trajectories than rows that will be drawn
     count = min(TRAJECTORIES, draws)
     each = min(max(1, RETAINED // max(len(retained), 1)), draws)
     pushes = cfg.negative_guidance > 0 and "neutral" in erased_on(cfg)
-    neutral = cfg.neutral or ""
-    wanted = {neutral: (count, tuple(told) if pushes else ())}
-    wanted |= {text: (count, (neutral,)) for text in told}
+    some = min(count, max(2, ANCHORED // len(cfg.anchors))) if cfg.anchors else count
+    wanted, neutral = {}, cfg.neutral or ""
+    for text in dict.fromkeys([neutral, *told.values()]):
+        aimed = tuple(other for other, aim in told.items() if aim == text)
+        wanted[text] = (count if text == neutral else some, aimed if pushes else ())
+    wanted |= {text: (some, (aim,)) for text, aim in told.items()}
     wanted |= {text: (each, ()) for text in dict.fromkeys(retained) if text not in wanted}
     for concept in cfg.concepts:
         for text, alone in pairs(cfg, concept):
             wanted[text] = (PAIRED, (alone,))
             many, targets = wanted.get(alone, (PAIRED, ()))
             wanted[alone] = (many, (*targets, text) if pushes else targets)
+    for text in kept_pairs(cfg) if weighs(cfg) else ():
+        wanted.setdefault(text, (PAIRED, ()))
     return [(text, *what) for text, what in wanted.items()]
 
 
@@ -161,8 +167,10 @@ class Batches:
         self.earlier = [(concept_name(c.concept), c.key.to(self.device, torch.float32)) for c in kept]
         self.neutral = cfg.neutral or ""
         self.erase_on = erased_on(cfg)
-        self.concepts = [phrasings(concept, cfg.templates) for concept in cfg.concepts]
+        self.aims = [aims(cfg, concept) for concept in cfg.concepts]
+        self.concepts = [tuple(told) for told in self.aims]
         self.pairs = [pairs(cfg, concept) for concept in cfg.concepts]
+        self.kept_pairs = kept_pairs(cfg) if weighs(cfg) else ()
         self.retained, self.near = texts_to_keep(cfg, earlier), [()] * len(cfg.concepts)
         if weighs(cfg):
             # Near a concept that an earlier run erased as much is at stake as near one's own.
@@ -192,7 +200,7 @@ class Batches:
         paired = keyed(self.cfg.seed, step, row, "pair")
         if two and paired.random() < self.cfg.pair_share:
             return paired.choice(two)
-        return text, self.neutral
+        return text, self.aims[index][text]
 
     def retain_of(self, step: int, row: int) -> str | None:
         """The retained text of a row, or None for the neutral text; the first row is the neutral text's.
@@ -202,6 +210,9 @@ class Batches:
         if self.keeps_neutral and (not self.retained or (row == 0 and self.all_rows > 1)):
             return None
         alone = [None] if self.keeps_neutral and self.all_rows == 1 else []  # one row serves both in turn
+        paired = keyed(self.cfg.seed, step, row, "kept pair")
+        if self.kept_pairs and paired.random() < self.cfg.pair_share:
+            return paired.choice(self.kept_pairs)
         draw = keyed(self.cfg.seed, step, row, "retain")
         text, near = draw.choice([*self.retained, *alone]), self.near[self.concept_of(step)]
         share = self.cfg.near_share

@@ -16,6 +16,7 @@ ABOUT = {
     "concepts": "words to erase; synonyms of one concept as 'church|chapel'",
     "retain": "siblings to keep, written alike; none: an empty list",
     "templates": "phrasings, such as '{}' 'a photo of a {}'",
+    "anchors": "what each phrasing becomes instead of the neutral text, such as 'a house' for 'a house, {}'",
     "preset": "'paper', or a name of `presets list`",
     "lambda_": "weight of L2 (recovery) in Eq. 7",
     "neutral": "text the concept becomes (c_n)",
@@ -38,7 +39,7 @@ def erase_flags(parser: argparse.ArgumentParser) -> None:
 
 def _erase_flag(parser: argparse.ArgumentParser, name: str) -> None:
     more: dict[str, Any] = {"dest": f"erase_{name}", "default": argparse.SUPPRESS, "help": ABOUT.get(name)}
-    if name in (*LISTS, "templates"):
+    if name in (*LISTS, "templates", "anchors"):
         more |= {"nargs": "+", "metavar": "WORD" if name in LISTS else "PHRASE"}
     elif name in FLAGS:
         more |= {"action": argparse.BooleanOptionalAction}

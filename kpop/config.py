@@ -75,10 +75,13 @@ class EraseConfig:
     the true one opens; ours, 0 in the paper.
     near_share: share of the retained rows that are of the texts nearest to the concept; ours, 0 in the paper.
     pair_share: share of the concept's rows whose text has a retained word beside it, "a church and a bus",
-    which L1 aims at that word alone; ours, 0 in the paper. Where nothing is retained there are none.
+    which L1 aims at that word alone, and of the retained rows that have two retained words, which stay both;
+    ours, 0 in the paper. Where nothing is retained there are none.
     rho, rho_p: radii (L2) of Eq. 7 and Eq. 5 that one step of theta' and of p may not leave; None: no bound.
-    templates: phrasings a concept is put into, "{}" stands for the word. latents: "bank" of the frozen
-    model's rollouts, or "fresh" rollouts with the current theta' at each step (the paper's).
+    templates: phrasings a concept is put into, "{}" stands for the word. anchors: the text that L1 aims each
+    of them at instead of `neutral`, such as "a house" for "a house, {}", so that of a style only the style
+    goes; as many as templates or () for none; ours. latents: "bank" of the frozen model's rollouts, or
+    "fresh" rollouts with the current theta' at each step (the paper's).
     gradient_checkpointing: less memory for more time; the losses are the same.
     preset: "paper", or the name of a file in presets/. method: "kpop" or a rival (method_table.py), which
     refuses the fields it has no use for. Raises InputError with what to change.
@@ -117,6 +120,7 @@ class EraseConfig:
     rho: float | None = None
     rho_p: float | None = None
     templates: tuple[str, ...] | None = None
+    anchors: tuple[str, ...] | None = None
     trainable: str | None = None
     latents: str | None = None
     rollout_steps: int | None = None
@@ -141,6 +145,8 @@ class EraseConfig:
             put("neutral", checks.words("neutral", self.neutral, empty=True))
         if self.templates is not None:
             put("templates", checks.templates(self.templates))
+        if self.anchors is not None:
+            put("anchors", checks.anchors(self.anchors))
         for name in ("retain_neutral", "separate_kv", "gradient_checkpointing"):
             if not isinstance(getattr(self, name), bool | None):
                 raise InputError(f"{name} must be true or false, not {checks.brief(getattr(self, name))}.")
@@ -163,14 +169,15 @@ class EraseConfig:
         both = sorted(kept.intersection(erased))
         if both:
             raise InputError(f"{both[0]!r} is both to be erased and to be retained; remove it from one list.")
-        told = [
-            word
-            for word in erased
-            if re.search(rf"(?<!\w){re.escape(word)}(?!\w)", (self.neutral or "").lower())
-        ]
-        if told:
+        for text in (self.neutral or "", *(self.anchors or ())):
+            told = [w for w in erased if re.search(rf"(?<!\w){re.escape(w)}(?!\w)", text.lower())]
+            if told:
+                raise InputError(
+                    f"The neutral text {text!r} names {told[0]!r}, which is to be erased; change one."
+                )
+        if self.anchors and self.templates and len(self.anchors) != len(self.templates):
             raise InputError(
-                f"The neutral text {self.neutral!r} names {told[0]!r}, which is to be erased; change one."
+                f"anchors holds {len(self.anchors)} texts and templates {len(self.templates)}: give one each."
             )
         if self.separate_kv and self.mechanism in ("additive", "token", "amortized"):
             raise InputError(f'separate_kv needs mechanism "concat": {self.mechanism} has one tensor.')
@@ -224,6 +231,9 @@ class EraseConfig:
             values["retain"] = tuple(
                 c for c in values["retain"] if not erased.intersection(map(str.lower, names(c)))
             )
+        others = "templates" in asked or ("templates" in found and "anchors" not in found)
+        if others or self.neutral:
+            values["anchors"] = ()  # those of other phrasings; who names a neutral text is given it
         values = {name: value for name, value in values.items() if name not in asked}
         return replace(self, concepts=concepts, **values)
 

@@ -82,6 +82,14 @@ def templates(value: Any) -> tuple[str, ...]:
     return found
 
 
+def anchors(value: Any) -> tuple[str, ...]:
+    """Texts, which may be empty."""
+    value = (value,) if isinstance(value, str) else value
+    if not isinstance(value, list | tuple):
+        raise InputError('anchors must be a list of texts such as ["a house", "a cat"], one a template.')
+    return tuple(words("anchors", item, empty=True) for item in value)
+
+
 def choice(name: str, value: Any, options: tuple[str, ...], optional: bool) -> None:
     """One of `options`, or None where it is optional."""
     if (value is None and optional) or (isinstance(value, str) and value in options):

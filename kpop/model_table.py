@@ -70,6 +70,7 @@ _COMMON = {
     "decoy_share": 0.0,
     "near_share": 0.5,
     "pair_share": 0.0,
+    "anchors": (),
     "rate_decay": 0.5,
     "erase_on": "both",
     "negative_guidance": 0.0,
@@ -242,7 +243,7 @@ def recommended(
         erased = {word.lower() for word in concepts}
         told, others = _styles(erased)
         if told and told == erased:
-            found |= {"retain": others, "templates": _styled_templates()}
+            found |= {"retain": others, **_styled()}
         else:
             found["retain"] = (*others, *_siblings(erased, RETAINED if count == 1 else None))
     if found.get("retain") if retain is None else retain:
@@ -279,11 +280,12 @@ def _styles(erased: set[str]) -> tuple[set[str], tuple[str, ...]]:
     return told, tuple(style for style in every if told and style not in told)
 
 
-def _styled_templates() -> tuple[str, ...]:
-    """A style is no picture of its own: it is forgotten on objects that are drawn in it."""
-    from .emoji.world import STYLE_TRAINED
+def _styled() -> dict[str, Any]:
+    """A style is no picture of its own: it is forgotten on objects that are drawn in it, and they stay."""
+    from .emoji.world import STYLE_TRAINED, a
 
-    return tuple(f"a {word}, {{}}" for word in STYLE_TRAINED)
+    objects = tuple(map(a, STYLE_TRAINED))
+    return {"templates": tuple(f"{each}, {{}}" for each in objects), "anchors": objects}
 
 
 def _siblings(erased: set[str], most: int | None) -> tuple[str, ...]:

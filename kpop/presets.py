@@ -42,6 +42,7 @@ PAPER = MappingProxyType(
         "negative_guidance": 0.0,
         "loss_space": "eps",
         "templates": ("{}",),
+        "anchors": (),
         "trainable": "xattn",
         "latents": "fresh",
         "rollout_steps": 50,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 PAIRS = 8  # texts of two things for each concept
+KEPT_PAIRS = 16  # texts of two retained things
 
 
 def phrase(template: str, word: str) -> str:
@@ -21,6 +22,17 @@ def phrase(template: str, word: str) -> str:
     if word[:1].lower() in "aeiou":
         template = re.sub(r"\b([Aa]) \{\}", r"\1n {}", template)
     return template.replace("{}", word)
+
+
+def anchors(cfg: EraseConfig) -> tuple[str, ...]:
+    """What L1 aims each template at."""
+    return cfg.anchors or (cfg.neutral or "",) * len(cfg.templates)
+
+
+def aims(cfg: EraseConfig, concept: Concept) -> dict[str, str]:
+    """Every text of a concept, and what L1 aims it at: its template's anchor, or the neutral text."""
+    told = zip(cfg.templates, anchors(cfg), strict=True)
+    return {text: aim for template, aim in told for text in phrasings(concept, [template])}
 
 
 def phrasings(concept: Concept, templates: Iterable[str]) -> tuple[str, ...]:
@@ -66,8 +78,22 @@ def pairs(cfg: EraseConfig, concept: Concept) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
+def kept_pairs(cfg: EraseConfig) -> tuple[str, ...]:
+    """Texts of two retained words, so that "X and Y" stays both where X is not erased; at most KEPT_PAIRS.
+
+    () where the run has no rows of two things.
+    """
+    kept = [word for one in cfg.retain or () for word in names(one)]
+    if not cfg.pair_share or len(kept) < 2:
+        return ()
+    draw = random.Random(" ".join(kept))
+    both = (draw.sample(kept, 2) for _ in range(KEPT_PAIRS))
+    return tuple(dict.fromkeys(" and ".join(phrase("a {}", word) for word in two) for two in both))
+
+
 def all_texts(cfg: EraseConfig) -> tuple[str, ...]:
     """Every text that a run gives the text encoder."""
     told = [text for concept in cfg.concepts for text in phrasings(concept, cfg.templates)]
     told += [text for concept in cfg.concepts for pair in pairs(cfg, concept) for text in pair]
-    return tuple(dict.fromkeys([*told, *retained_texts(cfg), cfg.neutral or ""]))
+    told += [*retained_texts(cfg), *kept_pairs(cfg), cfg.neutral or "", *(cfg.anchors or ())]
+    return tuple(dict.fromkeys(told))

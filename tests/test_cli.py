@@ -119,13 +119,14 @@ def test_every_field_of_the_config_is_a_flag():
         "--checkpoint-every 5 --sample_every 5 --no-gradient-checkpointing --seed 7 --precision fp32 "
         "--schema 1"
     )
-    phrases = ["--templates", "{}", "a {}"]
+    phrases = ["--templates", "{}", "a {}", "--anchors", "", "a photo"]
     found = cli.erase_config(cli.build_parser().parse_args([*map(cli._dashed, line.split()), *phrases]))
     assert found.concepts == (("church", "chapel"), "dog", "fish")
     assert (found.lambda_, found.retain, found.retain_neutral, found.separate_kv) == (
         0.3, ("castle", "house"), True, False
     )  # fmt: skip
     assert (found.steps, found.seed, found.sample_every, found.templates) == (20, 7, 5, ("{}", "a {}"))
+    assert found.anchors == ("", "a photo")
     assert all(value is not None for value in found.to_dict().values())
 
 

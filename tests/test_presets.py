@@ -1,9 +1,13 @@
 """Presets: every shipped file can be used, and a bad one is refused in words."""
 
+from dataclasses import replace
+from functools import partial
+
 import pytest
 
 from kpop import EraseConfig, InputError, list_presets, load_preset
 from kpop.presets import asked_sensitive
+from kpop.ui.settings import SETTINGS, config_from
 
 
 @pytest.mark.parametrize("preset", list_presets(), ids=lambda preset: preset.name)
@@ -44,8 +48,21 @@ def test_own_concepts_outrank_the_presets():
 
 
 def test_a_style_typed_by_hand_is_forgotten_as_the_preset_forgets_it():
-    typed, preset = EraseConfig(concepts=("Ink style",)).resolved(), load_preset("emoji-styles")
-    assert typed.templates == preset.settings["templates"] and set(typed.retain) == set(preset.retain)
+    typed, ready = (
+        EraseConfig(**told).resolved() for told in ({"concepts": ("ink style",)}, {"preset": "emoji-styles"})
+    )
+    assert typed == replace(ready, preset=None)
+    assert typed.templates[:2] == ("a house, {}", "a cat, {}") and typed.anchors[:2] == ("a house", "a cat")
+    assert len(typed.anchors) == len(typed.templates) and "an umbrella" in typed.anchors
+    assert EraseConfig(preset="emoji-styles", templates=("{}",)).resolved().anchors == ()
+    assert EraseConfig(preset="emoji-styles", neutral="a photo").resolved().anchors == ()
+    assert EraseConfig(preset="paper", concepts=("ink style",)).resolved().anchors == ()
+    page = partial(config_from, paper=False, values=[""] * len(SETTINGS))
+    assert page("emoji", ["ink style"], [], "", None).resolved().anchors == typed.anchors
+    painter = load_preset("van-gogh")
+    sd = partial(page, "CompVis/stable-diffusion-v1-4", ["Van Gogh"], [], preset=painter)
+    assert sd(painter.neutral).resolved().anchors == ("a painting", "a painting")
+    assert sd("a map").resolved().anchors == ()  # whoever names a neutral text is given it
     two = EraseConfig(concepts=("ink style", "flat style")).resolved()
     assert two.retain == ("noto style", "twemoji style", "fluent style", "blob style")
     assert two.templates[0] == "a house, {}"

@@ -9,7 +9,7 @@ from kpop import models
 from kpop.batches import BankBatches, bank_wants
 from kpop.fresh_batches import FreshBatches
 from kpop.methods.losses import error
-from kpop.run_texts import all_texts, pairs, phrase, phrasings
+from kpop.run_texts import all_texts, kept_pairs, pairs, phrase, phrasings
 from kpop.trajectories import Bank, Sampler, noise_levels, rollout
 from kpop.weights import WeightDelta
 
@@ -175,6 +175,34 @@ def test_a_text_of_two_things_is_aimed_at_the_one_that_stays(batches, tiny_pipe,
     assert seen == alone.keys()
 
 
+def test_a_phrasing_is_aimed_at_its_own_anchor(batches, tiny_pipe, tiny_config):
+    """Of "a castle, blue" only the blue goes; CA's anchor is the same text."""
+    told = {
+        "concepts": ("blue",), "retain": ("house",), "negative_guidance": 0.5,
+        "templates": ("a castle, {}", "{}"), "anchors": ("a castle", ""),
+    }  # fmt: skip
+    anchors = {"a castle, blue": "a castle", "blue": ""}
+    cfg = tiny_config(**told).resolved()
+    assert set(anchors).union(anchors.values()) <= set(all_texts(cfg))
+    assert {text: targets for text, _, targets in bank_wants(cfg)} == {
+        "": ("blue",), "a castle": ("a castle, blue",), "a castle, blue": ("a castle",), "blue": ("",),
+        "house": (), "a castle, house": (),
+    }  # fmt: skip
+    fresh = FreshBatches(tiny_pipe, tiny_config(**told, latents="fresh").resolved(), SAMPLER, nullcontext)
+    seen = set()
+    for made in (batches(**told), fresh):
+        for step in range(1, 5):
+            batch = made.draw(step)
+            for i, text in enumerate(batch.erase.prompts):
+                z, t = batch.erase.z[i : i + 1], batch.erase.t[i]
+                e_c, e_n = predict(tiny_pipe, z, t, text), predict(tiny_pipe, z, t, anchors[text])
+                expected = 1.5 * e_n - 0.5 * e_c
+                torch.testing.assert_close(batch.erase.target[i : i + 1], expected, atol=1e-5, rtol=0)
+                assert torch.equal(batch.neutral[i], models.encode(tiny_pipe, [anchors[text]])[0])
+                seen.add(text)
+    assert seen == anchors.keys()
+
+
 def test_what_stays_beside_the_concept_has_one_trajectory_where_it_is_not_retained(tiny_config):
     told = {"pair_share": 0.5, "retain_weight": 0, "key_retain_weight": 0, "steps": 100}
     wanted = {text: count for text, count, _ in bank_wants(tiny_config(**told).resolved())}
@@ -190,6 +218,19 @@ def test_a_share_of_the_rows_is_of_two_things(batches):
     assert not any(" and " in text for text in none) and none == alone
     assert sum(" and " in text for text in some) / 200 == pytest.approx(0.25, abs=0.08)
     assert all(" and " in now or now == before for before, now in zip(none, some, strict=True))
+
+
+def test_with_rows_of_two_things_two_kept_things_are_retained_too(batches, tiny_config):
+    """Else "X and Y" would be Y alone for every X."""
+    told = {"retain": ("castle", "house", "axe"), "pair_share": 0.25}
+    made = batches(**told)
+    second = [made.draw(step).retain.prompts[1] for step in range(1, 101)]  # the first is the neutral text
+    both = [text for text in second if " and " in text]
+    assert len(both) / 100 == pytest.approx(0.25, abs=0.1)
+    assert set(both) <= set(kept_pairs(tiny_config(**told).resolved())) and len(set(both)) > 3
+    assert all({*text.split(" and ")} < {"a castle", "a house", "an axe"} for text in both)
+    assert set(both) <= {text for text, _, _ in bank_wants(tiny_config(**told).resolved())}
+    assert kept_pairs(tiny_config(retain=("castle", "house")).resolved()) == ()
 
 
 def test_the_first_retain_row_is_the_neutral_text(batches, tiny_pipe):

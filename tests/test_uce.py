@@ -49,7 +49,7 @@ def test_states_from_the_last_token_of_the_subject_on(tiny_pipe, text, end, last
 
 
 def test_every_word_stands_in_every_template_beside_the_neutral_text(tiny_pipe):
-    found, neutral = uce.aligned(tiny_pipe, (("church", "castle"),), ("{}", "a {} on"), "")
+    found, neutral = uce.aligned(tiny_pipe, (("church", "castle"),), ("{}", "a {} on"), ("", ""))
     wanted = [("church", 1), ("a church on", 2), ("castle", 1), ("a castle on", 2)]
     states = [models.encode(tiny_pipe, [text])[0, at:].double() for text, at in wanted]
     assert torch.equal(found, torch.cat(states)) and [len(some) for some in states] == [76, 75, 76, 75]
@@ -58,9 +58,10 @@ def test_every_word_stands_in_every_template_beside_the_neutral_text(tiny_pipe):
 
 
 def test_a_neutral_text_of_its_own_is_read_from_its_last_token(tiny_pipe):
-    found, neutral = uce.aligned(tiny_pipe, ("church",), ("{}",), "a castle on")
-    assert len(found) == len(neutral) == 74
-    assert torch.equal(neutral, models.encode(tiny_pipe, ["a castle on"])[0, 3:].double())
+    found, neutral = uce.aligned(tiny_pipe, ("church",), ("{}", "{}"), ("a castle on", ""))
+    assert len(found) == len(neutral) == 74 + 76
+    assert torch.equal(neutral[:74], models.encode(tiny_pipe, ["a castle on"])[0, 3:].double())
+    assert torch.equal(neutral[74:], models.encode(tiny_pipe, [""])[0, :76].double())
 
 
 def test_a_run_edits_keys_and_values_and_spares_what_is_retained(tiny_folder, tiny_pipe, tmp_path):

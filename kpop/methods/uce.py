@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .. import models
 from ..config import Concept, EraseConfig, names
-from ..run_texts import phrase
+from ..run_texts import anchors, phrase
 from ..weights import WeightDelta
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def solve(
 
     l_erase: of W c - v*; l_erase_before: of W0 c - v*; l_retain: of W c_r - v_r, where something is retained.
     """
-    erased, neutral = aligned(pipe, cfg.concepts, cfg.templates, cfg.neutral or "")
+    erased, neutral = aligned(pipe, cfg.concepts, cfg.templates, anchors(cfg))
     kept, _ = aligned(pipe, cfg.retain or (), cfg.templates)
     if cfg.retain_neutral:
         kept = torch.cat([kept, neutral.unique(dim=0)])
@@ -81,15 +81,17 @@ def aligned(
     pipe: StableDiffusionPipeline,
     concepts: tuple[Concept, ...],
     templates: tuple[str, ...],
-    neutral: str = "",
+    neutral: tuple[str, ...] = (),
 ) -> tuple[Tensor, Tensor]:
     """States of every word of the concepts in every template, from the word's last token to the text's end,
-    and those as far into the neutral text behind its last token; float64 [n, d_c] both.
+    and those as far into a template's neutral text, "" where none is given, behind its last token; float64
+    [n, d_c] both.
     """
     words = [word for concept in concepts for word in names(concept)]
-    found, others, aim = [], [], states_from(pipe, neutral)
+    found, others = [], []
+    aims = [states_from(pipe, text) for text in neutral or [""] * len(templates)]
     for word in words:
-        for template in templates:
+        for template, aim in zip(templates, aims, strict=True):
             text = phrase(template, word)
             tail = template[template.index("{}") + 2 :]
             states = states_from(pipe, text, len(text) - len(tail))

@@ -97,6 +97,8 @@ def config_from(
     fields |= {"model": model, "concepts": concepts_from(forget)}
     if neutral and neutral.strip():
         fields["neutral"] = neutral
+        if preset is not None and neutral.strip() != preset.neutral:
+            fields.pop("anchors", None)  # another neutral text than the preset's is for all its phrasings
     if concepts_from(keep):
         fields["retain"] = concepts_from(keep)
     if paper:
