@@ -281,11 +281,15 @@ def _styles(erased: set[str]) -> tuple[set[str], tuple[str, ...]]:
 
 
 def _styled() -> dict[str, Any]:
-    """A style is no picture of its own: it is forgotten on objects that are drawn in it, and they stay."""
+    """A style is no picture of its own: it is forgotten on objects that are drawn in it, and they stay.
+
+    The push is larger than for objects: "a house" alone is drawn in the style too, now and then.
+    """
     from .emoji.world import STYLE_TRAINED, a
 
     objects = tuple(map(a, STYLE_TRAINED))
-    return {"templates": tuple(f"{each}, {{}}" for each in objects), "anchors": objects}
+    styled = tuple(f"{each}, {{}}" for each in objects)
+    return {"templates": styled, "anchors": objects, "negative_guidance": 2.0}
 
 
 def _siblings(erased: set[str], most: int | None) -> tuple[str, ...]:

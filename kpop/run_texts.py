@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 PAIRS = 8  # texts of two things for each concept
-KEPT_PAIRS = 16  # texts of two retained things
+KEPT_PAIRS = 96  # texts of two retained things: with a few, those alone stay
 
 
 def phrase(template: str, word: str) -> str:
