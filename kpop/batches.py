@@ -18,7 +18,7 @@ from .config import EraseConfig, concept_name
 from .continual import Forgotten, kept_words, still_hidden
 from .hidden_prompt import HiddenPrompt
 from .processes import Processes
-from .run_texts import aims, kept_pairs, near_texts, pairs, phrase, retained_texts
+from .run_texts import aims, near_texts, pairs, phrase, retained_texts
 from .trajectories import Bank, Trajectories, noise_levels
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 TRAJECTORIES = 8  # of each phrasing of a concept, and of the neutral text
 ANCHORED = 40  # of all phrasings together where each has an anchor, and of all anchors, at least 2 each
-PAIRED = 1  # of each text of two things, and of what stays alone where it is not retained
+PAIRED = 1  # of each text of two things, and of the one alone where it is not retained
 RETAINED = 36  # trajectories of all retained texts together, at least 1 each
 ALONE = Processes()
 MOST_WEIGHT = 1000.0  # of a noisy x0-space row, where alpha-bar is nearly 0
@@ -124,8 +124,6 @@ def bank_wants(
             wanted[text] = (PAIRED, (alone,))
             many, targets = wanted.get(alone, (PAIRED, ()))
             wanted[alone] = (many, (*targets, text) if pushes else targets)
-    for text in kept_pairs(cfg) if weighs(cfg) else ():
-        wanted.setdefault(text, (PAIRED, ()))
     return [(text, *what) for text, what in wanted.items()]
 
 
@@ -170,7 +168,6 @@ class Batches:
         self.aims = [aims(cfg, concept) for concept in cfg.concepts]
         self.concepts = [tuple(told) for told in self.aims]
         self.pairs = [pairs(cfg, concept) for concept in cfg.concepts]
-        self.kept_pairs = kept_pairs(cfg) if weighs(cfg) else ()
         self.retained, self.near = texts_to_keep(cfg, earlier), [()] * len(cfg.concepts)
         if weighs(cfg):
             # Near a concept that an earlier run erased as much is at stake as near one's own.
@@ -210,9 +207,6 @@ class Batches:
         if self.keeps_neutral and (not self.retained or (row == 0 and self.all_rows > 1)):
             return None
         alone = [None] if self.keeps_neutral and self.all_rows == 1 else []  # one row serves both in turn
-        paired = keyed(self.cfg.seed, step, row, "kept pair")
-        if self.kept_pairs and paired.random() < self.cfg.pair_share:
-            return paired.choice(self.kept_pairs)
         draw = keyed(self.cfg.seed, step, row, "retain")
         text, near = draw.choice([*self.retained, *alone]), self.near[self.concept_of(step)]
         share = self.cfg.near_share

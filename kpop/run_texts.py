@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 PAIRS = 8  # texts of two things for each concept
-KEPT_PAIRS = 96  # texts of two retained things: with a few, those alone stay
 
 
 def phrase(template: str, word: str) -> str:
@@ -78,22 +77,9 @@ def pairs(cfg: EraseConfig, concept: Concept) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
-def kept_pairs(cfg: EraseConfig) -> tuple[str, ...]:
-    """Texts of two retained words, so that "X and Y" stays both where X is not erased; at most KEPT_PAIRS.
-
-    () where the run has no rows of two things.
-    """
-    kept = [word for one in cfg.retain or () for word in names(one)]
-    if not cfg.pair_share or len(kept) < 2:
-        return ()
-    draw = random.Random(" ".join(kept))
-    both = (draw.sample(kept, 2) for _ in range(KEPT_PAIRS))
-    return tuple(dict.fromkeys(" and ".join(phrase("a {}", word) for word in two) for two in both))
-
-
 def all_texts(cfg: EraseConfig) -> tuple[str, ...]:
     """Every text that a run gives the text encoder."""
     told = [text for concept in cfg.concepts for text in phrasings(concept, cfg.templates)]
     told += [text for concept in cfg.concepts for pair in pairs(cfg, concept) for text in pair]
-    told += [*retained_texts(cfg), *kept_pairs(cfg), cfg.neutral or "", *(cfg.anchors or ())]
+    told += [*retained_texts(cfg), cfg.neutral or "", *(cfg.anchors or ())]
     return tuple(dict.fromkeys(told))

@@ -9,7 +9,7 @@ from kpop import models
 from kpop.batches import BankBatches, bank_wants
 from kpop.fresh_batches import FreshBatches
 from kpop.methods.losses import error
-from kpop.run_texts import all_texts, kept_pairs, pairs, phrase, phrasings
+from kpop.run_texts import all_texts, pairs, phrase, phrasings
 from kpop.trajectories import Bank, Sampler, noise_levels, rollout
 from kpop.weights import WeightDelta
 
@@ -218,19 +218,6 @@ def test_a_share_of_the_rows_is_of_two_things(batches):
     assert not any(" and " in text for text in none) and none == alone
     assert sum(" and " in text for text in some) / 200 == pytest.approx(0.25, abs=0.08)
     assert all(" and " in now or now == before for before, now in zip(none, some, strict=True))
-
-
-def test_with_rows_of_two_things_two_kept_things_are_retained_too(batches, tiny_config):
-    """Else "X and Y" would be Y alone for every X."""
-    told = {"retain": ("castle", "house", "axe"), "pair_share": 0.25}
-    made = batches(**told)
-    second = [made.draw(step).retain.prompts[1] for step in range(1, 101)]  # the first is the neutral text
-    both = [text for text in second if " and " in text]
-    assert len(both) / 100 == pytest.approx(0.25, abs=0.1)
-    assert set(both) <= set(kept_pairs(tiny_config(**told).resolved())) and len(set(both)) > 3
-    assert all({*text.split(" and ")} < {"a castle", "a house", "an axe"} for text in both)
-    assert set(both) <= {text for text, _, _ in bank_wants(tiny_config(**told).resolved())}
-    assert kept_pairs(tiny_config(retain=("castle", "house")).resolved()) == ()
 
 
 def test_the_first_retain_row_is_the_neutral_text(batches, tiny_pipe):
