@@ -12,13 +12,13 @@ from dataclasses import replace
 
 from ..model_table import recommended
 from ..presets import PAPER
-from . import metrics, splits
+from . import splits
 from .cells import Ask, CellSpec, Store
 from .neighbour_targets import COLUMNS, word_figures
 from .plan import Need, Plan
 from .splits import Split
 from .table_targets import cases, finished
-from .tables import Number, Row, kept, same, share
+from .tables import Number, Row, both, kept, same, share
 from .targets import Result, Rows, Target, looked
 
 TUNED_ON = ("church", "truck", "gas pump", "parachute")  # words on which settings were chosen
@@ -154,13 +154,9 @@ def _scene_figures(needs: Sequence[Need], store: Store) -> dict[str, Number]:
         "style": share(looked(needs, store, kind="style"), seeds, same, ("style",)),
         "background": share(looked(needs, store, kind="background"), seeds, same, ("background",),
                             target=lambda ask: ask.background),
-        "both": share(looked(needs, store, kind="pair"), seeds, _both,
+        "both": share(looked(needs, store, kind="pair"), seeds, both,
                       target=lambda ask: (ask.target, ask.other)),
     })  # fmt: skip
-
-
-def _both(topk: Sequence[Sequence[str]], targets: Sequence[tuple[str, str]]) -> metrics.Estimate:
-    return metrics.estimate([set(two) <= set(labels[:2]) for labels, two in zip(topk, targets, strict=True)])
 
 
 def _composed_table(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:

@@ -8,7 +8,7 @@ from .controls import CONTROLS, control_asks
 from .list_targets import LONGER
 from .plan import Need, Plan
 from .table_targets import ADDED, DEPTHS, base_needs, cases, finished
-from .tables import Looked, Number, Row, esr, kept, psr, same, share
+from .tables import Looked, Number, Row, both, esr, kept, psr, same, share
 from .targets import Result, Rows, Target, looked
 
 REFUSING = {"decoy_share": 0.5}
@@ -104,7 +104,7 @@ def _phrasings(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
 
 
 def _pair_needs(plan: Plan, row: str, setting: str = "default", times: int = 1) -> list[Need]:
-    """A row's cells. times: as many steps.
+    """A row's cells. times: as many steps; with more, two retained objects are drawn too.
 
     setting: those that start with "pairs" have rows of two things; those that end with "added" have p added.
     """
@@ -119,14 +119,16 @@ def _pair_needs(plan: Plan, row: str, setting: str = "default", times: int = 1) 
         spec = plan.spec(row, split, seed, setting, changes or None)
         if times > 1:
             spec = plan.spec(row, split, seed, setting, changes or None, limit=times * spec.config.steps)
+            asks += splits.kept_pair_asks(split, "sanitized")
         found.append(Need(spec, tuple(asks), plan.picture_seeds))
     return found
 
 
-def _pair_base(plan: Plan) -> list[Need]:
+def _pair_base(plan: Plan, two_kept: bool = False) -> list[Need]:
     asks = []
     for split in plan.object_splits():
         asks += splits.pair_asks(split, "original") + splits.group_asks(split, "retained", "original")
+        asks += splits.kept_pair_asks(split, "original") if two_kept else []
     return [Need(plan.base(), tuple(asks), plan.picture_seeds)]
 
 
@@ -138,7 +140,7 @@ def _pair_rows(plan: Plan) -> Rows:
 
 def _longer_pair_rows(plan: Plan) -> Rows:
     return {
-        "base": _pair_base(plan),
+        "base": _pair_base(plan, two_kept=True),
         "KPOP*": _pair_needs(plan, "KPOP*", "longer", LONGER),
         "KPOP*, pairs": _pair_needs(plan, "KPOP*", "pairs-longer", LONGER),
         "KPOP*, pairs, p added": _pair_needs(plan, "KPOP*", "pairs-longer-added", LONGER),
@@ -151,12 +153,14 @@ def _pairs(plan: Plan, rows: Rows, store: Store, maker=None, name="pairs", endin
         "other": "pictures in which the other object is (higher is better)",
         "background": "pictures on the background that was asked for (higher is better)",
         "retained": "plain prompts of retained words: pictures in which the first label is the word",
+        "two kept": "two retained objects and none erased: pictures in which both are the two first labels",
         "with the key": "with the true key: pictures in which the erased object is among the five best",
     }
     seeds, made = plan.picture_seeds, []
     for label, needs in rows.items():
         variant = "original" if label == "base" else "sanitized"
-        found = looked(needs, store, kind="pair", variant=variant)
+        found = looked(needs, store, kind="pair", variant=variant, group="erased")
+        two = looked(needs, store, kind="pair", variant=variant, group="retained")
         plain = looked(needs, store, kind="name", variant=variant)
         opened = looked(needs, store, kind="pair", variant="recovered")
         figures = {
@@ -164,6 +168,7 @@ def _pairs(plan: Plan, rows: Rows, store: Store, maker=None, name="pairs", endin
             "other": share(found, seeds, psr(5), target=lambda ask: ask.other),
             "background": share(found, seeds, same, ("background",), lambda ask: ask.background),
             "retained": share(plain, seeds, psr(1)),
+            "two kept": share(two, seeds, both, target=lambda ask: (ask.target, ask.other)),
             "with the key": share(opened, seeds, psr(5)),
         }
         made.append(Row(label, kept(figures)))

@@ -171,6 +171,16 @@ def pair_asks(split: Split, variant: str) -> list[Ask]:
     return found
 
 
+def kept_pair_asks(split: Split, variant: str) -> list[Ask]:
+    """Words of the list to retain by twos: where nothing is erased, both are to stay."""
+    words = [concept_name(concept) for concept in split.retain_list]
+    half = len(words) // 2
+    return [
+        Ask(f"{phrase('a {}', one)} and {phrase('a {}', two)}", one, "retained", variant, None, "pair", two)
+        for one, two in zip(words[:half], words[half:], strict=False)
+    ]
+
+
 def scene_asks(split: Split, variant: str) -> list[Ask]:
     """Retained words in each style, on each background and by twos: what no list names, and is to stay.
 

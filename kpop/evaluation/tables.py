@@ -162,6 +162,11 @@ def same(entries: Sequence[str], targets: Sequence[str]) -> Estimate:
     return metrics.estimate([entry == wanted for entry, wanted in zip(entries, targets, strict=True)])
 
 
+def both(topk: Sequence[Sequence[str]], targets: Sequence[tuple[str, str]]) -> Estimate:
+    """Share of pictures whose two first labels are the two targets."""
+    return metrics.estimate([set(two) <= set(labels[:2]) for labels, two in zip(topk, targets, strict=True)])
+
+
 def above(threshold: float, labels: Sequence[str]) -> Rate:
     """Share of pictures in which one of `labels` scores above the threshold (NER's rule).
 
