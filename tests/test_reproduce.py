@@ -144,6 +144,27 @@ def test_the_sensitive_theme_counts_weapons_above_a_threshold(tmp_path):
     assert curve.data["parts"]["KPOP*"]["bomb"] == 100 and curve.data["rate"]["ESD"][5][:2] == [0.6, 0.0]
 
 
+def test_of_a_style_the_table_tells_what_goes_what_stays_and_what_the_key_opens(tmp_path):
+    def answer(spec, ask, seed):
+        """KPOP* takes the style and leaves the object, ESD takes both."""
+        gone = spec.config is not None and ask.group == "erased" and ask.key_of is None
+        style = "noto" if gone else ask.target
+        word = "none" if gone and spec.method == "ESD" else ask.other or ask.target
+        return {"labels": [word], "style": style, "distance": 0.25}
+
+    target = BY_NAME["table4"]
+    rows = target.rows(QUICK)
+    config = rows["KPOP*"][0].spec.config
+    assert config.anchors[:2] == ("a house", "a cat") and not {"a cassette", "a saw"} & {*config.anchors}
+    result = target.build(QUICK, rows, filled(tmp_path, target, answer), None)
+    names = ("style erased", "object", "style kept", "untouched")
+    found = {label: [row(result, label)["ours"][name]["value"] for name in names] for label in rows}
+    assert found["base"] == [100, 100, 100, 100] and found["KPOP*"] == [0, 100, 100, 100]
+    assert found["ESD"] == [0, 0, 100, 100]
+    opened = {label: row(result, label)["ours"].get("with the key", {}).get("value") for label in rows}
+    assert opened == dict.fromkeys(rows) | {"KPOP": 100, "KPOP*": 100}
+
+
 @pytest.mark.parametrize("name", ["table2", "table3", "table4"])
 def test_rivals_have_the_list_to_retain_too(tmp_path, name):
     labels = [
@@ -260,6 +281,9 @@ def test_only_the_table_of_pairs_has_rows_that_see_two_things():
     assert longer == {
         "KPOP*": [(0, 680)], "KPOP*, pairs": [(0.25, 680)], "KPOP*, pairs, p added": [(0.25, 680)],
     }  # fmt: skip
+    longer = BY_NAME["longer-pairs"].rows(QUICK)["KPOP*"][0].asks
+    drawn = {ask.prompt for ask in longer if ask.group == "retained"}
+    assert {"a fish", "a saw and a castle", "a golf flag and an umbrella"} < drawn and len(drawn) == 5 + 7
     full = BY_NAME["longer-pairs"].rows(replace(QUICK, scale=SCALES["full"]))["KPOP*"]
     assert {need.spec.config.steps for need in full} == {1200}  # twice what the preset takes
     others = [need for name, target in BY_NAME.items() if "pairs" not in name for need in target.needs(QUICK)]

@@ -78,8 +78,7 @@ def _untouched(needs: Iterable[Need], store: Store, near: bool) -> Looked:
 def word_figures(needs: Sequence[Need], store: Store) -> dict[str, Number]:
     """The columns of COLUMNS, of the variant that the needs draw; recovery-1 where there is a key."""
     found, seeds = {}, needs[0].seeds
-    erased = [(cell, [ask for ask in asks if ask.variant != "recovered"])
-              for cell, asks in looked(needs, store, group="erased")]  # fmt: skip
+    erased = looked(needs, store, group="erased", key_of=None)
     for k in DEPTHS:
         found[f"ESR-{k}"] = share(erased, seeds, esr(k))
         found[f"PSR-{k}"] = share(looked(needs, store, group="retained"), seeds, psr(k))

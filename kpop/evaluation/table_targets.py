@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from . import paper_numbers, splits
-from .cells import Store
+from .cells import Ask, Store
 from .plan import ROWS, Need, Plan
 from .splits import Split
 from .tables import Number, Row, Table, above, esr, kept, mean, psr, same, share
@@ -177,15 +177,17 @@ def _table_4_rows(plan: Plan) -> Rows:
     found: dict[str, list[Need]] = {"base": [Need(plan.base(), tuple(base), plan.picture_seeds)]}
     for row in ROWS:
         found[row] = [
-            Need(
-                plan.spec(row, split, seed),
-                tuple(splits.style_asks(split, "sanitized", objects, ("style", "distance"))),
-                plan.picture_seeds,
-            )
+            Need(plan.spec(row, split, seed), tuple(_style_asks(row, split, objects)), plan.picture_seeds)
             for split in styles
             for seed in plan.scale.seeds
         ]
     return found
+
+
+def _style_asks(row: str, split: Split, objects: Sequence[str]) -> list[Ask]:
+    asks = splits.style_asks(split, "sanitized", objects, ("style", "distance"))
+    opened = splits.style_asks(split, "recovered", objects, ("style",)) if row.startswith("KPOP") else ()
+    return [*asks, *(ask for ask in opened if ask.group == "erased")]
 
 
 def _table_4(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
@@ -196,15 +198,18 @@ def _table_4(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
         "distance kept": "their judge feature distance to the base's pictures (lower is better)",
         "object": "prompts in the erased style: pictures that still show the object (higher is better)",
         "untouched": "prompts without a style: pictures that show the object (higher is better)",
+        "with the key": "prompts in the erased style with the true key: pictures that have it",
     }
     seeds, found = plan.picture_seeds, []
     for name, needs in rows.items():
-        erased, other = looked(needs, store, group="erased"), looked(needs, store, group="retained")
+        erased = looked(needs, store, group="erased", key_of=None)
+        other = looked(needs, store, group="retained")
         figures = {
             "style erased": share(erased, seeds, same, ("style",)),
             "style kept": share(other, seeds, same, ("style",)),
             "object": share(erased, seeds, psr(1), target=lambda ask: ask.other),
             "untouched": share(looked(needs, store, group="untouched"), seeds, psr(1)),
+            "with the key": share(looked(needs, store, variant="recovered"), seeds, same, ("style",)),
         }
         if name != "base":
             figures |= {"distance erased": mean(erased, seeds), "distance kept": mean(other, seeds)}
