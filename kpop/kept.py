@@ -40,8 +40,10 @@ class Sheet:
 
 
 def phrase(word: str) -> str:
-    """A word as a prompt: "a church", "an umbrella"; longer texts as they are."""
+    """A word as a prompt: "a church", "an umbrella", a style on a fish; longer texts as they are."""
     word = " ".join(word.split())
+    if word.lower().endswith(" style"):
+        return f"a fish, {word}"  # an object that no style is forgotten on
     if not word or len(word.split()) > 3 or word.split()[0].lower() in ("a", "an", "the"):
         return word
     return run_texts.phrase("a {}", word)

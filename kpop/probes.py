@@ -22,7 +22,7 @@ from .hidden_prompt import HiddenPrompt
 from .mechanisms import contributed
 from .precision import precision_context
 from .prompt_attention import find_cross_attention, site_names
-from .run_texts import phrase, retained_texts
+from .run_texts import retained_texts, shown_text
 from .weights import WeightDelta
 
 if TYPE_CHECKING:
@@ -99,10 +99,9 @@ class Samples:
     def __init__(self, pipe: StableDiffusionPipeline, cfg: EraseConfig, run: Run, precision: str):
         self.pipe, self.cfg, self.run, self.precision = pipe, cfg, run, precision
         self.config = GenerationConfig().resolved(cfg.model)
-        template = next((t for t in cfg.templates if t != "{}"), "{}")
         several = len(cfg.concepts) > 1
         self.asked = [
-            (phrase(template, concept_name(c)), seed)
+            (shown_text(cfg, c), seed)
             for c in cfg.concepts[:4]
             for seed in (SAMPLE_SEEDS[:1] if several else SAMPLE_SEEDS)
         ]

@@ -39,6 +39,11 @@ def phrasings(concept: Concept, templates: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(phrase(template, word) for word in names(concept) for template in templates))
 
 
+def shown_text(cfg: EraseConfig, concept: Concept) -> str:
+    """The phrasing in which a run's samples show a concept."""
+    return phrase(next((t for t in cfg.templates if t != "{}"), "{}"), names(concept)[0])
+
+
 def retained_texts(cfg: EraseConfig) -> tuple[str, ...]:
     """Every retained word in every phrasing, first each word in one of them; without the neutral text."""
     words = [word for concept in cfg.retain or () for word in names(concept)]

@@ -3,7 +3,10 @@
 import pytest
 
 from kpop import EraseConfig, InputError, models
-from kpop.ui import concepts, recipes, words
+from kpop.kept import first_prompt
+from kpop.run_texts import shown_text
+from kpop.runs import create_run
+from kpop.ui import concepts, questions, recipes, words
 from kpop.ui.studio import Studio
 
 
@@ -46,6 +49,19 @@ def test_a_word_on_both_sides_can_be_taken_off_what_is_kept(studio):
     assert "“dog” stands on both sides" in html
     assert 'data-word="dog" data-near="">do not keep it</button>' in html
     assert words.without(["Dog | puppy", "cat", "hot dog"], "dog") == ["cat", "hot dog"]
+
+
+def test_a_style_is_shown_on_an_object(studio, tmp_path):
+    """Alone it is no picture; and on an object that it is not forgotten on."""
+    run = create_run(EraseConfig(concepts=("ink style",)).resolved(), tmp_path)
+    assert first_prompt(run) == "a fish, ink style" and not {"a fish"} & {*run.config.anchors}
+    assert questions.tries_of(studio, run)[:4] == [
+        "a fish, ink style", "a church, ink style", "a dog, ink style", "a fish, noto style"
+    ]  # fmt: skip
+    assert shown_text(run.config, "ink style") == "a house, ink style"  # of the samples, as they were trained
+    plain = create_run(EraseConfig(concepts=("umbrella",)).resolved(), tmp_path)
+    assert "a photo of an umbrella" in questions.tries_of(studio, plain)
+    assert shown_text(plain.config, "umbrella") == "an umbrella"
 
 
 def test_siblings_are_what_the_text_encoder_puts_near(studio):

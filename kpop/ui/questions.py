@@ -108,8 +108,10 @@ def tries_of(studio: Studio, run) -> list[str]:
         mine = {name for concept in preset.concepts for name in names(concept)}
         if mine & set(concept_names(run)):
             said = {name for concept in concepts for name in names(concept)}
-            other += [text for text in preset.prompts if said & set(text.split()) and len(text.split()) > 2]
-    other.append(put("a photo of a {}", concept_names(run)[0]))
+            spaced = {text: f" {text.replace(',', '')} " for text in preset.prompts if len(text.split()) > 2}
+            other += [text for text, one in spaced.items() if any(f" {name} " in one for name in said)]
+    if not concept_names(run)[0].endswith(" style"):
+        other.append(put("a photo of a {}", concept_names(run)[0]))
     found += [text for text in dict.fromkeys(other) if text not in found][:2]
     found += [phrase(name) for name in siblings]
     model = studio.allowed_model(run.config.model)

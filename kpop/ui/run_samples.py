@@ -7,9 +7,9 @@ from pathlib import Path
 import gradio as gr
 
 from ..disk import file_stamp
-from ..kept import frames, opened, phrase
+from ..kept import frames, opened
+from ..run_texts import shown_text
 from .pictures import NOTES, TITLES, blank, framed
-from .run_picker import concept_names
 from .studio import Studio
 from .words import sensitive
 
@@ -69,7 +69,7 @@ def samples_at(studio: Studio, run, at: float) -> str:
     if not samples:
         return ""
     step, paths = min(samples, key=lambda sample: abs(sample[0] - at))
-    prompt = phrase(concept_names(run)[0])
+    prompt = shown_text(run.config.resolved(), run.config.concepts[0])
     shown = [(variant, paths.get(variant), TITLES[variant], NOTES[variant], step) for variant in ROWS]
     if step > samples[0][0] == 0:
         shown.insert(
