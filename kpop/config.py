@@ -222,7 +222,10 @@ class EraseConfig:
             found = {"neutral": preset.neutral, "retain": preset.retain, **preset.settings}
         erased = {word.lower() for concept in concepts for word in names(concept)}
         retain = self.retain if "retain" in asked else found.get("retain")
-        own = model_table.recommended(self.model, erased, self.method, len(concepts), retain)
+        # Anchors are of their own phrasings, and who names a neutral text is given it.
+        others = "templates" in asked or bool(self.neutral)
+        anchored = not (others or "templates" in found)
+        own = model_table.recommended(self.model, erased, self.method, len(concepts), retain, anchored)
         values = {**own, **found}
         values |= model_table.of_mechanism(self.mechanism or values["mechanism"])
         values |= model_table.defining(self.method)
@@ -230,9 +233,8 @@ class EraseConfig:
             values["retain"] = tuple(
                 c for c in values["retain"] if not erased.intersection(map(str.lower, names(c)))
             )
-        others = "templates" in asked or ("templates" in found and "anchors" not in found)
-        if others or self.neutral:
-            values["anchors"] = ()  # those of other phrasings; who names a neutral text is given it
+        if others:
+            values["anchors"] = ()
         values = {name: value for name, value in values.items() if name not in asked}
         return replace(self, concepts=concepts, **values)
 

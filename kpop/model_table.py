@@ -227,13 +227,14 @@ def recommended(
     method: str = "kpop",
     count: int = 1,
     retain: Sequence[Any] | None = None,
+    anchored: bool = True,
 ) -> dict[str, Any]:
     """EraseConfig fields this base model is trained with by a method when nothing else is said.
 
     concepts: words to be erased; the embedded model retains others of their kind, and a few of every kind;
     where several are erased, all others; of drawing styles the other styles, and its phrasings are of objects
     in a style. count: of the concepts, which share the steps. retain: what will be retained; None for that
-    list.
+    list. anchored: whether these phrasings may have anchors, with the push that goes with them.
     """
     kind = family(model)
     found = {**_RECOMMENDED[kind], **_METHODS[method].families.get(kind, {})}
@@ -243,7 +244,7 @@ def recommended(
         erased = {word.lower() for word in concepts}
         told, others = _styles(erased)
         if told and told == erased:
-            found |= {"retain": others, **_styled()}
+            found |= {"retain": others, **_styled(anchored)}
         else:
             found["retain"] = (*others, *_siblings(erased, RETAINED if count == 1 else None))
     if found.get("retain") if retain is None else retain:
@@ -280,7 +281,7 @@ def _styles(erased: set[str]) -> tuple[set[str], tuple[str, ...]]:
     return told, tuple(style for style in every if told and style not in told)
 
 
-def _styled() -> dict[str, Any]:
+def _styled(anchored: bool) -> dict[str, Any]:
     """A style is no picture of its own: it is forgotten on objects that are drawn in it, and they stay.
 
     The push is larger than for objects: "a house" alone is drawn in the style too, now and then.
@@ -288,8 +289,8 @@ def _styled() -> dict[str, Any]:
     from .emoji.world import STYLE_TRAINED, a
 
     objects = tuple(map(a, STYLE_TRAINED))
-    styled = tuple(f"{each}, {{}}" for each in objects)
-    return {"templates": styled, "anchors": objects, "negative_guidance": 2.0}
+    found: dict[str, Any] = {"templates": tuple(f"{each}, {{}}" for each in objects)}
+    return {**found, "anchors": objects, "negative_guidance": 2.0} if anchored else found
 
 
 def _siblings(erased: set[str], most: int | None) -> tuple[str, ...]:

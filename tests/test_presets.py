@@ -54,6 +54,8 @@ def test_a_style_typed_by_hand_is_forgotten_as_the_preset_forgets_it():
     assert typed == replace(ready, preset=None)
     assert typed.templates[:2] == ("a house, {}", "a cat, {}") and typed.anchors[:2] == ("a house", "a cat")
     assert len(typed.anchors) == len(typed.templates) and "an umbrella" in typed.anchors
+    aside = EraseConfig(concepts=("ink style",), neutral="a photo").resolved()
+    assert (aside.templates, aside.anchors, aside.negative_guidance) == (typed.templates, (), 0.5)
     assert typed.negative_guidance == 2 and EraseConfig(concepts=("car",)).resolved().negative_guidance == 0.5
     assert EraseConfig(preset="emoji-styles", templates=("{}",)).resolved().anchors == ()
     assert EraseConfig(preset="emoji-styles", neutral="a photo").resolved().anchors == ()
