@@ -74,6 +74,7 @@ def test_from_a_word_to_the_heads(chromium, address):
     sees(page.locator("#run-card").get_by_text("Forgot"), STEP_LIMIT)
     sees(page.locator("#charts .chart").first)
     playwright.expect(page.locator("#sample-now .now")).to_have_count(5)
+    sees(page.get_by_role("heading", name="Step 20", exact=True), STEP_LIMIT)  # the last sample is followed
     scrub = page.locator("#scrub input[type=range]")
     for key, step in (("Home", 0), ("ArrowRight", 10), ("ArrowRight", 20)):  # it stops at samples alone
         scrub.press(key)

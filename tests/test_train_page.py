@@ -16,6 +16,7 @@ from kpop.ui.charts import Line, line_chart
 from kpop.ui.settings import SETTINGS, config_from, values_of
 from kpop.ui.studio import Studio
 
+SD = "CompVis/stable-diffusion-v1-4"
 EMPTY = values_of(EraseConfig(concepts=("church",)))
 
 
@@ -52,14 +53,13 @@ class _Emoji(Studio):
 
 
 def test_a_preset_comes_along_with_the_phrasings_no_field_holds():
-    preset = next(one for one in _Emoji().offered_presets() if one.name == "emoji-styles")
-    config = config_from("emoji", ["ink style"], ["flat style"], "", preset, False, EMPTY).resolved()
-    found = recipes.fields_like(_Emoji(), config)
-    assert found[:4] == [["ink style"], ["flat style"], "", "emoji-styles"]
+    sd = Studio("nowhere", model=SD)
+    preset = next(one for one in sd.offered_presets() if one.name == "van-gogh")
+    config = config_from(SD, ["Van Gogh"], ["Monet"], preset.neutral, preset, False, EMPTY).resolved()
+    found = recipes.fields_like(sd, config)
+    assert found[:4] == [["Van Gogh"], ["Monet"], "a photo", "van-gogh"]
     with pytest.raises(InputError, match="another base model"):
-        recipes.fields_like(
-            _Emoji(), EraseConfig(model="CompVis/stable-diffusion-v1-4", concepts=("church",))
-        )
+        recipes.fields_like(_Emoji(), EraseConfig(model=SD, concepts=("church",)))
 
 
 def test_what_no_field_holds_of_a_run_is_named():
@@ -76,9 +76,10 @@ def test_what_no_field_holds_of_a_run_is_named():
 
 
 def test_a_run_of_a_preset_by_its_name_loses_nothing():
-    config = EraseConfig(preset="emoji-styles").resolved()
-    found = recipes.fields_like(_Emoji(), config)
-    assert found[3] == "emoji-styles" and recipes.lost_in(_Emoji(), config, found) == []
+    for model, preset, needed in (("emoji", "emoji-styles", None), (SD, "artists", "artists")):
+        studio, config = Studio("nowhere", model=model), EraseConfig(model=model, preset=preset).resolved()
+        found = recipes.fields_like(studio, config)
+        assert found[3] == needed and recipes.lost_in(studio, config, found) == []
 
 
 def test_time_is_rows_times_the_measured_pace(tiny_config, tiny_pipe):
