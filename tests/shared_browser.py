@@ -48,9 +48,17 @@ class Visitor:
         self.page.screenshot(path=PICTURES / f"{name}-{self.width}.png", full_page=True)
 
     def findings(self) -> list[str]:
-        """What axe-core calls serious or critical on the page as it stands, gradio's own toasts left out."""
+        """What axe-core calls serious or critical on the page at rest, gradio's own toasts left out.
+
+        At rest: gradio fades what it is about to replace, and nothing else fades.
+        """
         from axe_playwright_python.sync_playwright import Axe  # beside playwright in requirements-dev.txt
 
+        self.page.wait_for_function(
+            """() => !document.querySelector('.pending') && document.getAnimations().every(it =>
+              it.playState !== 'running' || it.transitionProperty !== 'opacity')""",
+            timeout=STEP_LIMIT,
+        )
         asked = {"context": {"exclude": [".toast-wrap"]}, "options": {"resultTypes": ["violations"]}}
         found = Axe().run(self.page, **asked).response["violations"]
         return [
