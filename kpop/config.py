@@ -307,6 +307,11 @@ def concept_name(concept: Concept) -> str:
     return names(concept)[0]
 
 
+def is_style(word: str) -> bool:
+    """Whether a word is a drawing style, such as "ink style"."""
+    return word.lower().endswith(" style")
+
+
 def _spelt(name: str) -> str:
     return "lambda" if name == "lambda_" else name
 

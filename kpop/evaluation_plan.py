@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .config import concept_name
+from .config import concept_name, is_style
 from .errors import InputError
 from .evaluation.lines import SCORES, Line
 from .model_table import family
@@ -89,7 +89,7 @@ def protocols_of(run: Run) -> tuple[str, ...]:
 
 
 def _has_style(run: Run) -> bool:
-    return all(concept_name(concept).lower().endswith(" style") for concept in run.config.concepts)
+    return all(is_style(concept_name(concept)) for concept in run.config.concepts)
 
 
 def words_of(run: Run) -> dict[str, tuple[str, ...]]:

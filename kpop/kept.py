@@ -14,7 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from . import run_texts
-from .config import concept_name
+from .config import concept_name, is_style
 from .disk import write_bytes, write_text
 from .errors import RunError
 
@@ -42,7 +42,7 @@ class Sheet:
 def phrase(word: str) -> str:
     """A word as a prompt: "a church", "an umbrella", a style on a fish; longer texts as they are."""
     word = " ".join(word.split())
-    if word.lower().endswith(" style"):
+    if is_style(word):
         return f"a fish, {word}"  # an object that no style is forgotten on
     if not word or len(word.split()) > 3 or word.split()[0].lower() in ("a", "an", "the"):
         return word

@@ -50,7 +50,7 @@ class Visitor:
     def findings(self) -> list[str]:
         """What axe-core calls serious or critical on the page at rest, gradio's own toasts left out.
 
-        At rest: gradio fades what it is about to replace, and nothing else fades.
+        At rest: gradio fades what it is about to replace, for a moment.
         """
         from axe_playwright_python.sync_playwright import Axe  # beside playwright in requirements-dev.txt
 

@@ -153,6 +153,17 @@ def test_negative_guidance_pushes_past_the_neutral_target(batches, tiny_pipe):
         torch.testing.assert_close(target[None], e_n - (e_c - e_n), atol=1e-5, rtol=0)
 
 
+def pushed_past(pipe, batch, aims):
+    """The texts of the erased rows, each aimed with eta 0.5 past the text that `aims` has for it."""
+    for i, text in enumerate(batch.erase.prompts):
+        z, t = batch.erase.z[i : i + 1], batch.erase.t[i]
+        e_c, e_n = predict(pipe, z, t, text), predict(pipe, z, t, aims[text])
+        expected = 1.5 * e_n - 0.5 * e_c
+        torch.testing.assert_close(batch.erase.target[i : i + 1], expected, atol=1e-5, rtol=0)
+        assert torch.equal(batch.neutral[i], models.encode(pipe, [aims[text]])[0])
+    return set(batch.erase.prompts)
+
+
 def test_a_text_of_two_things_is_aimed_at_the_one_that_stays(batches, tiny_pipe, tiny_config):
     """On trajectories of both and of the one alone; negative guidance pushes past it there too."""
     told = {"retain": ("castle", "blue"), "pair_share": 1.0, "negative_guidance": 0.5}
@@ -165,13 +176,7 @@ def test_a_text_of_two_things_is_aimed_at_the_one_that_stays(batches, tiny_pipe,
         for step in range(1, 5):
             batch = made.draw(step)
             assert len(batch.erase.prompts) == rows and set(batch.concept.prompts) <= alone.keys()
-            for i, text in enumerate(batch.erase.prompts):
-                z, t = batch.erase.z[i : i + 1], batch.erase.t[i]
-                e_c, e_n = predict(tiny_pipe, z, t, text), predict(tiny_pipe, z, t, alone[text])
-                expected = 1.5 * e_n - 0.5 * e_c
-                torch.testing.assert_close(batch.erase.target[i : i + 1], expected, atol=1e-5, rtol=0)
-                assert torch.equal(batch.neutral[i], models.encode(tiny_pipe, [alone[text]])[0])
-                seen.add(text)
+            seen |= pushed_past(tiny_pipe, batch, alone)
     assert seen == alone.keys()
 
 
@@ -192,14 +197,7 @@ def test_a_phrasing_is_aimed_at_its_own_anchor(batches, tiny_pipe, tiny_config):
     seen = set()
     for made in (batches(**told), fresh):
         for step in range(1, 5):
-            batch = made.draw(step)
-            for i, text in enumerate(batch.erase.prompts):
-                z, t = batch.erase.z[i : i + 1], batch.erase.t[i]
-                e_c, e_n = predict(tiny_pipe, z, t, text), predict(tiny_pipe, z, t, anchors[text])
-                expected = 1.5 * e_n - 0.5 * e_c
-                torch.testing.assert_close(batch.erase.target[i : i + 1], expected, atol=1e-5, rtol=0)
-                assert torch.equal(batch.neutral[i], models.encode(tiny_pipe, [anchors[text]])[0])
-                seen.add(text)
+            seen |= pushed_past(tiny_pipe, made.draw(step), anchors)
     assert seen == anchors.keys()
 
 

@@ -175,10 +175,12 @@ def kept_pair_asks(split: Split, variant: str) -> list[Ask]:
     """Words of the list to retain by twos: where nothing is erased, both are to stay."""
     words = [concept_name(concept) for concept in split.retain_list]
     half = len(words) // 2
-    return [
-        Ask(f"{phrase('a {}', one)} and {phrase('a {}', two)}", one, "retained", variant, None, "pair", two)
-        for one, two in zip(words[:half], words[half:], strict=False)
-    ]
+    return [_two(*both, "retained", variant) for both in zip(words[:half], words[half:], strict=False)]
+
+
+def _two(one: str, two: str, group: str, variant: str) -> Ask:
+    prompt = f"{phrase('a {}', one)} and {phrase('a {}', two)}"
+    return Ask(prompt, one, group, variant, None, "pair", two)
 
 
 def scene_asks(split: Split, variant: str) -> list[Ask]:
@@ -196,10 +198,7 @@ def scene_asks(split: Split, variant: str) -> list[Ask]:
         prompt = f"{phrase('a {}', word)} on {phrase('a {}', colour)} background"
         found.append(Ask(prompt, word, "untouched", variant, None, "background", "", colour, ("background",)))
     rest = words[len(STYLES) + len(BACKGROUNDS) :][: 2 * SCENE_PAIRS]
-    for one, two in zip(rest[::2], rest[1::2], strict=False):
-        prompt = f"{phrase('a {}', one)} and {phrase('a {}', two)}"
-        found.append(Ask(prompt, one, "untouched", variant, None, "pair", two))
-    return found
+    return found + [_two(*both, "untouched", variant) for both in zip(rest[::2], rest[1::2], strict=False)]
 
 
 # Styles

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from ..config import EraseConfig, names
+from ..config import EraseConfig, is_style, names
 from ..errors import InputError
 from ..run_texts import phrase
 from .detectors import EmojiJudge
@@ -36,7 +36,7 @@ class StyleJudge(EmojiJudge):
 def styles_of(config: EraseConfig) -> tuple[str, ...]:
     """The drawing styles among what a run erases and retains."""
     told = [name for concept in (*config.concepts, *(config.retain or ())) for name in names(concept)]
-    return tuple(dict.fromkeys(name for name in told if name.lower().endswith(" style")))
+    return tuple(dict.fromkeys(name for name in told if is_style(name)))
 
 
 def style_cases(config: EraseConfig, seeds: Sequence[int]) -> list[Case]:

@@ -2,10 +2,10 @@
 
     || eps_theta'(z_t, c_e) - sg(eps_theta'(z_t, c_a)) ||^2
 
-c_a is the anchor, `neutral`; sg stops the gradient: the target is the same net's own answer, so no frozen
-copy is asked. Theirs noises pictures that were generated for a list of anchor prompts; here z_t lies on the
-anchor's trajectories of the bank (or of theta' with `latents` "fresh"). Rows to retain stand in for their
-prior-preservation loss on pictures.
+c_a is the anchor, a template's own or `neutral`; sg stops the gradient: the target is the same net's own
+answer, so no frozen copy is asked. Theirs noises pictures that were generated for a list of anchor prompts;
+here z_t lies on the anchor's trajectories of the bank (or of theta' with `latents` "fresh"). Rows to retain
+stand in for their prior-preservation loss on pictures.
 """
 
 from __future__ import annotations

@@ -5,10 +5,10 @@ For W of every cross-attention W_k and W_v, W0 before:
     minimise s_e sum |W c - v*|^2 + s_p sum |W c_r - v_r|^2 + lamb |W - W0|^2,  v* = W0 c_n, v_r = W0 c_r
     W = (lamb W0 + s_e sum v* c^T + s_p sum v_r c_r^T) (lamb I + s_e sum c c^T + s_p sum c_r c_r^T)^-1
 
-c are the text encoder's states from the last token of the concept to the end of the text, in every template,
-as in the code that the paper's tables were made with: what comes behind a word has read it too. c_n is the
-neutral text's state as far behind its own last token, for '' its start token. s_p is `retain_weight`;
-`retain_neutral` keeps c_n too, which UCE does not.
+c are the text encoder's states from the last token of the concept to the end of the text, in every
+template, as in the code that the paper's tables were made with: what comes behind a word has read it too.
+c_n is the state of the template's anchor, or the neutral text, as far behind its own last token, for '' its
+start token. s_p is `retain_weight`; `retain_neutral` keeps c_n too, which UCE does not.
 """
 
 from __future__ import annotations

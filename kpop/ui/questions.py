@@ -7,7 +7,7 @@ from dataclasses import replace
 import gradio as gr
 
 from .. import models
-from ..config import GenerationConfig, names
+from ..config import GenerationConfig, is_style, names
 from ..errors import InputError, RunError
 from ..kept import OWN, Sheet, phrase
 from ..picture_metadata import read_metadata
@@ -110,7 +110,7 @@ def tries_of(studio: Studio, run) -> list[str]:
             said = {name for concept in concepts for name in names(concept)}
             spaced = {text: f" {text.replace(',', '')} " for text in preset.prompts if len(text.split()) > 2}
             other += [text for text, one in spaced.items() if any(f" {name} " in one for name in said)]
-    if not concept_names(run)[0].endswith(" style"):
+    if not is_style(concept_names(run)[0]):
         other.append(put("a photo of a {}", concept_names(run)[0]))
     found += [text for text in dict.fromkeys(other) if text not in found][:2]
     found += [phrase(name) for name in siblings]

@@ -69,7 +69,7 @@ def samples_at(studio: Studio, run, at: float) -> str:
     if not samples:
         return ""
     step, paths = min(samples, key=lambda sample: abs(sample[0] - at))
-    prompt = shown_text(run.config.resolved(), run.config.concepts[0])
+    prompt = shown_text(run.config, run.config.concepts[0])
     shown = [(variant, paths.get(variant), TITLES[variant], NOTES[variant], step) for variant in ROWS]
     if step > samples[0][0] == 0:
         shown.insert(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from html import escape
 
 from .. import models
-from ..config import names
+from ..config import is_style, names
 from ..errors import InputError
 from ..model_table import recommended
 from ..presets import are_sensitive, asked_sensitive, list_presets
@@ -169,14 +169,10 @@ def suggested(studio: Studio, concepts: tuple, keep: list[str], candidates: list
         raise InputError("Choose first what to forget: siblings are what is near to it.")
     texts, most = [name for concept in concepts for name in names(concept)], SUGGESTED * len(concepts)
     told, offered = {word.lower() for word in (*texts, *keep)}, studio.offered_presets()
-    styled = any(map(_is_style, texts))
-    new = [w for w in candidates if w.lower() not in told and (styled or not _is_style(w))]
+    styled = any(map(is_style, texts))
+    new = [w for w in candidates if w.lower() not in told and (styled or not is_style(w))]
     left = [word for word in new if not are_sensitive((word,), offered) and readable(studio, word)]
     return [*keep, *models.by_meaning(studio.pipe(), texts, left)[:most]] if left else keep
-
-
-def _is_style(text: str) -> bool:
-    return text.lower().endswith(" style")
 
 
 def readable(studio: Studio, text: str, model: str | None = None) -> bool:
