@@ -82,6 +82,12 @@ def test_a_run_of_a_preset_by_its_name_loses_nothing():
         assert found[3] == needed and recipes.lost_in(studio, config, found) == []
 
 
+def test_what_a_style_takes_is_told_too(studio):
+    """Its phrasings have anchors, which the run that memory is traced of has not."""
+    config = EraseConfig(concepts=("ink style",)).resolved()
+    assert len(config.anchors) == 16 and recipes.effort(studio, config).startswith("<b>340</b> steps")
+
+
 def test_time_is_rows_times_the_measured_pace(tiny_config, tiny_pipe):
     cfg = tiny_config(steps=10, sample_every=0).resolved()
     # 4 rows of transfer, 2 of them siblings, in 10 steps; 8 of removal in all but the last, the key's alone

@@ -121,8 +121,8 @@ class Studio:
 
         kind = replace(
             config, concepts=tuple(f"concept {i}" for i in range(len(config.concepts))),
-            retain=("kept",) if config.retain else (), neutral="", templates=("{}",), steps=1, seed=0,
-            learning_rate=0, prompt_learning_rate=0, sample_every=1, checkpoint_every=1, preset=None,
+            retain=("kept",) if config.retain else (), neutral="", templates=("{}",), anchors=(), steps=1,
+            seed=0, learning_rate=0, prompt_learning_rate=0, sample_every=1, checkpoint_every=1, preset=None,
         )  # fmt: skip
         earlier = known_earlier(config, self.runs_dir)
         if trace and kind not in self._memory:
