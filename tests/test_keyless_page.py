@@ -39,7 +39,8 @@ def studio(run, tiny_folder):
 
 def test_the_run_view_shows_it(run, studio):
     assert has_result(run) and run.method.title in label(run)
-    shown = [*run_view.progress(studio, run), *run_samples.samples_view(studio, run, None)]
+    shown = [*run_view.progress(studio, run), run_samples.strip_view(studio, run, None)]
+    shown += run_samples.samples_view(studio, run, None)
     text = " ".join(part for part in shown if isinstance(part, str))
     assert f"church, by {run.method.title}" in text and "Recovered" not in text and "Sanitized" in text
     assert "The key meets" not in text

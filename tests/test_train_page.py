@@ -197,7 +197,7 @@ def test_the_judge_says_under_every_sample_what_it_sees(sampled, studio, monkeyp
 def test_the_scrubber_stops_only_where_there_is_a_sample(sampled, studio):
     run = sampled((10, 20), (10, 20), (10, 20))
     (run.path / "samples" / "step_00020").rename(run.path / "samples" / "step_00013")  # stopped there
-    scrub, now, strip, seen = run_samples.samples_view(studio, run, None)
+    scrub, now, seen = run_samples.samples_view(studio, run, None)
     assert (scrub.minimum, scrub.maximum, scrub.step, scrub.value) == (1, 3, 1, 3)
     assert '<h3 class="section">Step 13</h3>' in now and seen["shown"] == 13
     assert [run_samples.step_at(run, place) for place in (1, 2, 3, 99)] == [0, 10, 13, 13]
@@ -205,6 +205,21 @@ def test_the_scrubber_stops_only_where_there_is_a_sample(sampled, studio):
     assert now.count('class="now ') == 4 and "Kept, before" in now and "a sibling, kept, step 0" in now
     first = run_samples.samples_at(studio, run, 0)
     assert "Kept, before" not in first and first.count('class="pic original"') == 4  # blurred like one
+
+
+def test_who_drags_the_slider_while_a_sample_is_made_ready_is_not_put_back(sampled, studio, monkeypatch):
+    asked = []
+    run = sampled((10, 20), (10, 20))
+    following = {"run": run.id, "shown": 10, "last": 10}
+    monkeypatch.setattr(studio, "judge", lambda model=None: asked.append(model) or Judge())
+    strip = run_samples.strip_view(studio, run, following)
+    assert "sanitized, step 10" in strip and asked
+    asked.clear()
+    scrub, now, seen = run_samples.samples_view(studio, run, {**following, "shown": 0})  # dragged meanwhile
+    assert scrub.value == 1 and seen["shown"] == 0 and ">Step 0</h3>" in now
+    asked.clear()
+    scrub, now, _ = run_samples.samples_view(studio, run, following)
+    assert scrub.value == 2 and ">Step 10</h3>" in now and asked == []  # nothing slow is left to do
 
 
 def test_the_table_of_runs_shows_no_picture_of_step_0(sampled):

@@ -17,8 +17,20 @@ ROWS = ("original", "sanitized", "recovered", "kept")
 STRIP_COLUMNS = 8
 
 
+def strip_view(studio: Studio, run, seen: dict | None) -> str:
+    """The strip of samples. What `samples_view` will show is made on the way, the judge's words too, so that
+    it answers at once: a visitor who drags the slider meanwhile is not put back.
+    """
+    if run is None:
+        return ""
+    samples_view(studio, run, seen)
+    samples = run.samples()
+    drawn = ("strip", run.path, samples_mark(samples))
+    return studio.once(drawn, lambda: sample_strip(studio, run, samples))
+
+
 def samples_view(studio: Studio, run, seen: dict | None) -> list:
-    """Scrubber, the samples it stands at, the strip, and what is shown now.
+    """Scrubber, the samples it stands at, and what is shown now.
 
     The samples follow the newest until the visitor drags the slider back (seen["shown"]).
     """
@@ -27,10 +39,9 @@ def samples_view(studio: Studio, run, seen: dict | None) -> list:
     shown, last = seen.get("shown", 0), steps[-1] if steps else 0
     follow = seen.get("run") != (run and run.id) or shown >= seen.get("last", 0)
     at = last if follow else shown
-    drawn = (run and run.path, samples_mark(samples))
-    now = studio.once(("samples", *drawn, at), lambda: samples_at(studio, run, at)) if run else ""
-    strip = studio.once(("strip", *drawn), lambda: sample_strip(studio, run, samples))
-    return [scrubber(steps, at), now, strip, {"run": run and run.id, "shown": at, "last": last}]
+    drawn = ("samples", run and run.path, samples_mark(samples), at)
+    now = studio.once(drawn, lambda: samples_at(studio, run, at)) if run else ""
+    return [scrubber(steps, at), now, {"run": run and run.id, "shown": at, "last": last}]
 
 
 def samples_mark(samples: list) -> tuple:

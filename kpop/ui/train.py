@@ -158,6 +158,10 @@ def wire_train(page: Page, step: TrainStep, words: ConceptsStep, tab: gr.Tab, pu
         return found if len(found) > 1 else found[0]
 
     @plainly
+    def strip(run_id, seen):
+        return run_samples.strip_view(studio, chosen_run(run_id), seen)
+
+    @plainly
     def samples(run_id, seen):
         return run_samples.samples_view(studio, chosen_run(run_id), seen)
 
@@ -181,8 +185,8 @@ def wire_train(page: Page, step: TrainStep, words: ConceptsStep, tab: gr.Tab, pu
 
     pulse.progress.change(progress, page.picker, [step.card, step.charts], **QUIET)
     pulse.controls.change(controls, page.picker, step.controls, **QUIET)
-    pulse.samples.change(
-        samples, [page.picker, step.seen], [step.scrub, step.now, step.strip, step.seen], **QUIET
+    pulse.samples.change(strip, [page.picker, step.seen], step.strip, **QUIET).then(
+        samples, [page.picker, step.seen], [step.scrub, step.now, step.seen], **QUIET
     )
     pulse.table.change(table, None, step.table, **QUIET)
     step.scrub.input(
