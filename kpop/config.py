@@ -226,7 +226,7 @@ class EraseConfig:
         # Anchors are of their own phrasings, and who names a neutral text is given it.
         others = "templates" in asked or bool(self.neutral)
         anchored = not (others or "templates" in found)
-        own = model_table.recommended(self.model, erased, self.method, len(concepts), retain, anchored)
+        own = model_table.recommended(self.model, concepts, self.method, retain, anchored)
         values = {**own, **found}
         values |= model_table.of_mechanism(self.mechanism or values["mechanism"])
         values |= model_table.defining(self.method)

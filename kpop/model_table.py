@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from .config import Concept, concept_name, names
 from .errors import ModelError
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "assets" / "emoji-diffusion"
@@ -223,33 +224,41 @@ def family(model: str) -> str:
 
 def recommended(
     model: str,
-    concepts: Iterable[str] = (),
+    concepts: Sequence[Concept] = (),
     method: str = "kpop",
-    count: int = 1,
     retain: Sequence[Any] | None = None,
     anchored: bool = True,
 ) -> dict[str, Any]:
     """EraseConfig fields this base model is trained with by a method when nothing else is said.
 
-    concepts: words to be erased; the embedded model retains others of their kind, and a few of every kind;
-    where several are erased, all others; of drawing styles the other styles, and its phrasings are of objects
-    in a style. count: of the concepts, which share the steps. retain: what will be retained; None for that
-    list. anchored: whether these phrasings may have anchors, with the push that goes with them.
+    concepts: to be erased, they share the steps; the embedded model retains others of their kind, and a few
+    of every kind; where several are erased, all others; of drawing styles the other styles, and its phrasings
+    are of objects in a style. retain: what will be retained; None for that list. anchored: whether these
+    phrasings may have anchors, with the push that goes with them.
     """
-    kind = family(model)
+    kind, count = family(model), max(len(concepts), 1)
     found = {**_RECOMMENDED[kind], **_METHODS[method].families.get(kind, {})}
     if kind == "emoji":  # measured at one concept and at five (docs/results.md)
         found["steps"] = found["steps"] * (3 + count) // 4
     if model == "emoji":
-        erased = {word.lower() for word in concepts}
-        told, others = _styles(erased)
-        if told and told == erased:
+        erased = {word.lower() for concept in concepts for word in names(concept)}
+        styles = styles_of(model, concepts)
+        others = _other_styles(erased) if styles else ()
+        if styles and len(styles) == count:
             found |= {"retain": others, **_styled(anchored)}
         else:
             found["retain"] = (*others, *_siblings(erased, RETAINED if count == 1 else None))
     if found.get("retain") if retain is None else retain:
         found |= _METHODS[method].retaining.get(kind, {})
     return found
+
+
+def styles_of(model: str, concepts: Sequence[Concept]) -> tuple[str, ...]:
+    """Names of those concepts that are drawing styles of the embedded model, by any of their words."""
+    from .emoji.world import STYLES
+
+    every = {f"{style} style" for style in STYLES} if model == "emoji" else set()
+    return tuple(concept_name(c) for c in concepts if every & set(map(str.lower, names(c))))
 
 
 def of_mechanism(mechanism: str) -> dict[str, Any]:
@@ -272,13 +281,11 @@ def generation_defaults(model: str) -> dict[str, Any]:
     return dict(_GENERATION[family(model)])
 
 
-def _styles(erased: set[str]) -> tuple[set[str], tuple[str, ...]]:
-    """Those of the words that are drawing styles of the embedded model, and, if any, all its other styles."""
+def _other_styles(erased: set[str]) -> tuple[str, ...]:
+    """The embedded model's drawing styles that are none of these words."""
     from .emoji.world import STYLES
 
-    every = tuple(f"{style} style" for style in STYLES)
-    told = erased & {*every}
-    return told, tuple(style for style in every if told and style not in told)
+    return tuple(f"{style} style" for style in STYLES if f"{style} style" not in erased)
 
 
 def _styled(anchored: bool) -> dict[str, Any]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from .config import Concept, EraseConfig, names
+from .model_table import styles_of
 from .model_words import by_meaning
 
 if TYPE_CHECKING:
@@ -42,6 +43,20 @@ def phrasings(concept: Concept, templates: Iterable[str]) -> tuple[str, ...]:
 def shown_text(cfg: EraseConfig, concept: Concept) -> str:
     """The phrasing in which a run's samples show a concept."""
     return phrase(next((t for t in cfg.templates if t != "{}"), "{}"), names(concept)[0])
+
+
+def style_beside_objects(model: str, concepts: Sequence[Concept]) -> str:
+    """A sentence for who erases drawing styles and objects in one run; "" for who does not.
+
+    A style is learned on objects drawn in it only where all concepts are styles (model_table.recommended).
+    """
+    styles = styles_of(model, concepts)
+    if len(styles) in (0, len(concepts)):
+        return ""
+    return (
+        f"A drawing style, here {' and '.join(styles)}, is forgotten well only in a run without objects: in "
+        "this one, whatever is drawn in it may go too. Train one run for styles and one for objects."
+    )
 
 
 def retained_texts(cfg: EraseConfig) -> tuple[str, ...]:

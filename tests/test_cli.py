@@ -190,6 +190,14 @@ def test_train_prints_the_folder_last(models, training, capfd):
     assert training.cfg.concepts == ("church",)
 
 
+def test_train_tells_that_a_style_is_for_a_run_of_its_own(models, training, capfd):
+    assert cli.main(["train", "--concepts", "dog,ink style", "--steps", "5"]) == 0
+    told = "A drawing style, here ink style, is forgotten well only in a run without objects"
+    assert told in capfd.readouterr().err
+    assert cli.main(["train", "--concepts", "ink style", "--steps", "5"]) == 0
+    assert "drawing style" not in capfd.readouterr().err
+
+
 def test_a_word_the_model_does_not_know_makes_no_run(models, training, capsys):
     assert cli.main(["train", "--concepts", "xyzzy"]) == 2
     assert capsys.readouterr().err == "kpop: The model never saw 'xyzzy'. Nearest: dog.\n"

@@ -72,6 +72,9 @@ def test_a_style_typed_by_hand_is_forgotten_as_the_preset_forgets_it():
     mixed = EraseConfig(concepts=("ink style", "church")).resolved()
     assert {"flat style", "castle"} < set(mixed.retain) and mixed.templates[0] == "{}"
     assert not any("style" in word for word in EraseConfig(concepts=("church",)).resolved().retain)
+    named_twice = EraseConfig(concepts=(("ink style", "ink drawing"),)).resolved()
+    assert (named_twice.templates, named_twice.anchors) == (typed.templates, typed.anchors)
+    assert named_twice.retain == typed.retain
 
 
 @pytest.mark.parametrize(

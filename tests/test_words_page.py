@@ -97,6 +97,13 @@ def test_what_is_kept_unnamed_and_what_is_lost_is_said_beside_the_words(studio):
     assert "what is near may be forgotten too" in elsewhere
 
 
+def test_who_adds_a_style_to_an_object_is_told_to_take_a_run_for_each(studio):
+    told = words.check_words(studio, ("church", "flat style"), ())
+    assert "A drawing style, here flat style, is forgotten well only in a run without objects" in told
+    for alone in (("church", "dog"), ("flat style",), ("ink style", "flat style"), (("ink style", "ink"),)):
+        assert "without objects" not in words.check_words(studio, alone, ())
+
+
 def test_the_field_of_what_to_keep_holds_all_that_a_run_like_another_keeps(studio):
     config = EraseConfig(concepts=("church", "dog", "saw", "horn", "truck")).resolved()
     assert concepts.concepts_from(recipes.fields_like(studio, config)[1]) == config.retain

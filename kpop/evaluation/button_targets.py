@@ -47,11 +47,11 @@ def button_split(words: Sequence[str], retain: Sequence[str]) -> Split:
 
 
 def _own_list(words: Sequence[str]) -> tuple[str, ...]:
-    return recommended("emoji", words, count=len(words))["retain"]
+    return recommended("emoji", words)["retain"]
 
 
 def _own_steps(words: Sequence[str]) -> int:
-    return recommended("emoji", words, count=len(words))["steps"]
+    return recommended("emoji", words)["steps"]
 
 
 def _three_of_four(words: Sequence[str]) -> tuple[str, ...]:
@@ -59,7 +59,7 @@ def _three_of_four(words: Sequence[str]) -> tuple[str, ...]:
 
 
 def _twelve(words: Sequence[str]) -> tuple[str, ...]:
-    return recommended("emoji", words, count=1)["retain"]
+    return recommended("emoji", (tuple(words),))["retain"]
 
 
 def _button_rows(plan: Plan) -> Rows:

@@ -11,6 +11,7 @@ from ..config import is_style, names
 from ..errors import InputError
 from ..model_table import recommended
 from ..presets import are_sensitive, asked_sensitive, list_presets
+from ..run_texts import style_beside_objects
 from .pictures import notice
 from .studio import Studio
 
@@ -73,13 +74,14 @@ def check_words(studio: Studio, concepts: tuple, siblings: tuple) -> str:
             f"Draw {it} to see whether the model knows {it}."
         )
     line = f'<p class="fine knows">{said}</p>' + left_out(studio.model, concepts, siblings)
+    apart = style_beside_objects(studio.model, concepts)
+    line += notice("A style and an object", apart) if apart else ""
     return line + (warned() if sensitive(studio, concepts) else "")
 
 
 def left_out(model: str, concepts: tuple, siblings: tuple) -> str:
     """HTML: what is kept where nothing is named, or what is not, where that matters; "" else."""
-    words = [name for concept in concepts for name in names(concept)]
-    own = recommended(model, words, count=len(concepts)).get("retain", ())
+    own = recommended(model, concepts).get("retain", ())
     if not siblings and own:
         return f'<p class="fine">Nothing is named to keep: the default settings keep {_first_of(own)}.</p>'
     if not siblings:
