@@ -18,7 +18,7 @@ from .config import EraseConfig, concept_name
 from .continual import Forgotten, kept_words, still_hidden
 from .hidden_prompt import HiddenPrompt
 from .processes import Processes
-from .run_texts import aims, near_texts, pairs, phrase, retained_texts
+from .run_texts import aims, kept_templates, near_texts, pairs, phrase, retained_texts
 from .trajectories import Bank, Trajectories, noise_levels
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def texts_to_keep(cfg: EraseConfig, earlier: Sequence[Forgotten] = ()) -> tuple[
     """The texts to retain, those of earlier runs included; () where they have no weight."""
     if not weighs(cfg):
         return ()
-    more = [phrase(cfg.templates[0], word) for word in kept_words(cfg, earlier)]
+    more = [phrase(kept_templates(cfg, word)[0], word) for word in kept_words(cfg, earlier)]
     return tuple(dict.fromkeys([*retained_texts(cfg), *more]))
 
 
@@ -184,7 +184,7 @@ class Batches:
         """The earlier key of a step, the text it opens, and its place in `earlier`."""
         which = keyed(self.cfg.seed, step, "earlier").randrange(len(self.earlier))
         word, key = self.earlier[which]
-        return key, phrase(self.cfg.templates[0], word), which
+        return key, phrase(kept_templates(self.cfg, word)[0], word), which
 
     def concept_of(self, step: int) -> int:
         """One concept a step (method.md 1.2: `random.sample(words, 1)`)."""
@@ -275,7 +275,8 @@ class BankBatches(Batches):
         for text, count, targets in wanted:
             self.bank[text] = bank.get(text, count, targets)
         many = wanted[0][1]  # as many as of the neutral text
-        self.opened = [bank.get(phrase(cfg.templates[0], word), many, key=key) for word, key in self.earlier]
+        told = [(phrase(kept_templates(cfg, word)[0], word), key) for word, key in self.earlier]
+        self.opened = [bank.get(text, many, key=key) for text, key in told]
 
     def draw(self, step: int) -> Batch:
         """The rows of a step."""

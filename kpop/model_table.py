@@ -231,10 +231,10 @@ def recommended(
 ) -> dict[str, Any]:
     """EraseConfig fields this base model is trained with by a method when nothing else is said.
 
-    concepts: to be erased, they share the steps; the embedded model retains others of their kind, and a few
-    of every kind; where several are erased, all others; of drawing styles the other styles, and its phrasings
-    are of objects in a style. retain: what will be retained; None for that list. anchored: whether these
-    phrasings may have anchors, with the push that goes with them.
+    concepts: to be erased, they share the steps; the embedded model retains others of their kind, a few of
+    every kind, all others where several are erased; of drawing styles the other styles, and its phrasings are
+    of objects in them. retain: what will be retained; None for that list. anchored: whether these phrasings
+    may have anchors, with the push that goes with them.
     """
     kind, count = family(model), max(len(concepts), 1)
     found = {**_RECOMMENDED[kind], **_METHODS[method].families.get(kind, {})}
@@ -243,11 +243,11 @@ def recommended(
     if model == "emoji":
         erased = {word.lower() for concept in concepts for word in names(concept)}
         styles = styles_of(model, concepts)
-        others = _other_styles(erased) if styles else ()
+        found["retain"] = _other_styles(erased) if styles else ()
         if styles and len(styles) == count:
-            found |= {"retain": others, **_styled(anchored)}
+            found |= _styled(anchored)
         else:
-            found["retain"] = (*others, *_siblings(erased, RETAINED if count == 1 else None))
+            found["retain"] += _siblings(erased, RETAINED if count == 1 else None)
     if found.get("retain") if retain is None else retain:
         found |= _METHODS[method].retaining.get(kind, {})
     return found
@@ -281,11 +281,16 @@ def generation_defaults(model: str) -> dict[str, Any]:
     return dict(_GENERATION[family(model)])
 
 
+def templates_for(model: str, word: str) -> tuple[str, ...]:
+    """The phrasings that a model is trained in for a word of this kind, a style or an object."""
+    return (_styled(True) if styles_of(model, (word,)) else _RECOMMENDED[family(model)])["templates"]
+
+
 def _other_styles(erased: set[str]) -> tuple[str, ...]:
     """The embedded model's drawing styles that are none of these words."""
     from .emoji.world import STYLES
 
-    return tuple(f"{style} style" for style in STYLES if f"{style} style" not in erased)
+    return tuple(word for word in (f"{style} style" for style in STYLES) if word not in erased)
 
 
 def _styled(anchored: bool) -> dict[str, Any]:

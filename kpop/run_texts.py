@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from .config import Concept, EraseConfig, names
-from .model_table import styles_of
+from .model_table import styles_of, templates_for
 from .model_words import by_meaning
 
 if TYPE_CHECKING:
@@ -45,6 +45,17 @@ def shown_text(cfg: EraseConfig, concept: Concept) -> str:
     return phrase(next((t for t in cfg.templates if t != "{}"), "{}"), names(concept)[0])
 
 
+def kept_templates(cfg: EraseConfig, word: str) -> tuple[str, ...]:
+    """The phrasings in which a run keeps a word: its own, but where it erases styles alone and this is an
+    object, or the other way round, those of the word's kind.
+    """
+    styles = styles_of(cfg.model, cfg.concepts)
+    styled = len(styles) == len(cfg.concepts) > 0
+    if styled == bool(styles_of(cfg.model, (word,))):
+        return cfg.templates
+    return templates_for(cfg.model, word)
+
+
 def style_beside_objects(model: str, concepts: Sequence[Concept]) -> str:
     """A sentence for who erases drawing styles and objects in one run; "" for who does not.
 
@@ -62,10 +73,10 @@ def style_beside_objects(model: str, concepts: Sequence[Concept]) -> str:
 def retained_texts(cfg: EraseConfig) -> tuple[str, ...]:
     """Every retained word in every phrasing, first each word in one of them; without the neutral text."""
     words = [word for concept in cfg.retain or () for word in names(concept)]
-    count = len(cfg.templates)
+    told = {word: kept_templates(cfg, word) for word in words}
     texts = (
-        phrase(cfg.templates[(i + turn) % count], word)
-        for turn in range(count)
+        phrase(told[word][(i + turn) % len(told[word])], word)
+        for turn in range(max(map(len, told.values()), default=0))
         for i, word in enumerate(words)
     )
     return tuple(dict.fromkeys(texts))
@@ -77,7 +88,8 @@ def near_texts(
     """Texts of the third of the words of `kept` that are nearest to a concept."""
     words = [word for one in kept for word in names(one)]
     ranked = by_meaning(pipe, names(concept), words) if words else []
-    return tuple(text for word in ranked[: -(-len(words) // 3)] for text in phrasings(word, cfg.templates))
+    nearest = ranked[: -(-len(words) // 3)]
+    return tuple(text for word in nearest for text in phrasings(word, kept_templates(cfg, word)))
 
 
 def pairs(cfg: EraseConfig, concept: Concept) -> tuple[tuple[str, str], ...]:

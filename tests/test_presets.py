@@ -6,7 +6,10 @@ from functools import partial
 import pytest
 
 from kpop import EraseConfig, InputError, list_presets, load_preset
+from kpop.batches import texts_to_keep
+from kpop.continual import Forgotten
 from kpop.presets import asked_sensitive
+from kpop.run_texts import retained_texts
 from kpop.ui.settings import SETTINGS, config_from
 
 
@@ -75,6 +78,19 @@ def test_a_style_typed_by_hand_is_forgotten_as_the_preset_forgets_it():
     named_twice = EraseConfig(concepts=(("ink style", "ink drawing"),)).resolved()
     assert (named_twice.templates, named_twice.anchors) == (typed.templates, typed.anchors)
     assert named_twice.retain == typed.retain
+
+
+def test_a_kept_word_has_the_phrasings_of_its_kind_beside_a_style_or_an_object():
+    told = lambda *concepts: set(  # noqa: E731
+        retained_texts(EraseConfig(concepts=concepts, retain=("castle", "flat style")).resolved())
+    )
+    for kept in (told("ink style"), told("church"), told("church", "ink style")):
+        assert {"castle", "a castle", "a photo of a castle", "a house, flat style"} < kept and len(kept) == 19
+    earlier = [Forgotten("church", None, ("castle",))]
+    style = EraseConfig(concepts=("ink style",)).resolved()
+    assert {"church", "castle"} < set(texts_to_keep(style, earlier)) and "a house, castle" not in told(
+        "ink style"
+    )
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .. import models
 from ..config import Concept, EraseConfig, names
-from ..run_texts import anchors, phrase
+from ..run_texts import anchors, kept_templates, phrase
 from ..weights import WeightDelta
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def solve(
     l_erase: of W c - v*; l_erase_before: of W0 c - v*; l_retain: of W c_r - v_r, where something is retained.
     """
     erased, neutral = aligned(pipe, cfg.concepts, cfg.templates, anchors(cfg))
-    kept, _ = aligned(pipe, cfg.retain or (), cfg.templates)
+    kept = torch.cat([erased[:0], *_kept(pipe, cfg)])
     if cfg.retain_neutral:
         kept = torch.cat([kept, neutral.unique(dim=0)])
     if cfg.retain_weight == 0:
@@ -65,6 +65,14 @@ def solve(
     if not len(kept):
         del losses["l_retain"]
     return WeightDelta(found, model_hash, delta.about), losses
+
+
+def _kept(pipe: StableDiffusionPipeline, cfg: EraseConfig) -> list[Tensor]:
+    """States of what is retained, [n, d_c] for all words that have the same phrasings."""
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for word in (word for concept in cfg.retain or () for word in names(concept)):
+        alike.setdefault(kept_templates(cfg, word), []).append(word)
+    return [aligned(pipe, tuple(words), templates)[0] for templates, words in alike.items()]
 
 
 def edited(before: Tensor, erased: Tensor, neutral: Tensor, kept: Tensor, retain_weight: float) -> Tensor:
