@@ -169,8 +169,16 @@ def test_a_word_never_seen_is_answered_with_three(chromium, address):
     field.fill("zzgl")
     field.press("Enter")
     sees(visitor.page.locator("#verdict").get_by_text(re.compile("does not know the word 'zzgl'")))
+    playwright.expect(visitor.page.locator("#keep .token")).to_have_count(12)
     visitor.page.locator("#verdict .instead").first.click()
     sees(visitor.page.locator("#verdict").get_by_text("The model knows"))
+    # Two words to forget now, and nobody has touched what to keep: it is all others.
+    playwright.expect(visitor.page.locator("#keep .token").nth(30)).to_be_attached()
+    visitor.page.locator("#keep .token-remove").first.click()
+    visitor.page.locator("#forget .token-remove").first.click()
+    playwright.expect(visitor.page.locator("#forget .token")).to_have_count(1)
+    visitor.page.wait_for_timeout(3000)
+    playwright.expect(visitor.page.locator("#keep .token").nth(30)).to_be_attached()  # touched: it stays
     visitor.page.close()
 
 

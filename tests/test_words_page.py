@@ -1,5 +1,8 @@
 """Step 1 without a browser, on the embedded model: how words are read, what is near, what is blurred."""
 
+import re
+from functools import partial
+
 import pytest
 
 from kpop import EraseConfig, InputError, models
@@ -104,15 +107,30 @@ def test_who_adds_a_style_to_an_object_is_told_to_take_a_run_for_each(studio):
         assert "without objects" not in words.check_words(studio, alone, ())
 
 
+def test_what_to_keep_follows_what_to_forget_until_somebody_changes_it(studio):
+    put = ("castle", "house", "mosque")
+    follow = partial(words.followed, studio, keep=put, put_forget=("church",), put_keep=put)
+    assert follow(("dog",))[:4] == ("fish", "tropical fish", "shark", "whale") and "cat" in follow(("dog",))
+    styles = ("noto style", "twemoji style", "fluent style", "blob style", "ink style")
+    assert follow(("flat style",)) == styles and len(follow(("dog", "church"))) == 39
+    assert follow(("dog",), keep=put[:2]) == () and follow(("dog",), keep=()) == ()
+    assert follow(("church",)) == () and follow(("zzgl",)) == () and follow(()) == ()
+
+
 def test_the_field_of_what_to_keep_holds_all_that_a_run_like_another_keeps(studio):
     config = EraseConfig(concepts=("church", "dog", "saw", "horn", "truck")).resolved()
     assert concepts.concepts_from(recipes.fields_like(studio, config)[1]) == config.retain
 
 
 def test_sensitive_words_come_with_a_notice_and_blurred_pictures(studio):
-    assert words.sensitive(studio, ("knife",)) and not words.sensitive(studio, ("church",))
+    for weapon in ("knife", "bomb", "dagger", "crossed swords", "bow"):
+        assert words.sensitive(studio, (weapon,))
+    assert not words.sensitive(studio, ("church",))
     assert "press a picture" in words.check_words(studio, (("weapon", "knife"),), ())
     preset = next(one for one in studio.offered_presets() if one.sensitive)
     assert 'class="strip veiled"' in concepts._strip(studio, preset)
-    assert 'class="wall veiled"' in concepts._cached(studio, ["weapon"], 1)
-    assert "veiled" not in concepts._cached(studio, ["church"], 1)
+    studio.draw(["a weapon", "a church"], [0])
+    shown = concepts._cached(studio, ["weapon", "church"], 1)
+    covered = re.findall(r'<div class="veiled"><figure .*?</figure></div>', shown)
+    assert len(covered) == shown.count("veiled") == 1 and "Show large: a weapon" in covered[0]
+    assert "Show large: a church" in shown  # beside it, and not covered

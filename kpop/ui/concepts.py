@@ -14,7 +14,7 @@ from .boundary import plainly
 from .page import QUIET, SKETCH, SOFT, Page, clicked, heading
 from .pictures import blank, framed, wall
 from .studio import Studio
-from .words import check_words, instead, readable, sensitive, suggested, typed_line, without
+from .words import check_words, followed, instead, readable, sensitive, suggested, typed_line, without
 
 MOST_WORDS, MOST_KEPT = 20, 60
 STRIP = 5
@@ -23,15 +23,19 @@ INSTEAD = """element.addEventListener('click', (event) => {
   const it = event.target.closest('[data-near]');
   if (it) trigger('click', {word: it.dataset.word, near: it.dataset.near});
 });"""
-BIG, SMALL = 128, 80  # least width of a picture, in pixels
+LEAST, SMALLEST = ((6, 128), (18, 80)), 56  # (pictures at most, least width of one in pixels), of more
 
 
 @dataclass(frozen=True)
 class ConceptsStep:
-    """Components of the step; later ones read the words, the neutral text and the chosen preset."""
+    """Components of the step; later ones read the words, the neutral text and the chosen preset.
+
+    filled: the words that the page itself put into both fields last, see words.followed.
+    """
 
     forget: gr.Dropdown
     keep: gr.Dropdown
+    filled: gr.State
     neutral: gr.Textbox
     preset: gr.State
     forget_pictures: gr.HTML
@@ -152,6 +156,7 @@ def build_concepts(studio: Studio) -> ConceptsStep:
     return ConceptsStep(
         forget,
         keep,
+        gr.State([as_field(first.concepts), as_field(first.retain)] if first else [[], []]),
         neutral,
         gr.State(first.name if first else None),
         forget_pictures,
@@ -202,6 +207,11 @@ def wire_concepts(page: Page, step: ConceptsStep, load: gr.events.Dependency) ->
         return instead(forget, *told), instead(keep, *told)
 
     @plainly
+    def follow(forget, keep, filled):
+        found = as_field(followed(studio, *map(concepts_from, (forget, keep, *filled))))
+        return (found, [forget, found]) if found else (gr.skip(), filled)
+
+    @plainly
     def show_draw_button():
         return gr.Button(visible=not studio.quick())
 
@@ -214,13 +224,15 @@ def wire_concepts(page: Page, step: ConceptsStep, load: gr.events.Dependency) ->
 
         @plainly
         def fill(preset=preset):
-            return as_field(preset.concepts), as_field(preset.retain), preset.neutral, preset.name
+            both = [as_field(preset.concepts), as_field(preset.retain)]
+            return *both, preset.neutral, preset.name, both
 
         @plainly
         def draw_strip(preset=preset):
             return _strip(studio, preset, draw=studio.quick())
 
-        use.click(fill, None, [step.forget, step.keep, step.neutral, step.preset], **QUIET)
+        filling = [step.forget, step.keep, step.neutral, step.preset, step.filled]
+        use.click(fill, None, filling, **QUIET)
         last = last.then(draw_strip, None, strip, show_progress="hidden", api_visibility="private", **SKETCH)
 
     for field in words:
@@ -235,8 +247,9 @@ def wire_concepts(page: Page, step: ConceptsStep, load: gr.events.Dependency) ->
         )
         field.key_up(typing, None, step.typed, trigger_mode="always_last", **QUIET)
         field.change(lambda: "", None, step.typed, **QUIET)
-    step.draw.click(draw_asked, words, pictures, api_visibility="private", **SKETCH)
     step.verdict.click(swap, words, words, **QUIET)
+    step.forget.change(follow, [*words, step.filled], [step.keep, step.filled], **QUIET)
+    step.draw.click(draw_asked, words, pictures, api_visibility="private", **SKETCH)
     step.suggest.click(suggest, words, step.keep, **SOFT)
     step.onward.click(lambda: gr.Tabs(selected=2), None, page.tabs, **QUIET)
     step.about.click(lambda: gr.Tabs(selected=5), None, page.tabs, **QUIET)
@@ -257,24 +270,29 @@ def draw_words(studio: Studio, forget: list[str] | None, keep: list[str] | None)
 
 
 def _cached(studio: Studio, words: list[str], most: int, waiting: bool = False) -> str:
-    """Wall of what is drawn already, holes for the rest."""
+    """Wall of what is drawn already, holes for the rest; what is sensitive is blurred until it is pressed."""
     cells = []
     for word in words:
         seeds = range(each(len(words), most))
+        hidden = sensitive(studio, (word,))
         for seed, image in zip(seeds, studio.drawn(phrase(word), seeds), strict=True):
             caption = word if len(words) > 1 else f"seed {seed}"
-            cells.append(
-                blank(caption, waiting)
-                if image is None
-                else framed(image, "original", f"{phrase(word)}, original, seed {seed}", caption)
-            )
-    veiled = sensitive(studio, tuple(words))
-    return wall(cells, BIG if len(cells) <= 6 else SMALL, veiled)
+            if image is None:
+                cells.append(blank(caption, waiting))
+                continue
+            cell = framed(image, "original", f"{phrase(word)}, original, seed {seed}", caption)
+            cells.append(f'<div class="veiled">{cell}</div>' if hidden else cell)
+    return wall(cells, _least(len(cells)))
 
 
 def _holes(words: list[str], most: int) -> str:
     cells = [blank(word, True) for word in words for _ in range(each(len(words), most))]
-    return wall(cells, BIG if len(cells) <= 6 else SMALL)
+    return wall(cells, _least(len(cells)))
+
+
+def _least(count: int) -> int:
+    """Least width of a picture where so many stand on a wall, in pixels."""
+    return next((width for most, width in LEAST if count <= most), SMALLEST)
 
 
 def _strip(studio: Studio, preset, draw: bool = False) -> str:

@@ -58,12 +58,9 @@ def blank(caption: str = "", waiting: bool = False) -> str:
     return f'<figure class="{kind}"><div class="pic-hole"></div>{below}</figure>'
 
 
-def wall(cells: Sequence[str], least: int = 128, veiled: bool = False) -> str:
-    """Pictures side by side in as many columns as fit; `least` is a picture's least width in pixels.
-
-    veiled: original and recovered pictures are blurred until they are pressed.
-    """
-    return f'<div class="wall{" veiled" if veiled else ""}" style="--least:{least}px">{"".join(cells)}</div>'
+def wall(cells: Sequence[str], least: int = 128) -> str:
+    """Pictures side by side in as many columns as fit; `least` is a picture's least width in pixels."""
+    return f'<div class="wall" style="--least:{least}px">{"".join(cells)}</div>'
 
 
 @dataclass(frozen=True, eq=False)

@@ -248,9 +248,10 @@ def wire_train(page: Page, step: TrainStep, words: ConceptsStep, tab: gr.Tab, pu
         if lost:
             gr.Warning(f"No field here holds these of its settings: {'; '.join(lost)}.", title="Not the same")
         gr.Info(told, title=subject(run))
-        return [*found, gr.Accordion(open=True)]
+        return [*found, gr.Accordion(open=True), [found[0], None]]  # its list is kept with other words, too
 
-    step.clone.click(like, page.picker, [*chosen, *step.settings, step.fold], api_visibility="private")
+    filled = [*chosen, *step.settings, step.fold, words.filled]
+    step.clone.click(like, page.picker, filled, api_visibility="private")
     step.delete.click(lambda: gr.Row(visible=True), None, step.really, **QUIET)
     step.delete_no.click(lambda: gr.Row(visible=False), None, step.really, **QUIET)
     step.delete_yes.click(remove, page.picker, [page.picker, step.really], api_visibility="private")

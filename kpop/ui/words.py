@@ -177,6 +177,17 @@ def suggested(studio: Studio, concepts: tuple, keep: list[str], candidates: list
     return [*keep, *models.by_meaning(studio.pipe(), texts, left)[:most]] if left else keep
 
 
+def followed(studio: Studio, forget: tuple, keep: tuple, put_forget: tuple, put_keep: tuple) -> tuple:
+    """What to keep beside new words to forget: the model's own list for them, where it has one, every word is
+    known, and `keep` is still what the page put there with other words; () where `keep` is to stay.
+    """
+    words = [name for concept in forget for name in names(concept)]
+    if not words or forget == put_forget or keep != put_keep:
+        return ()
+    known = all(readable(studio, word) for word in words)
+    return recommended(studio.model, forget).get("retain", ()) if known else ()
+
+
 def readable(studio: Studio, text: str, model: str | None = None) -> bool:
     """Whether a model (default: the app's) knows every word of a text."""
     try:
