@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 TRAJECTORIES = 8  # of each phrasing of a concept, and of the neutral text
 ANCHORED = 40  # of all phrasings together where each has an anchor, and of all anchors, at least 2 each
-PAIRED = 1  # of each text of two things, and of the one alone where it is not retained
+PAIRED = 1  # of each text of two things, and of what it is aimed at
 RETAINED = 36  # trajectories of all retained texts together, at least 1 each
 ALONE = Processes()
 MOST_WEIGHT = 1000.0  # of a noisy x0-space row, where alpha-bar is nearly 0
@@ -120,10 +120,10 @@ def bank_wants(
     wanted |= {text: (some, (aim,)) for text, aim in told.items()}
     wanted |= {text: (each, ()) for text in dict.fromkeys(retained) if text not in wanted}
     for concept in cfg.concepts:
-        for text, alone in pairs(cfg, concept):
-            wanted[text] = (PAIRED, (alone,))
-            many, targets = wanted.get(alone, (PAIRED, ()))
-            wanted[alone] = (many, (*targets, text) if pushes else targets)
+        for text, aim in pairs(cfg, concept):
+            wanted[text] = (PAIRED, (aim,))
+            many, targets = wanted.get(aim, (PAIRED, ()))
+            wanted[aim] = (many, (*targets, text) if pushes else targets)
     return [(text, *what) for text, what in wanted.items()]
 
 

@@ -93,20 +93,28 @@ def near_texts(
 
 
 def pairs(cfg: EraseConfig, concept: Concept) -> tuple[tuple[str, str], ...]:
-    """(text of a concept with a retained word beside it, text of that word alone), at most PAIRS.
+    """(text of a concept with a retained word beside it, the same with another retained word in the concept's
+    place), at most PAIRS. Aimed at the word beside it alone, any two things would come as one; that is left
+    where nothing else is retained.
 
-    () where the run has no rows of them. The same for every seed, so that runs share their trajectories.
+    () where the run has no rows of them, and for a drawing style. The same for every seed, so that runs share
+    their trajectories.
     """
-    kept = [word for one in cfg.retain or () for word in names(one)]
-    if not cfg.pair_share or not kept:
+    kept = [word for one in cfg.retain or () for word in names(one) if not styles_of(cfg.model, (word,))]
+    if not cfg.pair_share or not kept or styles_of(cfg.model, (concept,)):
         return ()
     found, own = [], names(concept)
-    others = random.Random(" ".join(own)).sample(kept, min(PAIRS, len(kept)))
-    for i, other in enumerate(others):
-        alone, erased = phrase("a {}", other), phrase("a {}", own[i % len(own)])
-        both = (erased, alone) if i % 2 else (alone, erased)
-        found.append((" and ".join(both), alone))
+    draw = random.Random(" ".join(own))
+    for i, other in enumerate(draw.sample(kept, min(PAIRS, len(kept)))):
+        erased, beside = phrase("a {}", own[i % len(own)]), phrase("a {}", other)
+        rest = [word for word in kept if word != other]
+        aim = _two(phrase("a {}", draw.choice(rest)), beside, i) if rest else beside
+        found.append((_two(erased, beside, i), aim))
     return tuple(found)
+
+
+def _two(one: str, other: str, turn: int) -> str:
+    return f"{one} and {other}" if turn % 2 else f"{other} and {one}"
 
 
 def all_texts(cfg: EraseConfig) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from kpop import EraseConfig, InputError, list_presets, load_preset
 from kpop.batches import texts_to_keep
 from kpop.continual import Forgotten
 from kpop.presets import asked_sensitive
-from kpop.run_texts import retained_texts
+from kpop.run_texts import pairs, retained_texts
 from kpop.ui.settings import SETTINGS, config_from
 
 
@@ -86,6 +86,10 @@ def test_a_kept_word_has_the_phrasings_of_its_kind_beside_a_style_or_an_object()
     )
     for kept in (told("ink style"), told("church"), told("church", "ink style")):
         assert {"castle", "a castle", "a photo of a castle", "a house, flat style"} < kept and len(kept) == 19
+    two = EraseConfig(
+        concepts=("ink style", "church"), retain=("fish", "flat style"), pair_share=0.5
+    ).resolved()
+    assert (pairs(two, "ink style"), pairs(two, "church")) == ((), (("a fish and a church", "a fish"),))
     earlier = [Forgotten("church", None, ("castle",))]
     style = EraseConfig(concepts=("ink style",)).resolved()
     assert {"church", "castle"} < set(texts_to_keep(style, earlier)) and "a house, castle" not in told(

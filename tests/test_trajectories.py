@@ -164,20 +164,23 @@ def pushed_past(pipe, batch, aims):
     return set(batch.erase.prompts)
 
 
-def test_a_text_of_two_things_is_aimed_at_the_one_that_stays(batches, tiny_pipe, tiny_config):
-    """On trajectories of both and of the one alone; negative guidance pushes past it there too."""
+def test_of_two_things_the_concept_is_aimed_at_another_retained_word(batches, tiny_pipe, tiny_config):
+    """So two things stay two; on trajectories of both texts, and negative guidance pushes there too."""
     told = {"retain": ("castle", "blue"), "pair_share": 1.0, "negative_guidance": 0.5}
-    alone = {"a castle and a church": "a castle", "a church and a blue": "a blue"}
+    aims = {"a castle and a church": "a castle and a blue", "a church and a blue": "a castle and a blue"}
     cfg = tiny_config(**told).resolved()
-    assert dict(pairs(cfg, "church")) == alone and set(alone).union(alone.values()) <= set(all_texts(cfg))
+    assert dict(pairs(cfg, "church")) == aims and set(aims).union(aims.values()) <= set(all_texts(cfg))
+    assert dict(pairs(tiny_config(**told | {"retain": ("castle",)}).resolved(), "church")) == {
+        "a castle and a church": "a castle"  # nothing else could take its place
+    }
     fresh = FreshBatches(tiny_pipe, tiny_config(**told, latents="fresh").resolved(), SAMPLER, nullcontext)
     seen = set()
     for made, rows in ((batches(**told), 4), (fresh, 2)):
         for step in range(1, 5):
             batch = made.draw(step)
-            assert len(batch.erase.prompts) == rows and set(batch.concept.prompts) <= alone.keys()
-            seen |= pushed_past(tiny_pipe, batch, alone)
-    assert seen == alone.keys()
+            assert len(batch.erase.prompts) == rows and set(batch.concept.prompts) <= aims.keys()
+            seen |= pushed_past(tiny_pipe, batch, aims)
+    assert seen == aims.keys()
 
 
 def test_a_phrasing_is_aimed_at_its_own_anchor(batches, tiny_pipe, tiny_config):
@@ -201,10 +204,16 @@ def test_a_phrasing_is_aimed_at_its_own_anchor(batches, tiny_pipe, tiny_config):
     assert seen == anchors.keys()
 
 
-def test_what_stays_beside_the_concept_has_one_trajectory_where_it_is_not_retained(tiny_config):
+def test_a_text_of_two_things_and_its_aim_have_one_trajectory_each(tiny_config):
     told = {"pair_share": 0.5, "retain_weight": 0, "key_retain_weight": 0, "steps": 100}
     wanted = {text: count for text, count, _ in bank_wants(tiny_config(**told).resolved())}
     assert wanted == {"": 8, "church": 8, "a church": 8, "a castle and a church": 1, "a castle": 1}
+    two = {
+        text: count
+        for text, count, _ in bank_wants(tiny_config(**told, retain=("castle", "blue")).resolved())
+    }
+    pair = {"a castle and a church": 1, "a church and a blue": 1, "a castle and a blue": 1}
+    assert two == {"": 8, "church": 8, "a church": 8, **pair}
 
 
 def test_a_share_of_the_rows_is_of_two_things(batches):
