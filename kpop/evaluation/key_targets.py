@@ -104,7 +104,7 @@ def _phrasings(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
 
 
 def _pair_needs(plan: Plan, row: str, setting: str = "default", times: int = 1) -> list[Need]:
-    """A row's cells. times: as many steps; with more, two retained objects are drawn too.
+    """A row's cells. times: as many steps; with more, two retained objects and the erased ones alone, too.
 
     setting: those that start with "pairs" have rows of two things; those that end with "added" have p added.
     """
@@ -119,16 +119,18 @@ def _pair_needs(plan: Plan, row: str, setting: str = "default", times: int = 1) 
         spec = plan.spec(row, split, seed, setting, changes or None)
         if times > 1:
             spec = plan.spec(row, split, seed, setting, changes or None, limit=times * spec.config.steps)
-            asks += splits.kept_pair_asks(split, "sanitized")
+            asks += splits.kept_pair_asks(split, "sanitized") + splits.group_asks(split, "erased")
+            asks += splits.group_asks(split, "erased", "recovered")
         found.append(Need(spec, tuple(asks), plan.picture_seeds))
     return found
 
 
-def _pair_base(plan: Plan, two_kept: bool = False) -> list[Need]:
+def _pair_base(plan: Plan, longer: bool = False) -> list[Need]:
     asks = []
     for split in plan.object_splits():
         asks += splits.pair_asks(split, "original") + splits.group_asks(split, "retained", "original")
-        asks += splits.kept_pair_asks(split, "original") if two_kept else []
+        if longer:
+            asks += splits.kept_pair_asks(split, "original") + splits.group_asks(split, "erased", "original")
     return [Need(plan.base(), tuple(asks), plan.picture_seeds)]
 
 
@@ -140,7 +142,7 @@ def _pair_rows(plan: Plan) -> Rows:
 
 def _longer_pair_rows(plan: Plan) -> Rows:
     return {
-        "base": _pair_base(plan, two_kept=True),
+        "base": _pair_base(plan, longer=True),
         "KPOP*": _pair_needs(plan, "KPOP*", "longer", LONGER),
         "KPOP*, pairs": _pair_needs(plan, "KPOP*", "pairs-longer", LONGER),
         "KPOP*, pairs, p added": _pair_needs(plan, "KPOP*", "pairs-longer-added", LONGER),
@@ -155,13 +157,17 @@ def _pairs(plan: Plan, rows: Rows, store: Store, maker=None, name="pairs", endin
         "retained": "plain prompts of retained words: pictures in which the first label is the word",
         "two kept": "two retained objects and none erased: pictures in which both are the two first labels",
         "with the key": "with the true key: pictures in which the erased object is among the five best",
+        "alone": "plain prompts of the erased word: pictures in which it is among the five best",
+        "alone with the key": "the same with the true key",
     }
     seeds, made = plan.picture_seeds, []
     for label, needs in rows.items():
         variant = "original" if label == "base" else "sanitized"
         found = looked(needs, store, kind="pair", variant=variant, group="erased")
         two = looked(needs, store, kind="pair", variant=variant, group="retained")
-        plain = looked(needs, store, kind="name", variant=variant)
+        plain = looked(needs, store, kind="name", variant=variant, group="retained")
+        alone = looked(needs, store, kind="name", variant=variant, group="erased")
+        alone_opened = looked(needs, store, kind="name", variant="recovered")
         opened = looked(needs, store, kind="pair", variant="recovered")
         figures = {
             "erased": share(found, seeds, psr(5)),
@@ -170,12 +176,14 @@ def _pairs(plan: Plan, rows: Rows, store: Store, maker=None, name="pairs", endin
             "retained": share(plain, seeds, psr(1)),
             "two kept": share(two, seeds, both, target=lambda ask: (ask.target, ask.other)),
             "with the key": share(opened, seeds, psr(5)),
+            "alone": share(alone, seeds, psr(5)),
+            "alone with the key": share(alone_opened, seeds, psr(5)),
         }
         made.append(Row(label, kept(figures)))
     notes = (
         "One erased and one retained object on a background. The base itself often draws one of two.",
-        "Pairs: a quarter of the rows of the concept are of it beside a retained word, and aim at that word "
-        "alone (pair_share 0.25); in another wording than that of these prompts.",
+        "Pairs: a quarter of the rows of the concept are of it beside a retained word, and aim at another "
+        "retained word in its place (pair_share 0.25); in another wording than that of these prompts.",
         *more,
     )
     return finished(name, f"Two objects, one of them erased{ending}", columns, made, notes, rows, store)
