@@ -3,9 +3,10 @@
 import re
 from functools import partial
 
+import numpy as np
 import pytest
 
-from kpop import EraseConfig, InputError, models
+from kpop import EraseConfig, InputError, generation, models
 from kpop.kept import first_prompt
 from kpop.run_texts import shown_text
 from kpop.runs import create_run
@@ -120,6 +121,22 @@ def test_what_to_keep_follows_what_to_forget_until_somebody_changes_it(studio):
 def test_the_field_of_what_to_keep_holds_all_that_a_run_like_another_keeps(studio):
     config = EraseConfig(concepts=("church", "dog", "saw", "horn", "truck")).resolved()
     assert concepts.concepts_from(recipes.fields_like(studio, config)[1]) == config.retain
+
+
+def test_the_first_step_opens_with_pictures_that_the_model_draws_the_same(studio, monkeypatch):
+    asked = []
+    monkeypatch.setattr(studio, "turn", lambda asked_for: asked.append(asked_for))  # nothing is drawn
+    for preset in (preset for preset in studio.offered_presets() if preset.model == "emoji"):
+        assert "pic-hole" not in concepts._strip(studio, preset, draw=True)
+        sides = concepts.as_field(preset.concepts), concepts.as_field(preset.retain)
+        *_, (forget, keep) = concepts.draw_words(studio, *sides)
+        assert "pic-hole" not in forget + keep
+    assert asked == []
+    monkeypatch.undo()
+    shown = studio.drawn("a church", [3])[0]
+    (now,) = generation.generate(studio.pipe(), ["a church"], [3], variant="original")
+    apart = np.abs(np.asarray(shown, float) - np.asarray(now, float)).mean()
+    assert apart < 4  # of 255; another machine rounds otherwise
 
 
 def test_sensitive_words_come_with_a_notice_and_blurred_pictures(studio):

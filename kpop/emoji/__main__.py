@@ -74,9 +74,12 @@ def main(arguments: list[str] | None = None) -> int:
     quality_parser.add_argument("--images", type=int, default=50, help="pictures an object (%(default)s)")
     quality_parser.add_argument("--parts", help="comma-separated; without it all: " + ", ".join(PARTS))
     quality_parser.add_argument("--sheet", type=Path, default=Path("docs/emoji-samples.png"))
+    commands.add_parser("pictures", help="draw what the page shows first into assets/pictures")
     given = parser.parse_args(arguments)
     try:
-        result = {"build": _build, "drawings": _drawings, "evaluate": _evaluate}[given.command](given)
+        result = {
+            "build": _build, "drawings": _drawings, "evaluate": _evaluate, "pictures": _pictures
+        }[given.command](given)  # fmt: skip
     except KpopError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -108,6 +111,13 @@ def _build(given: argparse.Namespace) -> Path:
 def _drawings(given: argparse.Namespace) -> str:
     known, others = world_drawings(given.drawings)
     return f"{len(known) + len(others)} drawings in {given.drawings}"
+
+
+def _pictures(given: argparse.Namespace) -> str:
+    from kpop.first_pictures import SHIPPED, draw_first
+    from kpop.models import load_pipeline
+
+    return f"{draw_first(load_pipeline('emoji'))} pictures in {SHIPPED}"
 
 
 def _evaluate(given: argparse.Namespace) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import shutil
@@ -25,7 +24,8 @@ from ..config import EraseConfig
 from ..errors import InputError, KpopError, RunError
 from ..evaluation import detectors
 from ..exposure import Exposure
-from ..kept import keep, opened
+from ..first_pictures import first_picture, picture_path
+from ..kept import keep
 from ..limits import UNLIMITED, Limits
 from ..run_status import ACTIVE
 from ..throttle import Throttle
@@ -284,8 +284,9 @@ class Studio:
         return [p for p in presets.list_presets() if not p.model or models.family(p.model) == kind]
 
     def drawn(self, prompt: str, seeds: Sequence[int]) -> list[Image.Image | None]:
-        """The base model's pictures of a prompt found in the cache; None where one was never drawn."""
-        return [opened(self._drawing(prompt, seed)) for seed in seeds]
+        """The base model's pictures of a prompt, from the cache or shipped; None where there is none yet."""
+        digest = models.model_hash(self.pipe())
+        return [first_picture(cache_dir() / "drawings", digest, prompt, seed) for seed in seeds]
 
     def draw(self, prompts: Sequence[str], seeds: Sequence[int], asked: bool = False) -> None:
         """Put the base model's pictures of the prompts into the cache, in one batch, where missing."""
@@ -298,11 +299,7 @@ class Studio:
         with self.turn(asked):
             images = generation.generate(self.pipe(), left, list(seeds), variant="original")
         for (prompt, seed), image in zip(((p, s) for p in left for s in seeds), images, strict=True):
-            keep(image, self._drawing(prompt, seed))
-
-    def _drawing(self, prompt: str, seed: int) -> Path:
-        name = hashlib.sha256(f"{prompt}\n{seed}".encode()).hexdigest()[:24]
-        return cache_dir() / "drawings" / models.model_hash(self.pipe())[:16] / f"{name}.png"
+            keep(image, picture_path(cache_dir() / "drawings", models.model_hash(self.pipe()), prompt, seed))
 
 
 def cache_dir() -> Path:
