@@ -6,6 +6,8 @@ They stand under the hash of the weights that drew them, so other weights never 
 from __future__ import annotations
 
 import hashlib
+import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +22,18 @@ if TYPE_CHECKING:
 SHIPPED = Path(__file__).resolve().parent.parent / "assets" / "pictures"
 ALONE = 6  # seeds of a concept that a preset erases alone; of every other word one
 TOGETHER = 24  # drawn at once
+
+
+def cache_dir() -> Path:
+    """Where drawn pictures are kept: KPOP_CACHE, the user's cache folder, or else a temporary one."""
+    import platformdirs
+
+    folder = Path(os.environ.get("KPOP_CACHE") or platformdirs.user_cache_dir("kpop-studio"))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return Path(tempfile.gettempdir()) / "kpop-studio-cache"
+    return folder if os.access(folder, os.W_OK) else Path(tempfile.gettempdir()) / "kpop-studio-cache"
 
 
 def picture_path(folder: Path, model_hash: str, prompt: str, seed: int) -> Path:

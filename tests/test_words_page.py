@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from kpop import EraseConfig, InputError, generation, models
-from kpop.kept import first_prompt
+from kpop.kept import Sheet, first_prompt
 from kpop.run_texts import shown_text
 from kpop.runs import create_run
-from kpop.ui import concepts, questions, recipes, words
+from kpop.ui import concepts, questions, recipes, sheets, words
 from kpop.ui.studio import Studio
 
 
@@ -137,6 +137,19 @@ def test_the_first_step_opens_with_pictures_that_the_model_draws_the_same(studio
     (now,) = generation.generate(studio.pipe(), ["a church"], [3], variant="original")
     apart = np.abs(np.asarray(shown, float) - np.asarray(now, float)).mean()
     assert apart < 4  # of 255; another machine rounds otherwise
+
+
+def test_of_a_style_the_judge_says_which_style_it_sees(studio, tmp_path):
+    run = create_run(EraseConfig(concepts=("flat style",)).resolved(), tmp_path)
+    flat, ink = (studio.drawn(f"a fish, {style} style", [0]) for style in ("flat", "ink"))
+    assert re.fullmatch(r"fish \d+ %, ink style", *studio.verdicts(ink, run.config))
+    drawn = Sheet(run.id, "a fish, flat style", (0,), "own", {"original": flat, "sanitized": ink}, {})
+    told = sheets.counted(studio, drawn, run)
+    assert (
+        "sees the flat style in <b class='original'>1 of 1 original</b>, <b class='sanitized'>0 of 1" in told
+    )
+    church = create_run(EraseConfig(concepts=("church",)).resolved(), tmp_path)
+    assert re.fullmatch(r"fish \d+ %", *studio.verdicts(ink, church.config))
 
 
 def test_sensitive_words_come_with_a_notice_and_blurred_pictures(studio):

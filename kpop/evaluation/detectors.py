@@ -129,6 +129,10 @@ class EmojiJudge:
 
         return style_and_background(self._judge, _pixels(images))
 
+    def styles(self, images: Sequence[Image.Image]) -> list[str]:
+        """The likeliest drawing style of each picture."""
+        return self.style_and_background(images)[0]
+
     def features(self, images: Sequence[Image.Image]) -> np.ndarray:
         """The judge's own features [N, D], for distances between sets of pictures."""
         from kpop.emoji.judge import features

@@ -30,7 +30,7 @@ class StyleJudge(EmojiJudge):
         """The likeliest style of each picture."""
         if not images:
             return []
-        return [[(f"{style} style", 1.0)] for style in self.style_and_background(images)[0]]
+        return [[(f"{style} style", 1.0)] for style in self.styles(images)]
 
 
 def styles_of(config: EraseConfig) -> tuple[str, ...]:

@@ -38,7 +38,7 @@ def layers(studio: Studio, drawn: Sequence[Sheet], judged: bool = False) -> dict
         for variant, images in one.images.items():
             if number and variant == "original":
                 continue
-            shown = layer(variant, images, studio.verdicts(images, run.config.model) if judged else ())
+            shown = layer(variant, images, studio.verdicts(images, run.config) if judged else ())
             if variant == "recovered" and one.key != "own":
                 other = "with a forged key" if one.key.startswith(FORGED) else "with another key"
                 shown = replace(shown, note="without a key" if one.key == NONE else other)

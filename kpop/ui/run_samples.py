@@ -93,7 +93,7 @@ def samples_at(studio: Studio, run, at: float) -> str:
             continue
         what = f"{prompt if variant != 'kept' else 'a sibling'}, {variant}, step {at_step}"
         pictures = frames(strip)
-        said = studio.verdicts(pictures, run.config.model)
+        said = studio.verdicts(pictures, run.config)
         tone = toned(variant, step)
         few = "".join(
             framed(image, tone, what if len(pictures) == 1 else f"{what}, picture {number}", word)

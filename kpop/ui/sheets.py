@@ -10,14 +10,15 @@ from pathlib import Path
 from PIL import Image
 
 from .. import generation, models
-from ..config import GenerationConfig, concept_name, names
+from ..config import GenerationConfig, concept_name, is_style, names
 from ..continual import key_files
 from ..errors import InputError
+from ..first_pictures import cache_dir
 from ..forging_jobs import forged_files
 from ..kept import OWN, Sheet, folder_of, read_sheet, write_sheet
 from ..key_sealing import check_open, is_sealed, load_key, unlocked
 from .run_picker import has_result, told_apart
-from .studio import Studio, cache_dir
+from .studio import Studio
 
 NONE, RANDOM = "none", "random"
 EVERY_KEY = [("its own key", OWN), ("no key", NONE), ("a random key", RANDOM)]  # of a run that has one
@@ -190,12 +191,15 @@ def counted(studio: Studio, drawn: Sheet, run) -> str:
     judge = studio.judge(run.config.model)
     if not asked or judge is None:
         return ""
-    wanted = {name.lower() for name in asked[0]}
+    wanted, styled = {name.lower() for name in asked[0]}, any(map(is_style, asked[0]))
     counts = []
-    for variant in drawn.images:
-        seen = sum(word.lower() in wanted for word in drawn.words[variant])
+    for variant, images in drawn.images.items():
+        words = [f"{style} style" for style in judge.styles(images)] if styled else drawn.words[variant]
+        seen = sum(word.lower() in wanted for word in words)
         counts.append(f"<b class='{variant}'>{seen} of {len(drawn.seeds)} {variant}</b>")
+    right = judge.config["held_out_style_accuracy"] if styled else judge.accuracy
     return (
-        f"<p class='sum'>The judge sees a {escape(asked[0][0])} in {', '.join(counts)} pictures. "
-        f"<span class='fine'>It is right on {judge.accuracy:.1f} % of held-out scenes.</span></p>"
+        f"<p class='sum'>The judge sees {'the' if styled else 'a'} {escape(asked[0][0])} in "
+        f"{', '.join(counts)} pictures. <span class='fine'>It is right on {right:.1f} % of held-out "
+        "scenes.</span></p>"
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import tempfile
 import threading
@@ -20,11 +19,11 @@ from gradio.context import LocalContext
 from PIL import Image
 
 from .. import forging_jobs, generation, jobs, models, presets, runs
-from ..config import EraseConfig
+from ..config import EraseConfig, is_style, names
 from ..errors import InputError, KpopError, RunError
 from ..evaluation import detectors
 from ..exposure import Exposure
-from ..first_pictures import first_picture, picture_path
+from ..first_pictures import cache_dir, first_picture, picture_path
 from ..kept import keep
 from ..limits import UNLIMITED, Limits
 from ..run_status import ACTIVE
@@ -90,17 +89,22 @@ class Studio:
         """The judge's word for each picture; "" where there is no judge."""
         return detectors.first_words(self.judge(model), images)
 
-    def verdicts(self, images: Sequence[Image.Image], model: str | None = None) -> list[str]:
-        """What the judge sees in each picture, and how sure it is: "church 98 %"; "" without a judge."""
-        judge = self.judge(model)
+    def verdicts(self, images: Sequence[Image.Image], config: EraseConfig) -> list[str]:
+        """What the judge sees in each picture of a run, and how sure it is: "church 98 %"; where the run
+        forgets a drawing style, "house 98 %, flat style"; "" without a judge.
+        """
+        judge = self.judge(config.model)
         if judge is None or not images:
             return [""] * len(images)
         words = detectors.first_words(judge, images)
         sure = judge.probabilities(images).max(axis=1)
-        return [
+        told = [
             f"{'nothing' if word == 'none' else word} {100 * share:.0f} %"
             for word, share in zip(words, sure, strict=True)
         ]
+        if not any(map(is_style, (name for concept in config.concepts for name in names(concept)))):
+            return told
+        return [f"{one}, {style} style" for one, style in zip(told, judge.styles(images), strict=True)]
 
     def pace(self, measure: bool = False):
         """pace.Pace of the app's model on this machine; None until measured, or where that is slow."""
@@ -300,18 +304,6 @@ class Studio:
             images = generation.generate(self.pipe(), left, list(seeds), variant="original")
         for (prompt, seed), image in zip(((p, s) for p in left for s in seeds), images, strict=True):
             keep(image, picture_path(cache_dir() / "drawings", models.model_hash(self.pipe()), prompt, seed))
-
-
-def cache_dir() -> Path:
-    """Where drawn pictures are kept: KPOP_CACHE, the user's cache folder, or else a temporary one."""
-    import platformdirs
-
-    folder = Path(os.environ.get("KPOP_CACHE") or platformdirs.user_cache_dir("kpop-studio"))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return Path(tempfile.gettempdir()) / "kpop-studio-cache"
-    return folder if os.access(folder, os.W_OK) else Path(tempfile.gettempdir()) / "kpop-studio-cache"
 
 
 def visitor(request: gr.Request | None) -> str:

@@ -275,7 +275,7 @@ def grid_html(
     told = []
     for title, cells, images in zip(down.titles, rows, drawn, strict=True):
         there = [image for image in images if image is not None]
-        said = iter(studio.verdicts(there, run.config.model))
+        said = iter(studio.verdicts(there, run.config))
         shown = [
             framed(image, variant, f"{variant}, {title}, {head}", next(said))
             if image is not None
