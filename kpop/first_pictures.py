@@ -55,13 +55,13 @@ def first_asks() -> list[tuple[str, int]]:
     from .config import concept_name
     from .emoji.world import STYLES, THINGS
 
-    presets = [preset for preset in list_presets() if preset.model == "emoji"]
-    named = [concept_name(c) for preset in presets for c in (*preset.concepts, *preset.retain)]
+    offered = [preset for preset in list_presets() if preset.model == "emoji"]
+    named = [concept_name(c) for preset in offered for c in (*preset.concepts, *preset.retain)]
     words = dict.fromkeys(
         [*(thing.word for thing in THINGS), *(f"{style} style" for style in STYLES), *named]
     )
     found = {(phrase(word), 0): None for word in words}
-    for preset in presets:
+    for preset in offered:
         if len(preset.concepts) == 1:
             prompt = phrase(concept_name(preset.concepts[0]))
             found |= {(prompt, seed): None for seed in range(ALONE)}

@@ -125,12 +125,11 @@ def _pair_needs(plan: Plan, row: str, setting: str = "default", times: int = 1) 
     return found
 
 
-def _pair_base(plan: Plan, longer: bool = False) -> list[Need]:
+def _pair_base(plan: Plan, two_kept: bool = False) -> list[Need]:
     asks = []
     for split in plan.object_splits():
         asks += splits.pair_asks(split, "original") + splits.group_asks(split, "retained", "original")
-        if longer:
-            asks += splits.kept_pair_asks(split, "original") + splits.group_asks(split, "erased", "original")
+        asks += splits.kept_pair_asks(split, "original") if two_kept else []
     return [Need(plan.base(), tuple(asks), plan.picture_seeds)]
 
 
@@ -142,7 +141,7 @@ def _pair_rows(plan: Plan) -> Rows:
 
 def _longer_pair_rows(plan: Plan) -> Rows:
     return {
-        "base": _pair_base(plan, longer=True),
+        "base": _pair_base(plan, two_kept=True),
         "KPOP*": _pair_needs(plan, "KPOP*", "longer", LONGER),
         "KPOP*, pairs": _pair_needs(plan, "KPOP*", "pairs-longer", LONGER),
         "KPOP*, pairs, p added": _pair_needs(plan, "KPOP*", "pairs-longer-added", LONGER),
@@ -186,7 +185,10 @@ def _pairs(plan: Plan, rows: Rows, store: Store, maker=None, name="pairs", endin
         "retained word in its place (pair_share 0.25); in another wording than that of these prompts.",
         *more,
     )
-    return finished(name, f"Two objects, one of them erased{ending}", columns, made, notes, rows, store)
+    told = {key: about for key, about in columns.items() if any(key in row.ours for row in made)}
+    return finished(
+        name, f"Two objects, one of them erased{ending}", told or columns, made, notes, rows, store
+    )
 
 
 def _longer_pairs(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:

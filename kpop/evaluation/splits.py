@@ -21,6 +21,7 @@ from .cells import Ask
 
 UNSEEN = ("a picture of a {}", "{} emoji", "a {} on a blue background")  # phrasings no run is trained on
 SCENE_PAIRS = 4  # prompts of two retained words
+KEPT_PAIRS = 5  # the same where they stand beside as many erased ones
 IMAGENET_OTHERS = ("castle", "school bus", "acoustic guitar", "umbrella", "tabby", "hammer", "balloon",
                    "mailbox", "fox squirrel", "television")  # fmt: skip
 
@@ -172,10 +173,11 @@ def pair_asks(split: Split, variant: str) -> list[Ask]:
 
 
 def kept_pair_asks(split: Split, variant: str) -> list[Ask]:
-    """Words of the list to retain by twos: where nothing is erased, both are to stay."""
+    """Words of the list to retain by twos, KEPT_PAIRS of them: where nothing is erased, both are to stay."""
     words = [concept_name(concept) for concept in split.retain_list]
     half = len(words) // 2
-    return [_two(*both, "retained", variant) for both in zip(words[:half], words[half:], strict=False)]
+    found = list(zip(words[:half], words[half:], strict=False))[:KEPT_PAIRS]
+    return [_two(*both, "retained", variant) for both in found]
 
 
 def _two(one: str, two: str, group: str, variant: str) -> Ask:
