@@ -23,6 +23,7 @@ INSTEAD = """element.addEventListener('click', (event) => {
   const it = event.target.closest('[data-near]');
   if (it) trigger('click', {word: it.dataset.word, near: it.dataset.near});
 });"""
+SIDE, SMALL_SIDE = 256, 128  # of a picture as it is sent, in pixels
 LEAST, SMALLEST = ((6, 128), (18, 80)), 56  # (pictures at most, least width of one in pixels), of more
 
 
@@ -181,6 +182,11 @@ def wire_concepts(page: Page, step: ConceptsStep, load: gr.events.Dependency) ->
         return check_words(studio, concepts_from(forget), concepts_from(keep))
 
     @plainly
+    def judge_changed(forget, keep):
+        # One event, not two: gradio's field may tell the same change again and again (docs/reliability.md).
+        return judge_words(forget, keep), ""
+
+    @plainly
     def draw_when_quick(forget, keep) -> Iterator:
         if studio.quick():
             yield from draw_words(studio, forget, keep)
@@ -236,7 +242,7 @@ def wire_concepts(page: Page, step: ConceptsStep, load: gr.events.Dependency) ->
         last = last.then(draw_strip, None, strip, show_progress="hidden", api_visibility="private", **SKETCH)
 
     for field in words:
-        field.change(judge_words, words, step.verdict, **QUIET).then(
+        field.change(judge_changed, words, [step.verdict, step.typed], **QUIET).then(
             draw_when_quick,
             words,
             pictures,
@@ -246,7 +252,6 @@ def wire_concepts(page: Page, step: ConceptsStep, load: gr.events.Dependency) ->
             **SKETCH,
         )
         field.key_up(typing, None, step.typed, trigger_mode="always_last", **QUIET)
-        field.change(lambda: "", None, step.typed, **QUIET)
     step.verdict.click(swap, words, words, **QUIET)
     step.forget.change(follow, [*words, step.filled], [step.keep, step.filled], **QUIET)
     step.draw.click(draw_asked, words, pictures, api_visibility="private", **SKETCH)
@@ -258,7 +263,8 @@ def wire_concepts(page: Page, step: ConceptsStep, load: gr.events.Dependency) ->
 def draw_words(studio: Studio, forget: list[str] | None, keep: list[str] | None) -> Iterator[tuple[str, str]]:
     """Yield both walls of pictures, fuller with each word drawn."""
     chosen, siblings = names_of(forget), names_of(keep)
-    yield _cached(studio, chosen, 6, True), _cached(studio, siblings, 2, True)
+    first = _cached(studio, chosen, 6, True), _cached(studio, siblings, 2, True)
+    yield first
     for words, most in ((chosen, 6), (siblings, 2)):
         seeds = range(each(len(words), most))
         known = [phrase(word) for word in words if readable(studio, word)]
@@ -266,12 +272,15 @@ def draw_words(studio: Studio, forget: list[str] | None, keep: list[str] | None)
             if any(None in studio.drawn(prompt, seeds) for prompt in known[start : start + BATCH]):
                 studio.draw(known[start : start + BATCH], seeds)
                 yield _cached(studio, chosen, 6, True), _cached(studio, siblings, 2, True)
-    yield _cached(studio, chosen, 6), _cached(studio, siblings, 2)
+    last = _cached(studio, chosen, 6), _cached(studio, siblings, 2)
+    if last != first:  # each sends every picture again
+        yield last
 
 
 def _cached(studio: Studio, words: list[str], most: int, waiting: bool = False) -> str:
     """Wall of what is drawn already, holes for the rest; what is sensitive is blurred until it is pressed."""
     cells = []
+    side = SIDE if len(words) * each(len(words), most) <= LEAST[0][0] else SMALL_SIDE
     for word in words:
         seeds = range(each(len(words), most))
         hidden = sensitive(studio, (word,))
@@ -280,7 +289,7 @@ def _cached(studio: Studio, words: list[str], most: int, waiting: bool = False) 
             if image is None:
                 cells.append(blank(caption, waiting))
                 continue
-            cell = framed(image, "original", f"{phrase(word)}, original, seed {seed}", caption)
+            cell = framed(image, "original", f"{phrase(word)}, original, seed {seed}", caption, side)
             cells.append(f'<div class="veiled">{cell}</div>' if hidden else cell)
     return wall(cells, _least(len(cells)))
 
@@ -304,7 +313,8 @@ def _strip(studio: Studio, preset, draw: bool = False) -> str:
     cells = []
     for prompt in prompts:
         image = studio.drawn(prompt, [0])[0]
-        cells.append(framed(image, "original", f"{prompt}, original, seed 0") if image else blank())
+        alt = f"{prompt}, original, seed 0"
+        cells.append(framed(image, "original", alt, side=SMALL_SIDE) if image else blank())
     mark = '<span class="mark">sensitive</span>' if preset.sensitive else ""
     kind, columns = "strip veiled" if preset.sensitive else "strip", min(max(len(words), 1), STRIP)
     return (
