@@ -183,7 +183,7 @@ def wire_concepts(page: Page, step: ConceptsStep, load: gr.events.Dependency) ->
 
     @plainly
     def judge_changed(forget, keep):
-        # One event, not two: gradio's field may tell the same change again and again (docs/reliability.md).
+        # One event, not two: gradio's field may tell the same change again and again (README).
         return judge_words(forget, keep), ""
 
     @plainly
