@@ -45,10 +45,10 @@ def train(args: argparse.Namespace) -> int:
     from .processes import launched
     from .run_texts import all_texts, style_beside_objects
 
-    advice = style_beside_objects(cfg.model, cfg.concepts)
-    if advice:
-        print(advice, file=sys.stderr)
     processes = launched(args.device)  # gives each process its own GPU, so before any model is loaded
+    advice = style_beside_objects(cfg.model, cfg.concepts)
+    if advice and processes.leads:
+        print(advice, file=sys.stderr)
     dtype = "fp32" if cfg.precision == "fp32" else "auto"
     pipe = models.load_pipeline(cfg.model, device=args.device, dtype=dtype)
     for text in all_texts(cfg):

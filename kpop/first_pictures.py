@@ -74,8 +74,8 @@ def draw_first(pipe: StableDiffusionPipeline, folder: Path = SHIPPED) -> int:
     from .config import GenerationConfig
     from .drawing import Row, draw
 
-    digest, asked = models.model_hash(pipe), first_asks()
-    paths = {ask: picture_path(folder, digest, *ask) for ask in asked}
+    digest = models.model_hash(pipe)
+    paths = {ask: picture_path(folder, digest, *ask) for ask in first_asks()}
     left = [ask for ask, path in paths.items() if opened(path) is None]
     for start in range(0, len(left), TOGETHER):
         part = left[start : start + TOGETHER]
@@ -83,4 +83,4 @@ def draw_first(pipe: StableDiffusionPipeline, folder: Path = SHIPPED) -> int:
         images = draw(pipe, rows, None, None, GenerationConfig().resolved("emoji"), None, None)
         for ask, image in zip(part, images, strict=True):
             keep(image, paths[ask])
-    return len(asked)
+    return sum(path.is_file() for path in paths.values())

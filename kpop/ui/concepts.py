@@ -279,10 +279,9 @@ def draw_words(studio: Studio, forget: list[str] | None, keep: list[str] | None)
 
 def _cached(studio: Studio, words: list[str], most: int, waiting: bool = False) -> str:
     """Wall of what is drawn already, holes for the rest; what is sensitive is blurred until it is pressed."""
-    cells = []
-    side = SIDE if len(words) * each(len(words), most) <= LEAST[0][0] else SMALL_SIDE
+    cells, seeds = [], range(each(len(words), most))
+    side = SIDE if len(words) * len(seeds) <= LEAST[0][0] else SMALL_SIDE
     for word in words:
-        seeds = range(each(len(words), most))
         hidden = sensitive(studio, (word,))
         for seed, image in zip(seeds, studio.drawn(phrase(word), seeds), strict=True):
             caption = word if len(words) > 1 else f"seed {seed}"
