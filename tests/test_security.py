@@ -295,6 +295,14 @@ def test_an_app_without_a_login_answers_to_names_of_this_machine_only(open_app):
     assert "set-cookie" not in httpx.get(address).headers
 
 
+def test_the_app_opens_on_a_machine_too_busy_to_answer_within_three_seconds(open_app, monkeypatch):
+    def too_late(*_, **__):
+        raise httpx.ReadTimeout("timed out")
+
+    monkeypatch.setattr(httpx, "head", too_late)  # gradio's look at its own page
+    assert httpx.get(open_app(Exposure())).status_code == 200
+
+
 def test_passwords_are_on_no_process_list_and_only_the_app_listens(tmp_path, shared_model, trained):
     passwords = ("ROOM-passw0rd", "BOSS-passw0rd")
     env = {"KPOP_AUTH": f"room:{passwords[0]}", "KPOP_FACILITATOR": f"boss:{passwords[1]}"}

@@ -171,6 +171,7 @@ def launch_options(runs_dir: str | Path, exposure: Exposure | None = None) -> di
         "run_history": False,
         "state_session_capacity": 200,
         "quiet": True,
+        "_frontend": False,  # gradio's look at its own page refuses a machine that is busy for 3 s
     }
 
 
