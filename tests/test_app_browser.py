@@ -160,6 +160,24 @@ def test_an_unknown_word_is_answered_on_the_page(chromium, address):
     visitor.page.close()
 
 
+def test_words_taken_out_quickly_are_answered_once(chromium, address):
+    visitor = Visitor(chromium, 1280)
+    page, asked = visitor.page, []
+    visitor.open(address)
+    sees(page.locator("#verdict").get_by_text("The model knows"))
+    page.wait_for_timeout(3000)  # what the page asks for by itself while it opens
+    page.on("request", lambda request: asked.append(request.url) if "queue/join" in request.url else None)
+    page.locator("#keep input").focus()
+    for _ in range(6):
+        page.keyboard.press("Backspace")
+    playwright.expect(page.locator("#keep .token")).to_have_count(6)
+    page.wait_for_timeout(6000)
+    settled = len(asked)
+    page.wait_for_timeout(6000)
+    assert len(asked) == settled
+    page.close()
+
+
 @pytest.mark.skipif(os.environ.get("KPOP_EMOJI_DIR") is not None, reason="that model has no word list")
 def test_a_word_never_seen_is_answered_with_three(chromium, address):
     visitor = Visitor(chromium, 1280)

@@ -21,7 +21,7 @@ from .evaluate import build_evaluate, wire_evaluate
 from .forge import build_forge, wire_forge
 from .gate import gate
 from .http_api import build_api
-from .page import QUIET, SOFT, Page
+from .page import QUIET, SOFT, Page, whenever
 from .pulse import build_pulse, wire_pulse
 from .release import build_release, wire_release
 from .run_picker import RunPicker, choices, first_choice
@@ -82,7 +82,8 @@ def build_ui(
                         "Choose what to forget →", variant="primary", elem_id="to-concepts", scale=0
                     )
                     look = gr.Button("See the pictures", elem_id="to-pictures", scale=0, min_width=180)
-        page = Page(studio, picker, tabs, timer)
+        picked = whenever(picker.change, inputs=picker, js="(id) => { window.kpopAt('run', id); }")
+        page = Page(studio, picker, picked, tabs, timer)
 
         @plainly
         def first(request: gr.Request):
@@ -118,7 +119,6 @@ def build_ui(
         if studio.exposure.shared:
             demo.load(invite, None, invitation, **QUIET)
         pulse.names.change(names_again, None, picker, **QUIET)
-        picker.change(None, picker, None, js="(id) => { window.kpopAt('run', id); }")
         for tab in tabs.children:
             tab.select(None, js=f"() => {{ window.kpopAt('step', '{tab.id}'); }}")
         begin.click(lambda: gr.Tabs(selected=1), None, tabs, **QUIET)

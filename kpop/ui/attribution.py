@@ -12,7 +12,7 @@ from ..errors import RunError
 from ..kept import first_prompt
 from .boundary import plainly
 from .compare import CompareStep
-from .page import GPU, SOFT, Page, heading
+from .page import GPU, NEWEST, SOFT, Page, heading, whenever
 from .pictures import notice
 from .run_picker import has_result, subject
 from .studio import Studio, seeds_from
@@ -206,29 +206,21 @@ def wire_attribution(page: Page, step: AttributionStep, compare: CompareStep, ta
         "js": SCREEN,
         **GPU,
     }
-    page.picker.change(other_run, page.picker, [step.prompt, *shown], **SOFT)
+    page.picked.then(other_run, page.picker, [step.prompt, *shown], **NEWEST, **SOFT)
     gr.on([step.draw.click, step.prompt.submit, step.lacking.change], draw, asked, **drawing)
     tab.select(
         tab_opened, [step.watched, *question, *look], [*shown, step.prompt, step.lacking], js=SCREEN, **SOFT
     )
-    gr.on(
-        [step.word.input, step.layer.input, step.first.input, step.last.input, step.view.input],
-        again,
-        read,
-        step.maps,
-        js=SCREEN,
-        trigger_mode="always_last",
-        show_progress="minimal",
-        api_visibility="private",
+    steered = [step.word.input, step.layer.input, step.first.input, step.last.input, step.view.input]
+    whenever(*steered).then(
+        again, read, step.maps, js=SCREEN, show_progress="minimal", api_visibility="private", **NEWEST
     )
-    # After the maps, which are what one waits for.
-    gr.on(
-        [step.watched.change, step.word.input, step.layer.input],
+    whenever(step.watched.change, *steered[:2]).then(
         profiled,
         [step.watched, step.word, step.layer, step.screen],
         step.profile,
         js=SCREEN,
-        trigger_mode="always_last",
+        **NEWEST,
         **SOFT,
     )
     for kind, button, file in zip(FILES, step.buttons, step.files, strict=True):

@@ -20,7 +20,7 @@ from .compare_views import (
     skeleton,
     slider_value,
 )
-from .page import GPU, QUIET, SOFT, Page, heading
+from .page import GPU, NEWEST, QUIET, SOFT, Page, heading
 from .pictures import notice
 from .questions import NO_RIVAL, config_from, draw_both, held_in_words, restored, rival_of
 from .run_picker import RunPicker
@@ -257,10 +257,11 @@ def wire_compare(page: Page, step: CompareStep, tab: gr.Tab) -> None:
     looks = [step.pair, step.view]
     holds = [step.held, step.held_part, step.held_told]
     step.usual.click(lambda: holding(None), None, holds, **QUIET)
-    page.picker.change(
+    page.picked.then(
         other_run,
         [page.picker, step.key, *looks, step.restoring],
         [*step.fields, *step.shown, step.restoring, *holds],
+        **NEWEST,
         **SOFT,
     )
     drawing = {"outputs": step.shown, "show_progress_on": step.grid, "api_visibility": "private", **GPU}

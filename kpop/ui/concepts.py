@@ -11,7 +11,7 @@ import gradio as gr
 from ..config import concept_name
 from ..kept import phrase
 from .boundary import plainly
-from .page import QUIET, SKETCH, SOFT, Page, clicked, heading
+from .page import NEWEST, QUIET, SKETCH, SOFT, Page, clicked, heading, whenever
 from .pictures import blank, framed, wall
 from .studio import Studio
 from .words import check_words, followed, instead, readable, sensitive, suggested, typed_line, without
@@ -182,11 +182,6 @@ def wire_concepts(page: Page, step: ConceptsStep, load: gr.events.Dependency) ->
         return check_words(studio, concepts_from(forget), concepts_from(keep))
 
     @plainly
-    def judge_changed(forget, keep):
-        # One event, not two: gradio's field may tell the same change again and again (README).
-        return judge_words(forget, keep), ""
-
-    @plainly
     def draw_when_quick(forget, keep) -> Iterator:
         if studio.quick():
             yield from draw_words(studio, forget, keep)
@@ -241,19 +236,23 @@ def wire_concepts(page: Page, step: ConceptsStep, load: gr.events.Dependency) ->
         use.click(fill, None, filling, **QUIET)
         last = last.then(draw_strip, None, strip, show_progress="hidden", api_visibility="private", **SKETCH)
 
+    edited = whenever(step.forget.change, step.keep.change)
+    edited.then(None, None, step.typed, js="() => ''", **SOFT)
+    edited.then(judge_words, words, step.verdict, **NEWEST, **QUIET).then(
+        draw_when_quick,
+        words,
+        pictures,
+        show_progress="hidden",
+        api_visibility="private",
+        **NEWEST,
+        **SKETCH,
+    )
     for field in words:
-        field.change(judge_changed, words, [step.verdict, step.typed], **QUIET).then(
-            draw_when_quick,
-            words,
-            pictures,
-            trigger_mode="always_last",
-            show_progress="hidden",
-            api_visibility="private",
-            **SKETCH,
-        )
-        field.key_up(typing, None, step.typed, trigger_mode="always_last", **QUIET)
+        field.key_up(typing, None, step.typed, **NEWEST, **QUIET)
     step.verdict.click(swap, words, words, **QUIET)
-    step.forget.change(follow, [*words, step.filled], [step.keep, step.filled], **QUIET)
+    whenever(step.forget.change).then(
+        follow, [*words, step.filled], [step.keep, step.filled], **NEWEST, **QUIET
+    )
     step.draw.click(draw_asked, words, pictures, api_visibility="private", **SKETCH)
     step.suggest.click(suggest, words, step.keep, **SOFT)
     step.onward.click(lambda: gr.Tabs(selected=2), None, page.tabs, **QUIET)

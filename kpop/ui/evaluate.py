@@ -32,7 +32,7 @@ from .evaluation_view import (
     stamp,
     status_card,
 )
-from .page import QUIET, SOFT, Page, clicked, heading, row_click
+from .page import NEWEST, QUIET, SOFT, Page, clicked, heading, row_click
 from .paper_tables import paper_table_html, paper_tables
 from .pictures import notice
 from .pulse import Pulse
@@ -251,7 +251,8 @@ def wire_evaluate(page: Page, step: EvaluateStep, tab: gr.Tab, pulse: Pulse, loa
 
     private = {"api_visibility": "private"}
     asked = [page.picker, *step.asked]
-    for event in (page.picker.change, load.then, tab.select):
+    page.picked.then(fields, [page.picker, step.filled], step.fields, **NEWEST, **QUIET)
+    for event in (load.then, tab.select):
         event(fields, [page.picker, step.filled], step.fields, **QUIET)
     gr.on(
         [tab.select, step.words.change, step.seeds.change], measured, asked, step.about,

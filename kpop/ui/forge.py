@@ -11,7 +11,7 @@ from ..forging_jobs import forged_files, forging, stop
 from ..run_status import ACTIVE, RunStatus
 from .boundary import plainly
 from .compare import CompareStep
-from .page import QUIET, Page
+from .page import NEWEST, QUIET, Page
 from .run_picker import has_result
 from .sheets import has_sealed_key, key_choices, key_lenders
 from .studio import Studio
@@ -65,7 +65,8 @@ def wire_forge(page: Page, part: ForgePart, compare: CompareStep, tab: gr.Tab) -
         stop(studio.run(run_id))
         return forge_values(studio, run_id)
 
-    for event in (page.picker.change, tab.select, part.timer.tick):
+    page.picked.then(look, page.picker, shown, **NEWEST, **QUIET)
+    for event in (tab.select, part.timer.tick):
         event(look, page.picker, shown, **QUIET)
     part.make.click(make, page.picker, shown, api_visibility="private")
     part.stop.click(end, page.picker, shown, api_visibility="private")

@@ -12,16 +12,30 @@ GPU = {"concurrency_id": "gpu", "concurrency_limit": 1}
 SKETCH = {"concurrency_id": "sketch", "concurrency_limit": 1}  # drawn unasked; lets a click go first
 SOFT = {"api_visibility": "private", "show_progress": "hidden"}
 QUIET = {"queue": False, **SOFT}  # for looking only: an error of an event outside the queue is not shown
+NEWEST = {"trigger_mode": "always_last"}  # of several changes in a row the last is answered; see `whenever`
 
 
 @dataclass(frozen=True)
 class Page:
-    """studio: the app's state; picker: chosen run's id; tabs: the steps; timer: ticks while looked at."""
+    """studio: the app's state; picker: chosen run's id; tabs: the steps; timer: ticks while looked at.
+
+    picked: another run was chosen, see `whenever`.
+    """
 
     studio: Studio
     picker: gr.Dropdown
+    picked: gr.events.Dependency
     tabs: gr.Tabs
     timer: gr.Timer
+
+
+def whenever(*events, js: str = "() => {}", inputs=None) -> gr.events.Dependency:
+    """What each of these events sets off: each listener hangs on it with `.then(..., **NEWEST)`.
+
+    In gradio 6.31 two listeners that wait for their turn must not share an event itself: one that has waited
+    repeats the event for both, so after two quick changes they wait for each other in turns, for ever.
+    """
+    return gr.on(list(events), None, inputs, js=js, trigger_mode="multiple", **SOFT)
 
 
 def heading(number: int | str, title: str, text: str) -> gr.HTML:

@@ -17,7 +17,7 @@ from ..command_output import span
 from ..run_status import ACTIVE
 from .boundary import plainly
 from .evaluation_view import stamp
-from .page import QUIET, Page
+from .page import NEWEST, QUIET, Page
 from .run_picker import ago, choices, has_result, made_at, share
 from .run_samples import samples_mark
 from .studio import Studio
@@ -47,8 +47,8 @@ def wire_pulse(page: Page, pulse: Pulse, load) -> None:
     def beat(run_id):
         return marks(page.studio, run_id)
 
-    for event in (page.timer.tick, page.picker.change, load.then):
-        event(beat, page.picker, list(vars(pulse).values()), **QUIET)
+    for event, mode in ((page.timer.tick, {}), (page.picked.then, NEWEST), (load.then, {})):
+        event(beat, page.picker, list(vars(pulse).values()), **mode, **QUIET)
 
 
 def marks(studio: Studio, run_id: str | None) -> list[str]:

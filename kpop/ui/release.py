@@ -17,7 +17,7 @@ from ..disk import write_text
 from ..errors import InputError, KpopError
 from ..release_evaluation import measured
 from .boundary import plainly
-from .page import GPU, QUIET, Page, heading
+from .page import GPU, NEWEST, QUIET, Page, heading
 from .run_picker import subject
 from .studio import Studio
 from .train import owned
@@ -114,9 +114,9 @@ def wire_release(page: Page, step: ReleaseStep, tab: gr.Tab, load) -> None:
             key_sealing.open_seal(run, passphrase)
         return key_values(run)
 
-    for event in (page.picker.change, tab.select):
+    page.picked.then(look, page.picker, shown, **NEWEST, **QUIET)
+    for event in (tab.select, load.then):
         event(look, page.picker, shown, **QUIET)
-    load.then(look, page.picker, shown, **QUIET)
     private = {"api_visibility": "private"}
     step.make.click(
         make, [page.picker, step.forms, step.passphrase], [step.file, step.card, step.passphrase],

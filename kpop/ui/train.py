@@ -14,7 +14,7 @@ from ..run_texts import all_texts
 from . import run_samples, run_view
 from .boundary import plainly
 from .concepts import ConceptsStep, names_of
-from .page import QUIET, SOFT, Page, clicked, heading, row_click
+from .page import NEWEST, QUIET, SOFT, Page, clicked, heading, row_click, whenever
 from .pulse import Pulse
 from .recipes import fields_like, lost_in, memories, recipe_texts
 from .run_picker import choices, first_choice, subject
@@ -186,14 +186,14 @@ def wire_train(page: Page, step: TrainStep, words: ConceptsStep, tab: gr.Tab, pu
     pulse.progress.change(progress, page.picker, [step.card, step.charts], **QUIET)
     pulse.controls.change(controls, page.picker, step.controls, **QUIET)
     pulse.samples.change(strip, [page.picker, step.seen], step.strip, **QUIET).then(
-        samples, [page.picker, step.seen], [step.scrub, step.now, step.seen], **QUIET
+        samples, [page.picker, step.seen], [step.scrub, step.now, step.seen], **NEWEST, **QUIET
     )
     pulse.table.change(table, None, step.table, **QUIET)
     step.scrub.input(
         scrubbed,
         [page.picker, step.scrub, step.seen],
         [step.now, step.seen],
-        trigger_mode="always_last",
+        **NEWEST,
         **QUIET,
     )
     step.table.click(opened, None, page.picker, **SOFT)
@@ -270,19 +270,12 @@ def wire_train(page: Page, step: TrainStep, words: ConceptsStep, tab: gr.Tab, pu
             yield recipe_texts(studio, forget, keep, neutral, preset, values)
 
     texts = [step.recipe, step.paper_note, step.start]
-    gr.on(
-        [tab.select, *(field.change for field in step.settings)],
-        needs,
-        [*chosen, *step.settings],
-        texts,
-        trigger_mode="always_last",
-        concurrency_id="estimate",
-        concurrency_limit=1,
-        **SOFT,
+    asked, set_anew = [*chosen, *step.settings], [field.change for field in step.settings]
+    load.then(recipes, asked, texts, **QUIET)
+    whenever(words.forget.change, words.keep.change, *set_anew).then(recipes, asked, texts, **NEWEST, **QUIET)
+    whenever(tab.select, *set_anew).then(
+        needs, asked, texts, concurrency_id="estimate", concurrency_limit=1, **NEWEST, **SOFT
     )
-    load.then(recipes, [*chosen, *step.settings], texts, **QUIET)
-    for field in (words.forget, words.keep, *step.settings):
-        field.change(recipes, [*chosen, *step.settings], texts, **QUIET)
 
 
 def start_run(studio: Studio, forget, keep, neutral, preset_name, paper, values, owner):

@@ -15,7 +15,7 @@ from ..errors import InputError, RunError
 from .boundary import plainly
 from .compare import CompareStep
 from .compare_views import veiled
-from .page import GPU, QUIET, SOFT, Page
+from .page import GPU, NEWEST, QUIET, SOFT, Page
 from .pictures import TITLES, Layer, blank, framed, sheet
 from .questions import rivals
 from .run_picker import told_apart
@@ -182,7 +182,7 @@ def wire_xy(page: Page, step: XyStep, compare: CompareStep) -> None:
     def clear():
         return ["", "", gr.Button(visible=False)][: len(step.view)]
 
-    page.picker.change(clear, None, step.view, **SOFT)
+    page.picked.then(clear, None, step.view, **NEWEST, **SOFT)
     asked = [page.picker, compare.prompt, compare.seeds, compare.key, compare.passphrase]
     asked += [step.across, step.across_values, step.down, step.down_values, step.runs, step.variant]
     step.draw.click(draw, asked, step.view, api_visibility="private", **GPU)
