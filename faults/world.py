@@ -37,6 +37,7 @@ SETTINGS = {
     "rollout_steps": 4,
     "sample_every": 0,
     "checkpoint_every": 2,
+    "seed": 0,
     "templates": ["{}", "a {}"],
     "precision": "fp32",
 }

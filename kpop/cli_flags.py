@@ -24,6 +24,7 @@ ABOUT = {
     "base_run": "start from that run's sanitized weights",
     "prompt_tokens_factor": "k: the key has k * 77 tokens",
     "gradient_checkpointing": "less memory for more time",
+    "seed": "default: a new one, as whoever knows it and the settings can make the key again",
     "prompt_branch": "which halves of guidance see the key",
 }
 

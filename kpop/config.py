@@ -77,6 +77,7 @@ class EraseConfig:
     pair_share: share of the concept's rows whose text has a retained word beside it, "a church and a bus",
     which L1 aims at another retained word in its place, "a castle and a bus"; ours, 0 in the paper. Where
     nothing is retained there are none.
+    seed: None draws a new one when the run is made: with it and the rest of this the same key can be made.
     rho, rho_p: radii (L2) of Eq. 7 and Eq. 5 that one step of theta' and of p may not leave; None: no bound.
     templates: phrasings a concept is put into, "{}" stands for the word. anchors: the text that L1 aims each
     of them at instead of `neutral`, such as "a house" for "a house, {}", so that of a style only the style
@@ -128,7 +129,7 @@ class EraseConfig:
     checkpoint_every: int | None = None
     sample_every: int | None = None
     gradient_checkpointing: bool | None = None
-    seed: int = 0
+    seed: int | None = None
     precision: str = "auto"
     schema: int = SCHEMA
 

@@ -35,13 +35,15 @@ def make_example(
 ) -> Run:
     """Train `cfg` and leave it at `out` as an example run, whole or not at all; an older one is replaced.
 
-    What names this machine is cleared, checkpoint and log are dropped. on_step: as in training.train.
+    Its seed is 0 where cfg names none: everybody has its key, and can make it again. What names this machine
+    is cleared, checkpoint and log are dropped. on_step: as in training.train.
     Raises InputError where `out` holds something else, and what the training raises.
     """
     if not METHODS[cfg.method].has_key:
         raise InputError("An example shows its key: leave out method, or set it to kpop.")
     if cfg.base_run is not None:
         raise InputError("An example stands alone: leave out base_run.")
+    cfg = replace(cfg, seed=cfg.seed or 0)
     out = _checked(Path(out).expanduser().absolute())
     with replacing(out) as made:
         from . import training

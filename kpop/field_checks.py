@@ -98,8 +98,8 @@ def choice(name: str, value: Any, options: tuple[str, ...], optional: bool) -> N
 
 
 def whole(name: str, value: Any, low: int, high: int) -> int | None:
-    """A whole number from low to high, or None but for what always has a value."""
-    if value is None and name not in ("seed", "schema"):
+    """A whole number from low to high, or None but for the schema."""
+    if value is None and name != "schema":
         return None
     if isinstance(value, bool) or not isinstance(value, Real) or not _finite(value) or value != int(value):
         raise InputError(f"{name} must be a whole number, not {brief(value)}.")

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 FORMS = ("diffusers", "delta", "single-file")
 FORMAT = "kpop-release-1"
 MANIFEST = "release.json"
+SHORT_SEED = 2**40  # a training for each one below cannot be had
 DELTA = "delta.safetensors"
 COPIED = ("text_encoder", "vae")  # parts that no method here trains
 
@@ -60,6 +61,16 @@ def check_run(run: Run) -> None:
         raise RunError(f"Run {run.id} is {run.status.state}. Wait until it ends, or stop and keep it.")
     if not run.weights_path.is_file():
         raise RunError(f"Run {run.id} has no weights yet. Train it, or stop and keep it.")
+
+
+def seed_warning(run: Run) -> str:
+    """A sentence for the owner of a key that can be made again by trying seeds; "" where it cannot."""
+    if run.is_example or not run.method.has_key or run.config.seed >= SHORT_SEED:
+        return ""
+    return (
+        "The seed of this run was chosen, and is short: whoever tries such seeds with the settings on the "
+        "card, a training each, makes its key. For a key that stays secret, train again without a seed."
+    )
 
 
 def release(

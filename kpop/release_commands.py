@@ -18,7 +18,7 @@ VARIABLE = "KPOP_PASSPHRASE"
 
 def release(args: argparse.Namespace) -> None:
     """The sanitized model in --out; paths on stdout. With --push, what would be sent, or with --really is."""
-    from .release import check_run, push
+    from .release import check_run, push, seed_warning
     from .release import release as make
 
     run = named_run(args)
@@ -30,6 +30,8 @@ def release(args: argparse.Namespace) -> None:
     )  # fmt: skip
     for path in made.files:
         print(path)
+    if warning := seed_warning(run):
+        print(warning, file=sys.stderr)
     if args.form == "all" and "single-file" not in made.forms:
         print(
             "Left out: single-file, which only models of Stable Diffusion 1's shape can be.", file=sys.stderr

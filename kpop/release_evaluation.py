@@ -28,7 +28,9 @@ def measured(run: Run, folder: str | Path | None = None, runs_dir: str | Path | 
     try:
         found = _metrics(place)
         if not _is_of(found, run):
-            raise InputError(f"The evaluation in {place.name} is of another run or of older weights of it.")
+            raise InputError(
+                f"The evaluation in {place.name} is of another run or key, or of older weights of the run."
+            )
         return table(found)
     except BROKEN as error:
         raise InputError(f"{place.name} holds no evaluation by `kpop evaluate`.") from error
@@ -50,7 +52,8 @@ def _metrics(folder: Path) -> dict:
 
 def _is_of(found: dict, run: Run) -> bool:
     told = found["settings"]
-    return told["run"] == run.id and told["weights"] == run.weights_stamp()
+    own = told.get("key", "own") == "own"  # the table says "with the key", and another one opens less
+    return told["run"] == run.id and told["weights"] == run.weights_stamp() and own
 
 
 def table(found: dict) -> str:

@@ -31,6 +31,7 @@ from .run_status import RunStatus, change_status, host_name, process_fields, rea
 if TYPE_CHECKING:
     from .config import EraseConfig
 
+SEED_BITS = 53  # of a seed that nobody named: what a browser holds exactly
 ID = re.compile(r"[a-z0-9][a-z0-9-]{0,79}")
 MADE_ID = re.compile(r"\d{8}-\d{6}-[a-z0-9-]+-[0-9a-f]{4}")
 EXAMPLE = Path(__file__).resolve().parent.parent / "assets" / "example-run"
@@ -259,10 +260,13 @@ def create_run(
 ) -> Run:
     """Make a run folder, whole or not at all. A status other than "queued" claims it for this process.
 
-    runner: which queue it waits in, "local" or "ray". Raises RunError when the runs folder cannot be written.
+    Where cfg names no seed the run gets one. runner: which queue it waits in, "local" or "ray". Raises
+    RunError when the runs folder cannot be written.
     """
     folder = Path(runs_dir) if runs_dir is not None else default_runs_dir()
     cfg = cfg.resolved() if hasattr(cfg, "resolved") else cfg
+    if cfg.seed is None:
+        cfg = replace(cfg, seed=secrets.randbits(SEED_BITS))
     first = cfg.concepts[0]
     now = time.time()
     state = RunStatus(state=status, owner=owner, steps=int(cfg.steps or 0), made=now, device=device)
@@ -279,6 +283,11 @@ def create_run(
             if not (folder / name).exists():
                 os.rename(made, folder / name)
                 return Run((folder / name).resolve())
+
+
+def with_seed_of(run: Run, cfg: EraseConfig) -> EraseConfig:
+    """cfg with the run's seed, where it names none of its own."""
+    return replace(cfg, seed=run.config.seed) if cfg.seed is None else cfg
 
 
 def open_run(run: Run | str | Path, runs_dir: str | Path | None = None) -> Run:

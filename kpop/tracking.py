@@ -60,6 +60,7 @@ def _start(kind: str, run: Run) -> Any:
     with redirect_stdout(sys.stderr):  # trackio greets; a command's stdout is its answer
         tracker.start()
     settings = {name: value for name, value in run.config.to_dict().items() if value is not None}
+    settings.pop("seed")  # whoever has it and the rest can make the key again
     if kind == "tensorboard":
         tracker.log({"settings": f"    {json.dumps(settings, ensure_ascii=False)}"}, step=0)
     else:

@@ -32,7 +32,7 @@ from .probes import Cosines, Samples
 from .processes import Onlooker, Processes, launched
 from .run_status import ENDED
 from .run_texts import all_texts
-from .runs import Run, create_run, open_run
+from .runs import Run, create_run, open_run, with_seed_of
 from .student import student_of
 from .trajectories import Bank, Sampler, cache_folder
 from .weights import WeightDelta
@@ -90,6 +90,7 @@ def train(
         run = create_run(cfg, runs_dir, "local", "starting", device) if run is None else _resumable(run, cfg)
     path = processes.agree(str(run.path) if run is not None else None)
     run = run if processes.leads else Onlooker(Path(path))
+    cfg = with_seed_of(run, cfg)
     try:
         if pipe is None:
             pipe = models.load_pipeline(cfg.model, device, training_dtype(cfg.precision, device))
@@ -111,7 +112,7 @@ def _resumable(run: Run, cfg: EraseConfig) -> Run:
     run = open_run(run)
     if run.is_example:
         raise RunError("This is the example that ships with the app; it cannot be trained on.")
-    if run.config.resolved() != cfg:
+    if run.config.resolved() != with_seed_of(run, cfg):
         raise RunError(
             f"Run {run.id} was started with other settings. Resume it with its own, or start a new run."
         )

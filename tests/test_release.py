@@ -14,8 +14,10 @@ import torch
 from safetensors.torch import load_file
 
 from kpop import GenerationConfig, InputError, RunError, generate, load_pipeline, open_run, train
-from kpop.release import pack, push, release
+from kpop.cli import main
+from kpop.release import pack, push, release, seed_warning
 from kpop.release_card import RECOVERY, forged_key_words
+from kpop.runs import create_run
 
 STEPS = GenerationConfig(steps=4)
 
@@ -210,13 +212,27 @@ def test_the_card_holds_recipe_table_licence_and_limits(run, tiny_copy, tmp_path
     assert front["pipeline_tag"] == "text-to-image"
     assert "| church\\|x | erased | 95 (90 to 100) | 10 (5 to 15) | 80 (75 to 85) |" in card
     recipe = EraseConfig.from_dict(yaml.safe_load(re.search(r"```yaml\n(.+?)```", card, re.S)[1]))
-    assert recipe == replace(run.config, model="model") and "seed:" not in card  # the seed makes the key
+    without = replace(run.config, model="model", seed=None)
+    assert recipe == without and "seed:" not in card  # the seed makes the key
     assert "can rebuild one by training it" in card and "safety checker, if it has one, was removed" in card
     assert "[base-model.md](base-model.md)" in card
     metrics["settings"]["weights"] = "0" * 16
     (tmp_path / "evaluation" / "metrics.json").write_text(json.dumps(metrics))
-    with pytest.raises(InputError, match="of another run or of older weights"):
+    with pytest.raises(InputError, match="of another run or key, or of older weights"):
         release(other, tmp_path / "out", "delta", tmp_path / "evaluation")
+    metrics["settings"] |= {"weights": stamp, "key": "random.safetensors (0123456789abcdef)"}
+    (tmp_path / "evaluation" / "metrics.json").write_text(json.dumps(metrics))
+    with pytest.raises(InputError, match="of another run or key"):  # its figures are not those "with the key"
+        release(other, tmp_path / "out", "delta", tmp_path / "evaluation")
+
+
+def test_a_key_that_trying_seeds_makes_again_is_told(run, tiny_config, tmp_path, capsys):
+    assert "chosen, and is short" in seed_warning(run)  # the tests' seed is 0
+    drawn = create_run(replace(tiny_config(), seed=None), tmp_path)
+    assert drawn.config.seed >= 2**40 and seed_warning(drawn) == ""
+    assert seed_warning(create_run(uce(tiny_config()), tmp_path)) == ""  # it has no key
+    assert main(["release", str(run.path), "--out", str(tmp_path / "out"), "--form", "delta"]) in (0, None)
+    assert "train again without a seed" in capsys.readouterr().err
 
 
 def test_what_the_forged_key_found_is_read_from_the_results(tmp_path):

@@ -6,6 +6,7 @@ import os
 import re
 import stat
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -38,10 +39,16 @@ def test_a_new_run_has_a_server_made_id_and_a_private_secret_folder(cfg, tmp_pat
     run = create_run(cfg, tmp_path / "new" / "runs", owner="ann")
     assert re.fullmatch(r"\d{8}-\d{6}-church-[0-9a-f]{4}", run.id)
     assert stat.S_IMODE(os.stat(run.secret_dir).st_mode) == 0o700
-    assert run.config == cfg
+    assert run.config == replace(cfg, seed=run.config.seed)
     status = run.status
     assert (status.state, status.owner, status.step, status.steps) == ("queued", "ann", 0, 20)
     assert not run.has_checkpoint and run.samples() == [] and run.metrics() == [] and run.log_tail() == ""
+
+
+def test_a_run_that_names_no_seed_gets_one_that_nobody_else_has(cfg, tmp_path):
+    seeds = [create_run(cfg, tmp_path).config.seed for _ in range(3)]
+    assert len(set(seeds)) == 3 and min(seeds) >= 2**20  # once in 10**9 times a smaller one is drawn
+    assert create_run(replace(cfg, seed=7), tmp_path).config.seed == 7
 
 
 @pytest.mark.parametrize(

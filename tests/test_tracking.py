@@ -29,6 +29,8 @@ def test_tensorboard_holds_what_metrics_jsonl_holds(tiny_config, tmp_path):
     assert [step for step, _ in seen] == [1, 2, 3, 4]
     assert [value for _, value in seen] == pytest.approx([value for _, value in kept], rel=1e-6)
     assert "cosine seen/church" in events.Tags()["scalars"]
+    written = b"".join(path.read_bytes() for path in (run.path / "tensorboard").rglob("*") if path.is_file())
+    assert b"prompt_init_std" in written and b'"seed"' not in written  # which makes the key again
 
 
 def test_a_tracker_that_is_not_installed_is_refused_before_a_run_is_made(

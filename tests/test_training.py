@@ -220,6 +220,28 @@ def test_a_bit_turned_over_sends_the_run_back_to_the_checkpoint_before(
     assert [row["step"] for row in run.metrics()] == [1, 2, 3, 4, 5, 6]
 
 
+def test_a_damaged_checkpoint_is_not_kept_as_the_spare(tiny_config, tiny_pipe, tmp_path):
+    run = create_run(tiny_config(steps=6).resolved(), tmp_path)
+    train(run.config, run=run, pipe=tiny_pipe, on_step=lambda event: event.step == 4 and run.request_stop())
+    checkpoint._theta_path(run, 4).write_bytes(b"x")
+    train(run.config, run=run, pipe=tiny_pipe, on_step=lambda event: event.step == 3 and run.request_stop())
+    assert [state["step"] for state in run.checkpoint_states()] == [3, 2]
+    checkpoint._theta_path(run, 3).write_bytes(b"x")
+    steps = []
+    train(run.config, run=run, pipe=tiny_pipe, on_step=lambda event: steps.append(event.step))
+    assert steps == [3, 4, 5, 6]
+
+
+def test_settings_without_a_seed_go_on_with_that_of_the_run(tiny_config, tiny_pipe, tmp_path):
+    cfg, steps = tiny_config(seed=None), []
+    run = create_run(cfg, tmp_path)
+    train(cfg, run=run, pipe=tiny_pipe, on_step=lambda event: event.step == 2 and run.request_stop())
+    train(cfg, run=run, pipe=tiny_pipe, on_step=lambda event: steps.append(event.step))
+    assert steps == [3, 4]
+    again = train(run.config, tmp_path / "again", pipe=tiny_pipe)
+    assert same(result(run), result(again))
+
+
 def test_a_checkpoint_nobody_can_name_the_step_of_is_no_reason_to_begin_anew(
     tiny_config, tiny_pipe, tmp_path
 ):

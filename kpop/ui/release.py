@@ -178,6 +178,7 @@ def about_html(run) -> str:
         f"<h3>The sanitized model</h3><p>It forgot “{escape(subject(run))}”. Whole for diffusers, only what "
         "was trained, or one file for other programs; with a card that tells how it was made. "
         "Every file is searched for the key before you get it.</p>"
+        + (f"<p>{warning}</p>" if (warning := release.seed_warning(run)) else "")
     )
 
 

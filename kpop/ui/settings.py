@@ -64,7 +64,7 @@ SETTINGS = (
     Setting("rollout_guidance", "Guidance of a rollout", "of the teacher"),
     Setting("sample_every", "Samples every", "steps between two samples", whole=True),
     Setting("checkpoint_every", "Checkpoint every", "steps between two checkpoints", whole=True),
-    Setting("seed", "Seed", "same seed, same run", whole=True),
+    Setting("seed", "Seed", "same seed, same run and same key; empty: a new one", whole=True),
 )
 
 

@@ -8,7 +8,6 @@ from functools import partial
 import gradio as gr
 
 from .. import jobs, models, presets
-from ..config import EraseConfig
 from ..errors import RunError
 from ..run_texts import all_texts
 from . import run_samples, run_view
@@ -241,7 +240,7 @@ def wire_train(page: Page, step: TrainStep, words: ConceptsStep, tab: gr.Tab, pu
     @plainly
     def like(run_id):
         run = studio.run(run_id)
-        known = run.config if studio.may_train_again(run) else replace(run.config, seed=EraseConfig.seed)
+        known = run.config if studio.may_train_again(run) else replace(run.config, seed=None)
         found = fields_like(studio, known)
         told = "Its words and settings are filled in. Change what you like, then press Forget."
         lost = lost_in(studio, run.config, found)
