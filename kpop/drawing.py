@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from .runs import Run
 
 MOST_PICTURES = 100_000
+# What Stable Diffusion's own DDIM has; schedulers that others save with a model lack some of it.
+DDIM = {"clip_sample": False, "thresholding": False, "set_alpha_to_one": False, "steps_offset": 1}
 OnStep = Callable[[int, int], None]
 
 
@@ -129,6 +131,8 @@ def make_scheduler(pipe: StableDiffusionPipeline, name: str, steps: int):
         "pndm": diffusers.PNDMScheduler,
     }
     more = {"skip_prk_steps": True} if name == "pndm" else {}
+    if name == "ddim":  # its own defaults cut off what the model says: they are of no Stable Diffusion
+        more = {field: pipe.scheduler.config.get(field, usual) for field, usual in DDIM.items()}
     if steps > pipe.scheduler.config.num_train_timesteps:
         raise InputError(f"steps must be at most {pipe.scheduler.config.num_train_timesteps} for this model.")
     scheduler = kinds[name].from_config(pipe.scheduler.config, **more)

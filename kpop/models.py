@@ -83,7 +83,7 @@ def load_pipeline(model: str = "emoji", device: str = "auto", dtype: str = "auto
         raise InputError(f"dtype must be auto, fp32, bf16 or fp16, not {dtype!r}.")
     kind = kinds.get(dtype, torch.float32)
     if dtype == "auto" and where.type == "cuda":
-        kind = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        kind = torch.bfloat16 if cuda_has_bf16() else torch.float16
     folder = model_folder(model)
     _check_folder(folder, model)
     bars = [log for log in (diffusers_logging, transformers_logging) if log.is_progress_bar_enabled()]
@@ -119,6 +119,13 @@ def load_pipeline(model: str = "emoji", device: str = "auto", dtype: str = "auto
     pipe.set_progress_bar_config(disable=True)
     setattr(pipe, KPOP_FIELDS, {"model": model, "folder": str(folder)})
     return pipe
+
+
+def cuda_has_bf16() -> bool:
+    """Whether the CUDA card computes in bf16; torch also says yes to cards that only imitate it, as a T4."""
+    import torch
+
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def pick_device(device: str = "auto") -> torch.device:

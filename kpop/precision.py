@@ -28,7 +28,7 @@ def precision_context(unet: nn.Module, precision: str) -> AbstractContextManager
 
 def training_dtype(precision: str, device: str) -> str:
     """What a model is loaded in to be trained: bf16 on CUDA cards that compute in it, else fp32."""
-    has = models.pick_device(device).type == "cuda" and torch.cuda.is_bf16_supported()
+    has = models.pick_device(device).type == "cuda" and models.cuda_has_bf16()
     return "bf16" if has and precision != "fp32" else "fp32"
 
 
@@ -46,6 +46,6 @@ def pick_precision(asked: str, pipe: StableDiffusionPipeline) -> str:
     if asked != "auto":
         return asked
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+        return "bf16" if models.cuda_has_bf16() else "fp32"
     has = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return "bf16" if device.type == "cpu" and has is not None and has() else "fp32"

@@ -1,12 +1,14 @@
 """Pictures: same noise for every variant, keys, row masks, what stands in their metadata, cancelling."""
 
 import json
+from copy import copy
 
 import numpy as np
 import pytest
 import torch
 
 from kpop import EraseConfig, GenerationConfig, InputError, RunError, compare, generate, models, train
+from kpop.drawing import make_scheduler
 from kpop.hidden_prompt import HiddenPrompt
 from kpop.weights import WeightDelta
 
@@ -136,6 +138,20 @@ def test_steps_are_told_and_raising_cancels(tiny_pipe, run):
     with pytest.raises(InterruptedError):
         generate(tiny_pipe, "a church", 0, "sanitized", run, config=config, on_step=cancel)
     assert all(weight is before[name] for name, weight in tiny_pipe.unet.named_parameters())
+
+
+@pytest.mark.parametrize("kind", ["PNDMScheduler", "EulerDiscreteScheduler", "DDIMScheduler"])
+def test_ddim_is_stable_diffusions_whatever_scheduler_a_folder_came_with(tiny_pipe, kind):
+    import diffusers
+
+    plain = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    other = copy(tiny_pipe)
+    other.scheduler = getattr(diffusers, kind)(**plain)  # as saved by who named nothing else
+    made = make_scheduler(other, "ddim", 4).config
+    if kind != "DDIMScheduler":  # whose own word counts
+        assert (made.clip_sample, made.thresholding, made.set_alpha_to_one) == (False, False, False)
+    else:
+        assert made.clip_sample is other.scheduler.config.clip_sample
 
 
 @pytest.mark.parametrize("scheduler", ["model", "ddim", "dpm", "euler", "pndm"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from attribution_pipelines import random_pipeline
 
-from kpop import InputError, ModelError, load_pipeline, models
+from kpop import InputError, ModelError, load_pipeline, models, precision
 
 
 def test_a_local_folder_loads_frozen_without_safety_checker(tiny_pipe):
@@ -62,6 +62,15 @@ def test_devices_that_are_not_there_are_refused():
     if not torch.cuda.is_available():
         with pytest.raises(ModelError, match="no CUDA"):
             models.pick_device("cuda")
+
+
+def test_a_card_that_only_imitates_bf16_is_not_taken_for_one(monkeypatch):
+    said = lambda including_emulation=True: including_emulation  # noqa: E731  as torch does on a T4
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", said)
+    monkeypatch.setattr(models, "pick_device", lambda device="auto": torch.device("cuda"))
+    assert precision.training_dtype("auto", "cuda") == "fp32"
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    assert precision.training_dtype("auto", "cuda") == "bf16"
 
 
 def test_the_hash_names_the_weights(tiny_pipe, tiny_folder, tiny_copy):
