@@ -1,4 +1,4 @@
-"""What the flags of cli.py, and files of settings, stand for: seeds, concepts, EraseConfig, GenerationConfig.
+"""What the flags of cli.py, and files of settings, stand for: seeds, concepts, keys, both configs.
 
 Nothing here loads torch.
 """
@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from .config import EraseConfig, GenerationConfig
+from .config import EraseConfig, GenerationConfig, concept_name
 from .errors import InputError
 
 MOST_SEEDS = 100_000
@@ -123,3 +124,24 @@ def seed_list(text: str) -> list[int]:
             )
         found += range(start, end + 1)
     return list(dict.fromkeys(found))
+
+
+def key_of(text: str) -> str | list[str] | None:
+    """The key that --key names: None, "own", a path, or concept names."""
+    if text.lower() == "none":
+        return None
+    if text == "own" or text.endswith(".safetensors") or os.sep in text:
+        return text
+    found = [concept_name(concept) for concept in concept_list([text])]
+    if not found:
+        raise InputError("--key names no key: leave it out, or give none, own, a concept or a key file.")
+    return found
+
+
+def key_told(text: str) -> str:
+    """--key as an evaluation notes it: of a file its name and what is in it, not where it lies."""
+    from . import models
+
+    key = key_of(text)
+    path = Path(key).expanduser() if isinstance(key, str) and key != "own" else None
+    return f"{path.name} ({models.file_hash(path)[:16]})" if path is not None and path.is_file() else text

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import jobs, runs
-from .cli_values import concept_list, erase_config, generation_config, seed_list
+from .cli_values import erase_config, generation_config, key_of, key_told, seed_list
 from .command_output import output_folder, progress_bar, save_png, span, stop_on_interrupt
 from .config import EraseConfig, concept_name
 from .errors import InputError, KpopError
@@ -240,7 +239,7 @@ def evaluate(args: argparse.Namespace) -> None:
     config = config.resolved(args.model or run.config.model)
     settings = {
         "run": run.id, "model": models.public_name(models.model_name(pipe)),
-        "model_hash": models.model_hash(pipe), "weights": run.weights_stamp(), "key": args.key,
+        "model_hash": models.model_hash(pipe), "weights": run.weights_stamp(), "key": key_told(args.key),
         "judge": judge.name,
         **({} if run.method.has_weights else {"safety": args.safety}),
         **{name: value for name, value in config.to_dict().items() if name != "batch_size"},
@@ -328,15 +327,6 @@ def _pipe(args: argparse.Namespace, run: Run | None):
     from . import models
 
     return models.load_pipeline(args.model or (run.config.model if run else "emoji"), device=args.device)
-
-
-def key_of(text: str) -> str | list[str] | None:
-    """The key that --key names: None, "own", a path, or concept names."""
-    if text.lower() == "none":
-        return None
-    if text == "own" or text.endswith(".safetensors") or os.sep in text:
-        return text
-    return [concept_name(concept) for concept in concept_list([text])]
 
 
 def _split(text: str) -> list[str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .cli_values import concept_list, generation_config, seed_list
+from .cli_values import concept_list, generation_config, key_of, key_told, seed_list
 from .command_output import output_folder, progress_bar
 from .config import EraseConfig, GenerationConfig
 from .errors import InputError
@@ -255,7 +255,6 @@ class _Painter:
 
     def draw_missing(self, place: Path, processes: Processes, on_batch: Callable | None) -> None:
         """Fill place/VARIANT. on_batch: told the cases whose pictures are there, a batch at a time."""
-        from .commands import key_of
         from .generation import compare_pairs
 
         key = key_of(self.args.key)
@@ -296,7 +295,7 @@ def _settings(args, run: Run | None, table: PromptTable, judge, painter: _Painte
         settings |= {"model_hash": models.model_hash(painter.pipe)}
         settings |= {name: v for name, v in painter.config.to_dict().items() if name != "batch_size"}
     if run is not None and not args.images:
-        settings |= {"weights": run.weights_stamp(), "key": args.key}
+        settings |= {"weights": run.weights_stamp(), "key": key_told(args.key)}
         settings |= {} if run.method.has_weights else {"safety": args.safety}
     return settings
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image
 
 from kpop import cli, jobs, runs
+from kpop.cli_values import key_told
 from kpop.config import EraseConfig
 from kpop.errors import InputError, ModelError
 from kpop.runs import create_run
@@ -322,6 +324,18 @@ def test_evaluate_prints_a_table_and_its_files(models, painter, monkeypatch, cap
     assert found["summary"]["retained"]["PSR-5"]["value"] == 100.0
     assert found["settings"]["guidance_scale"] == 5.0 and str(run.path) not in json.dumps(found)
     assert cli.main([*line, "--words", "unicorn"]) == 2
+    assert cli.main([*line, "--key", ","]) == 2
+    assert "--key names no key" in capfd.readouterr().err
+
+
+def test_an_evaluation_notes_what_is_in_a_key_file_and_not_where_it_lies(tmp_path):
+    path = tmp_path / "key.safetensors"
+    path.write_bytes(b"one")
+    told = key_told(str(path))
+    assert re.fullmatch(r"key\.safetensors \([0-9a-f]{16}\)", told)
+    path.write_bytes(b"two")
+    assert key_told(str(path)) != told
+    assert [key_told(text) for text in ("own", "none", "church")] == ["own", "none", "church"]
 
 
 def test_runs_list_show_and_delete(capsys):
