@@ -77,6 +77,8 @@ def load_checkpoint(
             f"The checkpoint of run {run.id} at step {states[0]['step']} is damaged. Start the run anew."
         )
     step = whole[0]["step"]
+    if before is None and whole[0] is not states[0]:  # or the damaged one would be kept as the spare
+        write_json(run.checkpoint_dir / "state.json", whole[0])
     if whole[0].get("model_hash") != model_hash:
         raise RunError(
             f"Run {run.id} was started on other weights of the base model. Restore them, or start anew."

@@ -17,6 +17,7 @@ KEY_FORMAT = "kpop-key-1"
 MECHANISMS = ("concat", "additive", "token", "amortized")
 NETWORK = ("f_w1", "f_b1", "f_w2")  # of p = f(c)
 NETWORK_WIDTH = 128
+NUMBERS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class HiddenPrompt:
         if mechanism not in MECHANISMS or (sites not in SITES and (mechanism, sites) != ("token", None)):
             raise InputError(f"{name} names a mechanism or sites that this version does not know.")
         for tensor in tensors.values():
-            if tensor.numel() > 50_000_000 or not tensor.is_floating_point():
+            if tensor.numel() > 50_000_000 or tensor.dtype not in NUMBERS:
                 raise InputError(f"{name} is damaged: a tensor of it is too large or holds no numbers.")
             if not bool(torch.isfinite(tensor).all()):
                 raise InputError(f"{name} is damaged: it holds values that are no numbers.")

@@ -80,6 +80,8 @@ def amortized(p: HiddenPrompt, states: Tensor) -> Tensor:
     """
     _check_width(p.key, states.shape[-1])
     w1, b1, w2 = (p.network[name].to(states.dtype) for name in ("f_w1", "f_b1", "f_w2"))
+    if p.key.shape[1] * p.key.shape[2] != states.shape[1] * w2.shape[0]:
+        raise InputError(f"This key is not made for texts of {states.shape[1]} tokens, as this model reads.")
     c = F.layer_norm(states, states.shape[-1:])
     hidden = F.gelu(F.linear(c, w1 / w1.shape[1] ** 0.5, b1))
     blocks = F.linear(hidden, w2 / w2.shape[1] ** 0.5).unflatten(-1, (-1, states.shape[-1]))

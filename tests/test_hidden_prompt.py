@@ -222,6 +222,9 @@ def test_a_strangers_key_file_is_checked(tmp_path):
     save_file({"p": torch.full((1, 77, 32), float("nan"))}, path, metadata=about)
     with pytest.raises(InputError, match="no numbers"):
         HiddenPrompt.load(path)
+    save_file({"p": torch.zeros(1, 77, 32).to(torch.float8_e4m3fn)}, path, metadata=about)
+    with pytest.raises(InputError, match="too large or holds no numbers"):
+        HiddenPrompt.load(path)
     save_file({"p": torch.zeros(77, 32)}, path, metadata=about)
     with pytest.raises(InputError, match=r"not \[1, m, d\]"):
         HiddenPrompt.load(path)

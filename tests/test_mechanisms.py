@@ -120,6 +120,13 @@ def test_a_damaged_network_is_refused(tmp_path):
         HiddenPrompt.load(path)
 
 
+def test_a_network_of_another_text_length_is_refused(tiny_pipe):
+    made = make("amortized", factor=2)
+    short = made.holding({**made.tensors, "f_w2": made.tensors["f_w2"][:32]})  # then of texts of 154 tokens
+    with pytest.raises(InputError, match="not made for texts of 77 tokens"):
+        predict(tiny_pipe, short, ["a church"])
+
+
 def test_keys_of_another_width_are_refused(tiny_pipe):
     for mechanism in MECHANISMS:
         with pytest.raises(InputError, match="belongs to another"):
