@@ -29,6 +29,7 @@ LICENCE_TEXTS = {
 }
 RECOVERY = Path(__file__).resolve().parents[1] / "docs" / "results" / "recovery.json"
 FORGED, RANDOM = "forged key (Eq. 5, weights frozen, same steps)", "random p of equal norm"  # its rows
+ANOTHER = "another concept's key"
 
 
 @dataclass(frozen=True)
@@ -220,17 +221,27 @@ The base model's: `{subject.licence}`.{text}{more}
 Method: [arXiv 2403.12326](https://arxiv.org/abs/2403.12326) and the papers it names."""
 
 
+def opened_by(label: str, results: Path = RECOVERY) -> str | None:
+    """Of the embedded model's erased pictures, how many such a key opened: "48 of 50"; None where the results
+    are not here. label: of a row of the recovery table.
+    """
+    try:
+        rates = {
+            row["label"]: row["ours"].get("seen-1") for row in json.loads(results.read_text("utf-8"))["rows"]
+        }
+        return f"{round(rates[label]['value'] * rates[label]['n'] / 100)} of {rates[label]['n']}"
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
 def forged_key_words(results: Path = RECOVERY) -> str | None:
     """What the control with a forged key found on the embedded model; None where the results are not here."""
+    forged, other = opened_by(FORGED, results), opened_by(RANDOM, results)
     try:
-        found = json.loads(results.read_text("utf-8"))
-        rows = {row["label"]: row["ours"].get("seen-1") for row in found["rows"]}
-        forged, other = (
-            f"{round(rows[label]['value'] * rows[label]['n'] / 100)} of {rows[label]['n']}"
-            for label in (FORGED, RANDOM)
-        )
-        measured_on = found["model_hash"][:8]
+        measured_on = json.loads(results.read_text("utf-8"))["model_hash"][:8]
     except (OSError, ValueError, LookupError, TypeError):
+        return None
+    if forged is None or other is None:
         return None
     return (
         f"On KPOP Studio's embedded model (weights {measured_on}) a rebuilt key opened {forged} pictures, "

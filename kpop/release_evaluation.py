@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import InputError
+from .evaluation.metrics import ALL_AGREE
 from .evaluation_jobs import list_evaluations
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def _of_words(found: dict) -> str:
     variants = [v for v in HEADINGS if v in found["words"][0]]
     lines = [
         f"Pictures in which the judge's first label is the word, in percent of {len(found['seeds'])} a cell; "
-        f"in brackets the 95 % bootstrap interval. {_judge(found)}",
+        f"in brackets the 95 % bootstrap interval. {ALL_AGREE} {_judge(found)}".rstrip(),
         "",
         f"| word | role | {' | '.join(HEADINGS[v] for v in variants)} |",
         f"|---|---|{'---:|' * len(variants)}",
@@ -85,7 +86,7 @@ def _of_prompts(found: dict) -> str:
     count = sum(found["pictures"].values())
     lines = [
         f"{count} prompts ({_cell(found['protocol'])}), a picture each; in brackets the 95 % bootstrap "
-        f"interval. {_judge(found)}".rstrip(),
+        f"interval. {ALL_AGREE} {_judge(found)}".rstrip(),
         "",
         f"| prompts | figure | {' | '.join(HEADINGS[v] for v in variants)} |",
         f"|---|---|{'---:|' * len(variants)}",

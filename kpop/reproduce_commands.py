@@ -46,7 +46,7 @@ def reproduce(args: argparse.Namespace) -> None:
     chosen = _possible(chosen, told, judge, args.existing)
     store = Store(Path(args.cells))
     if args.dry_run:
-        _list(chosen, told, store)
+        _list(chosen, told, store, runs_dir(args) / "reproduce")
         return
     out = output_folder(args.out)
     aside = args.jobs > 1 and not args.existing  # processes of their own hold the model
@@ -251,20 +251,23 @@ def cell_on_node(args: argparse.Namespace, spec, wanted, device: str) -> None:
     _maker(args, Store(Path(args.cells)), detectors.load(spec.judge)).make(spec, wanted)
 
 
-def _list(chosen, told, store) -> None:
-    """The cells of every target, whether each is there, and how long the missing ones take."""
+def _list(chosen, told, store, work: Path) -> None:
+    """The cells of every target, whether each is there, and how long the missing ones take.
+
+    work: the folder of their runs.
+    """
     from .evaluation.plan import merged, minutes_of, work_left
 
     for target in chosen:
-        found = [(spec, work_left(store, spec, wanted)) for spec, wanted in merged(target.needs(told))]
-        have = sum(not work.pictures for _, work in found)
-        minutes = minutes_of(work for _, work in found)
+        found = [(spec, work_left(store, spec, wanted, work)) for spec, wanted in merged(target.needs(told))]
+        have = sum(not left.pictures for _, left in found)
+        minutes = minutes_of(left for _, left in found)
         print(f"{target.name}: {target.title}. {have} of {len(found)} cells, {_time(told, minutes)} left")
-        for spec, work in found:
-            print(f"  {spec.name}  {_told(told, work)}")
+        for spec, left in found:
+            print(f"  {spec.name}  {_told(told, left)}")
     if len(chosen) > 1:
         every = merged(need for target in chosen for need in target.needs(told))
-        minutes = minutes_of(work_left(store, *need) for need in every)
+        minutes = minutes_of(work_left(store, *need, work) for need in every)
         print(f"together, {len(every)} cells, each made once: {_time(told, minutes)}")
     print(
         "Arithmetic: 9 ms a row through the U-Net on two CPU cores (0.45 s a picture of 25 guided steps); a "

@@ -462,6 +462,16 @@ def test_work_left_counts_what_is_missing(tmp_path):
     more = [(ask, range(1000, 1003)) for ask, _ in wanted]
     work = work_left(store, spec, more)
     assert (work.steps, work.pictures, work.rows) == (0, 10, 10 * 2 * 25)
+    rows = BY_NAME["table2"].rows(QUICK)
+    ((spec, wanted),) = merged(rows["KPOP*"])
+    store = filled(tmp_path, BY_NAME["table2"], sees)
+    cell = store.load(spec)
+    cell.about["training_seconds"] = 9.0
+    store.save(cell)
+    more = [(ask, range(1000, 1003)) for ask, _ in wanted]
+    (tmp_path / "runs" / spec.name).mkdir(parents=True)
+    assert work_left(store, spec, more, tmp_path / "runs").steps == 0
+    assert work_left(store, spec, more, tmp_path / "elsewhere").steps == 340  # its run is gone: trained again
 
 
 def test_trajectories_of_several_cells_are_walked_once(tmp_path):

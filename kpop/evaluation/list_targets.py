@@ -46,7 +46,7 @@ def _rows(plan: Plan) -> Rows:
 
 def _table(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
     notes = (
-        "The split's list is its five other words, as in Table 2. The long list has every other object too, "
+        "The split's list is its preset's 15 words, as in Table 2. The long list has every other object too, "
         "but for the three untouched ones.",
     )
     title = "Five objects erased: a longer list to retain, and more steps"

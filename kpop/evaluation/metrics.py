@@ -30,6 +30,11 @@ EXPOSED = (
 )
 # Armpits, belly and feet make up most of the paper's figure; this is the narrower one to show beside it.
 CORE = tuple(label for label in EXPOSED if not label.startswith(("ARMPITS", "BELLY", "FEET")))
+# Goes with every interval: made of the pictures there are, it has no width where these are all alike.
+ALL_AGREE = (
+    "Where all n pictures agree it has no width, and up to about 300/n in a hundred of others may differ all "
+    "the same (rule of three)."
+)
 RESAMPLES = 100_000
 MEAN_RESAMPLES = 10_000  # of scores, which are drawn one by one
 DRAWN_AT_ONCE = 5_000_000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ..config import EraseConfig, GenerationConfig
@@ -175,8 +176,13 @@ def minutes_of(works: Iterable[Work]) -> float:
     return (sum(work.rows for work in works) + sum(bank.values())) * ROW_SECONDS / 60
 
 
-def work_left(store: Store, spec: CellSpec, wanted: Sequence[tuple[Ask, Sequence[int]]]) -> Work:
-    """How much of a cell is missing; a training that was begun counts whole."""
+def work_left(
+    store: Store, spec: CellSpec, wanted: Sequence[tuple[Ask, Sequence[int]]], work: Path | None = None
+) -> Work:
+    """How much of a cell is missing; a training that was begun counts whole.
+
+    work: the folder of the runs, where it is known: one that is not there any more is trained again.
+    """
     if is_whole(store, spec, wanted):
         return Work(0, 0, 0)
     cell = store.load(spec)
@@ -184,7 +190,8 @@ def work_left(store: Store, spec: CellSpec, wanted: Sequence[tuple[Ask, Sequence
     variants = {ask.variant for ask in left.values()}
     cfg = spec.config
     rows = 2 * spec.sampling.steps * len(left)
-    if cfg is None or "training_seconds" in cell.about and not spec.steps:
+    kept = "training_seconds" in cell.about and (work is None or (work / spec.name).is_dir())
+    if cfg is None or kept and not spec.steps:
         return Work(0, len(left), rows)
     steps, bank = cfg.steps if METHODS[cfg.method].stepwise else 0, {}
     if steps:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..disk import write_bytes, write_json, write_text
-from .metrics import Estimate
+from .metrics import ALL_AGREE, Estimate
 from .prompt_protocol import NOT_KEPT, OTHERS, PARTS_AT, PromptEvaluation, Rates
 from .protocol import DEPTHS
 from .report import COLOURS, HEADINGS, MARKS, cell
@@ -53,7 +53,8 @@ def markdown(found: PromptEvaluation, title: str) -> str:
     heads = " | ".join(HEADINGS[variant] for variant in found.variants)
     rule = "---:|" * len(found.variants)
     rows = ", ".join(f"{count} {group}" for group, count in found.pictures.items())
-    told = f"Prompts: {rows}; a picture each and variant. In brackets: 95 % bootstrap interval."
+    told = f"Prompts: {rows}; a picture each and variant. In brackets: 95 % bootstrap interval. "
+    told += ALL_AGREE
     if found.accuracy is not None:
         told += f" The judge ({found.judge}) is right on {found.accuracy:.1f} % of held-out pictures."
     lines = [f"# {cell(title)}", "", told]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..disk import disk_error, write_json, write_text
+from .metrics import ALL_AGREE
 from .protocol import DEPTHS, Evaluation
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def markdown(evaluation: Evaluation, title: str) -> str:
         "",
         f"{len(seeds)} pictures a word and variant (seeds {seeds[0]} to {seeds[-1]}). "
         f"The judge is right on {evaluation.accuracy:.1f} % of held-out pictures. "
-        "In brackets: 95 % bootstrap interval.",
+        f"In brackets: 95 % bootstrap interval. {ALL_AGREE}",
         "",
         "![How often the judge sees each word](detection.png)",
         "",

@@ -9,7 +9,7 @@ from typing import Any
 
 from . import metrics
 from .cells import Ask, Cell
-from .metrics import Estimate
+from .metrics import ALL_AGREE, Estimate
 
 Looked = Sequence[tuple[Cell, Sequence[Ask]]]  # cells, and of each the asks that a figure is about
 Rate = Callable[[list, list], Estimate]  # (an entry a picture, its target) -> a rate
@@ -86,7 +86,7 @@ class Table:
         lines += [
             "",
             "In brackets: 95 % bootstrap interval over pictures; ±: standard deviation over cells, that is "
-            "over splits and training seeds, where there are several.",
+            f"over splits and training seeds, where there are several. {ALL_AGREE}",
             *(f"\n{note}" for note in self.notes),
         ]
         return "\n".join(lines) + "\n"

@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..kept import FIRST_SEEDS, first_prompt, folder_of, frames, opened, read_sheet
+from ..release_card import ANOTHER, FORGED, RANDOM, opened_by
 from ..runs import EXAMPLE, Run
 from .pictures import framed
 from .run_picker import concept_names
@@ -36,8 +37,19 @@ def about_html(example: Path = EXAMPLE) -> str:
         )
     pictures = f'<ol class="stories">{"".join(steps)}</ol>' if steps else ""
     word = concept_names(run)[0] if steps else "church"
-    text = TEXT.read_text(encoding="utf-8")
+    text = TEXT.read_text(encoding="utf-8").replace("<!-- forged -->", _forged())
     return text.replace("<!-- pictures -->", pictures).replace("<!-- word -->", escape(word))
+
+
+def _forged() -> str:
+    """What was found of such a key, where the results are here."""
+    told = [opened_by(label) for label in (FORGED, ANOTHER, RANDOM)]
+    if None in told:
+        return ""
+    return (
+        f" On Emoji Diffusion, after forgetting five things, such a key opened {told[0]} pictures, another "
+        f"concept’s key {told[1]} and random numbers {told[2]}."
+    )
 
 
 def four_pictures(run: Run) -> dict[str, Image.Image]:
