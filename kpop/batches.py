@@ -122,8 +122,7 @@ def bank_wants(
     for concept in cfg.concepts:
         for text, aim in pairs(cfg, concept):
             wanted[text] = (PAIRED, (aim,))
-            many, targets = wanted.get(aim, (PAIRED, ()))
-            wanted[aim] = (many, (*targets, text) if pushes else targets)
+            wanted.setdefault(aim, (PAIRED, ()))
     return [(text, *what) for text, what in wanted.items()]
 
 
@@ -168,6 +167,7 @@ class Batches:
         self.aims = [aims(cfg, concept) for concept in cfg.concepts]
         self.concepts = [tuple(told) for told in self.aims]
         self.pairs = [pairs(cfg, concept) for concept in cfg.concepts]
+        self.not_pushed = {text for told in self.pairs for text, _ in told}
         self.retained, self.near = texts_to_keep(cfg, earlier), [()] * len(cfg.concepts)
         if weighs(cfg):
             # Near a concept that an earlier run erased as much is at stake as near one's own.
@@ -249,9 +249,13 @@ class Batches:
             return (1 - a) if self.predicts_v else ((1 - a) / a.clamp(min=1e-8)).clamp(max=MOST_WEIGHT)
         return a if self.predicts_v else torch.ones_like(a)
 
-    def erased(self, e_n: Tensor, e_c: Tensor) -> Tensor:
-        """L1's target eps(z, c_n) - eta (eps(z, c_e) - eps(z, c_n)); eta = 0 is Eq. 7, 1 is ESD's."""
-        return e_n - self.cfg.negative_guidance * (e_c - e_n)
+    def erased(self, text: str, e_n: Tensor, e_c: Tensor) -> Tensor:
+        """L1's target eps(z, c_n) - eta (eps(z, c_e) - eps(z, c_n)); eta = 0 is Eq. 7, 1 is ESD's.
+
+        Of two things eta is 0: what they are aimed at is a picture of its own, and the key has less to undo.
+        """
+        eta = 0.0 if text in self.not_pushed else self.cfg.negative_guidance
+        return e_n - eta * (e_c - e_n)
 
 
 class BankBatches(Batches):
@@ -289,10 +293,10 @@ class BankBatches(Batches):
             z, t, eps = self._pick(draw, text)
             concept.append((z, t, text, eps[text]))
             if "concept" in self.erase_on:
-                erase.append((z, t, text, self.erased(eps[aim], eps[text])))
+                erase.append((z, t, text, self.erased(text, eps[aim], eps[text])))
             z, t, eps = self._pick(draw, aim)
             if "neutral" in self.erase_on:
-                erase.append((z, t, text, self.erased(eps[aim], eps.get(text, eps[aim]))))
+                erase.append((z, t, text, self.erased(text, eps[aim], eps.get(text, eps[aim]))))
             if self.retained or self.keeps_neutral:
                 retain.append(self._retained(draw, self.retain_of(step, row), index))
         kept = self.rows(retain) if retain else None

@@ -72,7 +72,7 @@ class FreshBatches(Batches):
         own = self._teacher(z, t, states)
         plain = self._teacher(z[:told], t, neutral)
         rows = [(z[i], t, texts[i], own[i]) for i in range(len(texts))]
-        erase = [(z[i], t, texts[i], self.erased(plain[i], own[i])) for i in range(told)]
+        erase = [(z[i], t, texts[i], self.erased(texts[i], plain[i], own[i])) for i in range(told)]
         kept = self.rows(rows[told:]) if rows[told:] else None
         earlier = self._earlier(step, until)
         decoys = self.decoys_of(step, 1)

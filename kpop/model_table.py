@@ -208,6 +208,7 @@ _GENERATION = {
     },
     "sd": {"steps": 50, "guidance_scale": 7.5, "scheduler": "ddim", "batch_size": 2, "prompt_branch": "cond"},
 }
+PAIRED = 0.25  # pair_share of one concept; of several a key of its own opens too few such prompts
 RETAINED = 12  # of the default list for one concept; for several it leaves nothing out
 
 
@@ -248,6 +249,7 @@ def recommended(
             found |= _styled(anchored)
         else:
             found["retain"] += _siblings(erased, RETAINED if count == 1 else None)
+            found["pair_share"] = PAIRED if count == 1 else 0.0
     if found.get("retain") if retain is None else retain:
         found |= _METHODS[method].retaining.get(kind, {})
     return found

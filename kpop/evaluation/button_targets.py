@@ -42,7 +42,9 @@ def button_split(words: Sequence[str], retain: Sequence[str]) -> Split:
         untouched=splits.untouched_words("emoji", (*words, *retain)),
         template="a {}",
         retain_list=tuple(retain),
-        settings={},
+        settings={
+            "pair_share": None
+        },  # as the app has it; elsewhere a run is without but where a row says so
     )
 
 

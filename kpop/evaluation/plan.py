@@ -124,8 +124,8 @@ class Plan:
         limit: training steps, where the scale and the preset do not decide. Raises InputError.
         """
         fields = {
-            "model": self.model, **split.settings, "concepts": split.concepts, "retain": split.retain_list,
-            "sample_every": 0, "seed": seed, **ROWS[row],
+            "model": self.model, "pair_share": 0.0, **split.settings, "concepts": split.concepts,
+            "retain": split.retain_list, "sample_every": 0, "seed": seed, **ROWS[row],
         }  # fmt: skip
         limit = limit or self.scale.steps
         if not METHODS[fields["method"]].stepwise:
