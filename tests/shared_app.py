@@ -106,21 +106,38 @@ def run_events(person):
 
 
 def by_element(person, name, **more):
-    """Number and inputs of the event of the element of that id."""
+    """Number and inputs of the event of the element of that id, or of the first that hangs on it."""
     components = {one["id"]: one["props"].get("elem_id") for one in person.config["components"]}
+    begun = []
     for number, event in enumerate(person.config["dependencies"]):
-        if any(components.get(target) == name for target, _ in event["targets"]) and event["backend_fn"]:
+        own = any(components.get(target) == name for target, _ in event["targets"])
+        begun += [event["id"]] if own and not event["backend_fn"] else []
+        if event["backend_fn"] and (own or event["trigger_after"] in begun):
             return number, [components[one] for one in event["inputs"]]
     raise AssertionError(name)
 
 
 def pressed(person, name, run, **fields):
-    """A button of the page, with a run chosen and these values in fields; others are as the page opens."""
-    number, _ = by_element(person, name)
+    """A button of the page, with a run chosen and these values in fields; others are as the page opens.
+
+    What follows on it is done as well, as the page does it: the answer holds all of it.
+    """
     parts = {one["id"]: one["props"] for one in person.config["components"]}
-    given = {"run-picker": run.id, **fields}
-    asked = [parts[one] for one in person.config["dependencies"][number]["inputs"]]
-    return person.event(number, [given.get(one.get("elem_id"), one.get("value")) for one in asked])
+    given, every = {"run-picker": run.id, **fields}, person.config["dependencies"]
+
+    def done(number):
+        asked = [parts[one] for one in every[number]["inputs"]]
+        worked, said = person.event(
+            number, [given.get(one.get("elem_id"), one.get("value")) for one in asked]
+        )
+        for event in every:
+            follows = event["trigger_after"] == number and event["backend_fn"]
+            if worked and follows and not event["trigger_only_on_failure"]:
+                worked, more = done(event["id"])
+                said = [said, more] if worked else more
+        return worked, said
+
+    return done(by_element(person, name)[0])
 
 
 def listed(person):

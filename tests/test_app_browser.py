@@ -270,6 +270,36 @@ def test_a_saved_picture_dropped_back_restores_its_settings(chromium, address, t
     page.close()
 
 
+def test_what_is_shown_is_what_was_asked_last(chromium, address, folder):
+    shutil.copytree(EXAMPLE, folder / "runs" / "20260101-110000-church-cd34")
+    visitor = Visitor(chromium, 1280)
+    page = visitor.page
+    page.goto(f"{address}?run=example-run&step=3")
+    playwright.expect(page.locator("#compare-grid .sheet-row img")).to_have_count(12, timeout=STEP_LIMIT)
+    prompt = page.locator("#prompt input, #prompt textarea")
+    page.locator("#seeds input, #seeds textarea").fill("3")
+    for asked in ("a castle", "a dog"):  # the second while the first is drawn
+        prompt.fill(asked)
+        page.locator("#draw").click()
+    page.get_by_text("Slide between two").click()
+    seeds = page.locator("#slider-seed label")
+    playwright.expect(seeds).to_have_text(["3"], timeout=STEP_LIMIT)
+    sees(page.locator("#slider img").first)  # in the view that was chosen while they were drawn
+    page.get_by_text("All pictures").click()
+    drawn = page.locator('#compare-grid img[alt^="a dog, sanitized, seed 3"]')
+    playwright.expect(drawn).to_have_count(1, timeout=STEP_LIMIT)
+    prompt.fill("a house")
+    page.locator("#draw").click()
+    page.locator("#run-picker input").click()
+    page.get_by_role("option").filter(has_text="church").first.click()
+    playwright.expect(prompt).to_have_value("a church")
+    page.wait_for_timeout(12_000)  # the houses are drawn by now, of the run before
+    assert page.locator('#compare-grid img[alt^="a house"]').count() == 0
+    assert page.locator('#compare-grid img[alt^="a church"]').count() == 12
+    assert (visitor.left, visitor.errors) == ([], [])
+    page.close()
+
+
 def test_an_evaluation_fills_its_table_and_outlives_a_reload(chromium, address, folder, tmp_path):
     own = shutil.copytree(EXAMPLE, folder / "runs" / "20260101-120000-church-ab12")
     status = json.loads((own / "status.json").read_text())

@@ -11,6 +11,7 @@ import pytest
 from kpop import InputError, cli, generation, train
 from kpop.hidden_prompt import HiddenPrompt
 from kpop.ui import attribution, http_api, watching
+from kpop.ui.page import whenever
 from kpop.ui.studio import Studio
 
 
@@ -138,14 +139,16 @@ def test_the_kept_prompt_is_checked_before_the_first_is_drawn(run, drawings, cap
 
 def test_opened_again_the_step_shows_what_is_asked_now(run, studio, drawings, monkeypatch):
     with gr.Blocks() as demo:
-        page = SimpleNamespace(studio=studio, picker=gr.Dropdown())
+        picker = gr.Dropdown()
+        page = SimpleNamespace(studio=studio, picker=picker, picked=whenever(picker.change))
         compare = SimpleNamespace(passphrase=gr.Textbox(), key=gr.Dropdown())
         with gr.Tab("4") as tab:
             step = attribution.build_attribution(studio)
         attribution.wire_attribution(page, step, compare, tab)
     monkeypatch.setattr(attribution, "maps_html", lambda *_: "")  # takes its time
-    opened, draw = (
-        next(one.fn for one in demo.fns.values() if one.name == name) for name in ("tab_opened", "draw")
+    opened, draw, place = (
+        next(one.fn for one in demo.fns.values() if one.name == name)
+        for name in ("tab_opened", "draw", "place")
     )
     look = (1, 5, "overlay", "light")
 
@@ -155,7 +158,9 @@ def test_opened_again_the_step_shows_what_is_asked_now(run, studio, drawings, mo
         return held, lacking != gr.skip()
 
     assert ask(None) == (gr.skip(), True)
-    first = draw(run.id, "a church", 0, "own", "", *look)[-1]
+    first = draw(run.id, "a church", 0, "own", "")
+    assert place(first, run.id, *look)[-1] is first
+    assert place(first, "another-run", *look) == [gr.skip()] * 6  # chosen while it was drawn
     assert first.answers(run.id, "a church", 0, "own") and len(drawings) == 3
     assert ask(first) == (gr.skip(), False)
     for change in ({"key": "random"}, {"seed": 1}, {"prompt": "a castle"}):

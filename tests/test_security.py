@@ -113,7 +113,7 @@ def test_events_and_files_that_no_browser_sends_are_no_fault_of_ours(ann):
     post = lambda values: ann.http.post("/gradio_api/run/predict", json=values)  # noqa: E731
     typing = number_of(ann, "typing")
     for told in ({}, {"key": 1}, [], "x"):
-        asked = {"fn_index": typing, "data": [], "session_hash": "x", "event_data": told}
+        asked = {"fn_index": typing, "data": [""], "session_hash": "x", "event_data": told}
         assert post(asked).status_code == 200, told
     kind = number_of(ann, "kind")
     for file in ({"a": 1}, {"path": "/etc/passwd"}):

@@ -159,11 +159,15 @@ def wire_attribution(page: Page, step: AttributionStep, compare: CompareStep, ta
         return watch(studio, run, prompt, seeds_from(seed, 1)[0], key, count, passphrase)
 
     @plainly
-    def draw(
-        run_id, prompt, seed, key, passphrase, first, last, view, screen, progress=gr.Progress(),  # noqa: B008
-    ):  # fmt: skip
-        run, band = studio.run(run_id), band_between(first, last)
-        return shown_of(run, drawn(run, prompt, seed, key, passphrase, progress), band, view, screen)
+    def draw(run_id, prompt, seed, key, passphrase, progress=gr.Progress()):  # noqa: B008
+        return drawn(studio.run(run_id), prompt, seed, key, passphrase, progress)
+
+    @plainly
+    def place(fresh, run_id, first, last, view, screen):
+        """What was watched, as it is looked at by now; not of a run chosen before."""
+        if not isinstance(fresh, Watched) or fresh.run_id != run_id:
+            return [gr.skip()] * len(shown)
+        return shown_of(studio.run(run_id), fresh, band_between(first, last), view, screen)
 
     @plainly
     def tab_opened(watched, run_id, prompt, seed, key, first, last, view, screen):
@@ -198,31 +202,25 @@ def wire_attribution(page: Page, step: AttributionStep, compare: CompareStep, ta
 
     question = [page.picker, step.prompt, step.seed, compare.key]
     look = [step.first, step.last, step.view, step.screen]
-    asked = [*question, compare.passphrase, *look]
-    drawing = {
-        "outputs": shown,
-        "show_progress_on": step.maps,
-        "api_visibility": "private",
-        "js": SCREEN,
-        **GPU,
-    }
+    fresh = gr.State(None)
+    drawing = {"show_progress_on": step.maps, "api_visibility": "private", **NEWEST, **GPU}
     page.picked.then(other_run, page.picker, [step.prompt, *shown], **NEWEST, **SOFT)
-    gr.on([step.draw.click, step.prompt.submit, step.lacking.change], draw, asked, **drawing)
+    made = whenever(step.draw.click, step.prompt.submit, step.lacking.change).then(
+        draw, [*question, compare.passphrase], fresh, **drawing
+    )
+    made.success(place, [fresh, page.picker, *look], shown, js=SCREEN, **NEWEST, **SOFT)
     tab.select(
         tab_opened, [step.watched, *question, *look], [*shown, step.prompt, step.lacking], js=SCREEN, **SOFT
     )
     steered = [step.word.input, step.layer.input, step.first.input, step.last.input, step.view.input]
-    whenever(*steered).then(
-        again, read, step.maps, js=SCREEN, show_progress="minimal", api_visibility="private", **NEWEST
-    )
-    whenever(step.watched.change, *steered[:2]).then(
-        profiled,
-        [step.watched, step.word, step.layer, step.screen],
-        step.profile,
-        js=SCREEN,
-        **NEWEST,
-        **SOFT,
-    )
+    profiling = [profiled, [step.watched, step.word, step.layer, step.screen], step.profile]
+    step.watched.change(*profiling, js=SCREEN, **NEWEST, **SOFT)
+    for events, whole in ((steered[:2], True), (steered[2:], False)):
+        maps = whenever(*events).then(
+            again, read, step.maps, js=SCREEN, show_progress="minimal", api_visibility="private", **NEWEST
+        )
+        if whole:  # after the maps, which are what one waits for
+            maps.then(*profiling, js=SCREEN, **NEWEST, **SOFT)
     for kind, button, file in zip(FILES, step.buttons, step.files, strict=True):
 
         @plainly

@@ -20,7 +20,7 @@ from .compare_views import (
     skeleton,
     slider_value,
 )
-from .page import GPU, NEWEST, QUIET, SOFT, Page, heading
+from .page import GPU, NEWEST, QUIET, SOFT, Page, heading, whenever
 from .pictures import notice
 from .questions import NO_RIVAL, config_from, draw_both, held_in_words, restored, rival_of
 from .run_picker import RunPicker
@@ -203,14 +203,20 @@ def wire_compare(page: Page, step: CompareStep, tab: gr.Tab) -> None:
 
     @plainly
     def draw(
-        run_id, prompt, seeds, key, rival, guidance, sampling, held, passphrase, pair, view,
+        run_id, prompt, seeds, key, rival, guidance, sampling, held, passphrase,
         progress=gr.Progress(),  # noqa: B008
     ):  # fmt: skip
-        drawn = draw_both(
+        return draw_both(
             studio, studio.run(run_id), prompt, seeds_from(seeds), key, rival,
             config_from(guidance, sampling, held), lambda i, n: progress((i, n), desc="drawing"), passphrase,
         )  # fmt: skip
-        return show(studio, drawn, pair, view)
+
+    @plainly
+    def place(run_id, fresh, pair, view):
+        """What was drawn, in the view that is looked at by now; not of a run chosen before."""
+        if not fresh or fresh[0].run_id != run_id:
+            return [gr.skip()] * len(step.shown)
+        return show(studio, fresh, pair, view)
 
     @plainly
     def tab_opened(run_id, prompt, seeds, key, pair, view, drawn):
@@ -264,9 +270,9 @@ def wire_compare(page: Page, step: CompareStep, tab: gr.Tab) -> None:
         **NEWEST,
         **SOFT,
     )
-    drawing = {"outputs": step.shown, "show_progress_on": step.grid, "api_visibility": "private", **GPU}
-    first = [page.picker, *step.asked]
-    asked = [*first, step.passphrase, *looks]
+    fresh, first = gr.State(None), [page.picker, *step.asked]
+    seen = [step.grid, step.slider, step.hover]
+    drawing = {"show_progress_on": seen, "api_visibility": "private", **NEWEST, **GPU}
     chosen = step.chips.input(lambda text: text, step.chips, step.prompt, **QUIET)
     fields = [page.picker, step.prompt, step.seeds, step.key, step.guidance, step.sampling]
     dropped = step.picture.upload(
@@ -277,13 +283,15 @@ def wire_compare(page: Page, step: CompareStep, tab: gr.Tab) -> None:
         chosen.then(wait, first, step.grid, **SOFT),
         step.rival.input(wait, first, step.grid, **SOFT),
         dropped.success(wait, first, step.grid, **SOFT),
+        whenever(step.lacking.change),
     ):
-        started.success(draw, asked, **drawing).failure(back, step.drawn, step.grid, **SOFT)
-    step.lacking.change(draw, asked, **drawing).failure(back, step.drawn, step.grid, **SOFT)
+        made = started.success(draw, [*first, step.passphrase], fresh, **drawing)
+        made.success(place, [page.picker, fresh, *looks], step.shown, **NEWEST, **SOFT)
+        made.failure(back, step.drawn, step.grid, **SOFT)
     opened = [page.picker, step.prompt, step.seeds, step.key, *looks, step.drawn]
     tab.select(tab_opened, opened, [*step.shown, step.passphrase, step.prompt, step.lacking], **SOFT)
     views = [step.grid, step.pair_part, step.seed, *step.two]
     two_of = [step.drawn, step.pair, step.seed, step.view]
     step.view.change(switch, two_of, views, **SOFT)
-    gr.on([step.pair.input, step.seed.input], two, two_of, step.two, **SOFT)
+    gr.on([step.pair.input, step.seed.input], two, two_of, step.two, **NEWEST, **SOFT)
     step.uncover.click(bare, two_of[:3], [step.slider, step.uncover], **SOFT)

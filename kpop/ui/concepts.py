@@ -197,8 +197,8 @@ def wire_concepts(page: Page, step: ConceptsStep, load: gr.events.Dependency) ->
         return suggested(studio, concepts_from(forget), list(keep or []), offered_words(studio))[:MOST_KEPT]
 
     @plainly
-    def typing(event: gr.EventData):  # not KeyUpData, which breaks on what no browser sends
-        return typed_line(studio, clicked(event, "input_value"))
+    def typing(text):
+        return typed_line(studio, text)
 
     @plainly
     def swap(forget, keep, event: gr.EventData):
@@ -247,8 +247,11 @@ def wire_concepts(page: Page, step: ConceptsStep, load: gr.events.Dependency) ->
         **NEWEST,
         **SKETCH,
     )
+    # What stands in the field by now: an event that has waited brings the letters it began with.
+    typing_in = gr.Textbox(visible=False)
     for field in words:
-        field.key_up(typing, None, step.typed, **NEWEST, **QUIET)
+        now = f"() => document.querySelector('#{field.elem_id} input').value"
+        whenever(field.key_up).then(typing, typing_in, step.typed, js=now, **NEWEST, **QUIET)
     step.verdict.click(swap, words, words, **QUIET)
     whenever(step.forget.change).then(
         follow, [*words, step.filled], [step.keep, step.filled], **NEWEST, **QUIET

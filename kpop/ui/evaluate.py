@@ -259,8 +259,8 @@ def wire_evaluate(page: Page, step: EvaluateStep, tab: gr.Tab, pulse: Pulse, loa
         trigger_mode="always_last", concurrency_id="estimate", concurrency_limit=1, **SOFT,
     )  # fmt: skip
     step.protocol.input(kind, asked, [*step.kinds[1:], step.about], **QUIET)
-    step.pictures.input(usual_seeds, step.pictures, step.seeds, **QUIET)
-    step.seeds.input(count, step.seeds, step.pictures, **QUIET)
+    step.pictures.input(usual_seeds, step.pictures, step.seeds, **NEWEST, **QUIET)
+    step.seeds.input(count, step.seeds, step.pictures, **NEWEST, **QUIET)
     step.start.click(start, asked, step.view, show_progress_on=step.card, **private)
     step.delete.click(lambda: gr.Row(visible=True), None, step.really, **QUIET)
     step.delete_no.click(lambda: gr.Row(visible=False), None, step.really, **QUIET)

@@ -17,7 +17,7 @@ from ..disk import write_text
 from ..errors import InputError, KpopError
 from ..release_evaluation import measured
 from .boundary import plainly
-from .page import GPU, NEWEST, QUIET, Page, heading
+from .page import GPU, NEWEST, QUIET, SOFT, Page, heading
 from .run_picker import subject
 from .studio import Studio
 from .train import owned
@@ -90,8 +90,15 @@ def wire_release(page: Page, step: ReleaseStep, tab: gr.Tab, load) -> None:
         run = studio.run(run_id)
         if not run.is_example:
             owned(studio, run_id, request)
-        path, card = zipped(studio, run, forms, passphrase, lambda words: progress(None, desc=words))
-        return gr.DownloadButton(value=str(path), visible=True), gr.Markdown(value=card, visible=True), ""
+        return (run.id, *zipped(studio, run, forms, passphrase, lambda words: progress(None, desc=words))), ""
+
+    @plainly
+    def place(run_id, fresh):
+        """What was made; not of a run chosen before."""
+        if not fresh or fresh[0] != run_id:
+            return gr.skip(), gr.skip()
+        _, path, card = fresh
+        return gr.DownloadButton(value=str(path), visible=True), gr.Markdown(value=card, visible=True)
 
     @plainly
     def seal(run_id, passphrase, again, request: gr.Request):
@@ -118,10 +125,11 @@ def wire_release(page: Page, step: ReleaseStep, tab: gr.Tab, load) -> None:
     for event in (tab.select, load.then):
         event(look, page.picker, shown, **QUIET)
     private = {"api_visibility": "private"}
+    fresh = gr.State(None)
     step.make.click(
-        make, [page.picker, step.forms, step.passphrase], [step.file, step.card, step.passphrase],
+        make, [page.picker, step.forms, step.passphrase], [fresh, step.passphrase],
         show_progress_on=step.about, **private, **GPU,
-    )  # fmt: skip
+    ).success(place, [page.picker, fresh], [step.file, step.card], **SOFT)  # fmt: skip
     step.seal.click(seal, [page.picker, step.passphrase, step.again], key_parts, **private)
     step.open.click(open_it, [page.picker, step.passphrase], key_parts, **private)
 

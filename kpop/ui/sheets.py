@@ -166,7 +166,8 @@ def draw_sheet(
         words = {variant: studio.named(images[variant], run.config.model) for variant in images}
     drawn = Sheet(run.id, prompt, tuple(seeds), key, images, words)
     whole = variants == run.method.variants and run.unlocked is None
-    if config is None and whole and not key.startswith(OF_RUN):
+    there = (run.path / "config.json").is_file()  # or it was deleted meanwhile, and would come back
+    if config is None and whole and there and not key.startswith(OF_RUN):
         write_sheet(drawn, _folder(run, drawn.prompt, drawn.seeds, drawn.key))
     return drawn
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -266,14 +267,17 @@ def wire_train(page: Page, step: TrainStep, words: ConceptsStep, tab: gr.Tab, pu
         asked = memories(studio, forget, keep, neutral, preset, values)
         for learn in (partial(studio.pace, measure=True), *asked):
             learn()
-            yield recipe_texts(studio, forget, keep, neutral, preset, values)
+            yield time.time_ns()  # what the words are by now is for `recipes` to tell
 
     texts = [step.recipe, step.paper_note, step.start]
     asked, set_anew = [*chosen, *step.settings], [field.change for field in step.settings]
     load.then(recipes, asked, texts, **QUIET)
-    whenever(words.forget.change, words.keep.change, *set_anew).then(recipes, asked, texts, **NEWEST, **QUIET)
+    learned = gr.State(0)
+    whenever(words.forget.change, words.keep.change, *set_anew, learned.change).then(
+        recipes, asked, texts, **NEWEST, **QUIET
+    )
     whenever(tab.select, *set_anew).then(
-        needs, asked, texts, concurrency_id="estimate", concurrency_limit=1, **NEWEST, **SOFT
+        needs, asked, learned, concurrency_id="estimate", concurrency_limit=1, **NEWEST, **SOFT
     )
 
 

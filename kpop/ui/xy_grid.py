@@ -145,7 +145,12 @@ def wire_xy(page: Page, step: XyStep, compare: CompareStep) -> None:
         left = len(missing(found))
         offer = gr.Button(visible=left > 0, value=f"Train the {left} missing" if left > 1 else "Train it")
         html = grid_html(studio, run, variant, *axes, cells, images, prompt)
-        return [html, missing_html(studio, found), offer][: len(step.view)]
+        return run.id, [html, missing_html(studio, found), offer][: len(step.view)]
+
+    @plainly
+    def place(run_id, fresh):
+        """What was drawn; not of a run chosen before."""
+        return fresh[1] if fresh and fresh[0] == run_id else [gr.skip()] * len(step.view)
 
     @plainly
     def train(
@@ -185,7 +190,10 @@ def wire_xy(page: Page, step: XyStep, compare: CompareStep) -> None:
     page.picked.then(clear, None, step.view, **NEWEST, **SOFT)
     asked = [page.picker, compare.prompt, compare.seeds, compare.key, compare.passphrase]
     asked += [step.across, step.across_values, step.down, step.down_values, step.runs, step.variant]
-    step.draw.click(draw, asked, step.view, api_visibility="private", **GPU)
+    fresh = gr.State(None)
+    step.draw.click(
+        draw, asked, fresh, show_progress_on=step.grid, api_visibility="private", **NEWEST, **GPU
+    ).success(place, [page.picker, fresh], step.view, **NEWEST, **SOFT)
     if step.train is not None:
         step.train.click(train, asked, [step.note, step.train], api_visibility="private")
 
