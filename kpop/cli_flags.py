@@ -134,7 +134,7 @@ def reproduce_flags(parser: argparse.ArgumentParser) -> None:
     """Which tables and figures, in what size, from where."""
     about = (
         "table2-6, fig2-12, recovery, phrasings, pairs, lists, neighbours, parts, joined; all: every one; "
-        "and, by name only: button, composed, longer-pairs, paper, softer, tuned, tuning"
+        "and, by name only: beside, button, composed, longer-pairs, paper, softer, tuned, tuning"
     )
     parser.add_argument("targets", nargs="+", metavar="TARGET", help=about)
     parser.add_argument("--model", default="emoji", help="default: emoji")

@@ -278,9 +278,7 @@ def test_only_the_table_of_pairs_has_rows_that_see_two_things():
         for label, needs in BY_NAME["longer-pairs"].rows(replace(QUICK, scale=SCALES["quick"])).items()
         if label != "base"
     }
-    assert longer == {
-        "KPOP*": [(0, 680)], "KPOP*, pairs": [(0.25, 680)], "KPOP*, pairs, p added": [(0.25, 680)],
-    }  # fmt: skip
+    assert longer == {"KPOP*": [(0, 680)], "KPOP*, pairs": [(0.25, 680)]}
     longer = BY_NAME["longer-pairs"].rows(QUICK)["KPOP*"][0].asks
     drawn = {ask.prompt for ask in longer if ask.group == "retained"}
     assert {"a fish", "a saw and a castle", "a golf flag and an umbrella"} < drawn and len(drawn) == 5 + 5
@@ -290,8 +288,28 @@ def test_only_the_table_of_pairs_has_rows_that_see_two_things():
     ]  # fmt: skip
     full = BY_NAME["longer-pairs"].rows(replace(QUICK, scale=SCALES["full"]))["KPOP*"]
     assert {need.spec.config.steps for need in full} == {1200}  # twice what the preset takes
-    others = [need for name, target in BY_NAME.items() if "pairs" not in name for need in target.needs(QUICK)]
+    as_told = ("beside", "button", "paper")
+    others = [
+        need
+        for name, target in BY_NAME.items()
+        if "pairs" not in name and name not in as_told
+        for need in target.needs(QUICK)
+    ]
     assert {need.spec.config.pair_share for need in others if need.spec.config} == {0}
+
+
+def test_the_buttons_runs_of_one_concept_are_asked_for_it_beside_other_things():
+    told = replace(QUICK, scale=replace(QUICK.scale, splits=(1,), seeds=(0,)))
+    rows = BY_NAME["beside"].rows(told)
+    button = {need.spec.name for need in BY_NAME["button"].rows(told)["the button, one concept"]}
+    assert {need.spec.name for need in rows["the button"]} == button  # the same runs
+    assert {need.spec.config.pair_share for need in rows["the button"]} == {0.25}
+    horn = rows["the button"][-1].asks
+    erased = [(ask.variant, ask.target, ask.other) for ask in horn if ask.group == "erased"]
+    assert [variant for variant, *_ in erased] == 3 * ["sanitized"] + 3 * ["recovered"]
+    assert {target for _, target, _ in erased} == {"horn"} and len({other for *_, other in erased}) == 3
+    assert [ask.variant for ask in horn if ask.group == "retained"] == 2 * ["sanitized"]
+    assert {ask.variant for need in rows["base"] for ask in need.asks} == {"original"}
 
 
 def test_cells_are_shared_by_the_tables(tmp_path):
@@ -343,7 +361,7 @@ def test_the_button_is_judged_on_every_word_that_its_own_list_leaves_out(tmp_pat
         for ask in need.asks:
             told[ask.group].add(ask.target)
         asked = EraseConfig(concepts=cfg.concepts).resolved()
-        assert replace(cfg, sample_every=asked.sample_every) == asked  # what the app's button runs
+        assert replace(cfg, sample_every=asked.sample_every, seed=None) == asked  # what the app's button runs
         assert told["retained"] == set(cfg.retain)
         assert not told.get("untouched", set()) & (told["retained"] | told["erased"])
     left = [sum(ask.group == "untouched" for ask in need.asks) for need in needs]
@@ -490,7 +508,7 @@ def test_unknown_targets_are_refused():
     with pytest.raises(InputError, match="Table 7"):
         targets.named(["table7"])
     left = set(BY_NAME) - {target.name for target in targets.named(["all"])}
-    assert left == {"button", "composed", "longer-pairs", "paper", "softer", "tuned", "tuning"}
+    assert left == {"beside", "button", "composed", "longer-pairs", "paper", "softer", "tuned", "tuning"}
 
 
 # The command, on a tiny model

@@ -1,6 +1,7 @@
 """Tables that the paper lacks: what the app's own defaults erase and keep.
 
 `button` does what the app does when its button is pressed, beside lists that do not grow with the concepts;
+`beside` asks its runs of one concept for that beside other things;
 `paper` trains with the paper's own settings; `composed` takes several concepts with the app's list, by every
 method, and looks also at what no list names: styles, backgrounds and two objects in one picture.
 """
@@ -14,6 +15,7 @@ from ..model_table import recommended
 from ..presets import PAPER
 from . import splits
 from .cells import Ask, CellSpec, Store
+from .key_targets import pair_table
 from .neighbour_targets import COLUMNS, word_figures
 from .plan import Need, Plan
 from .splits import Split
@@ -23,6 +25,7 @@ from .targets import Result, Rows, Target, looked
 
 TUNED_ON = ("church", "truck", "gas pump", "parachute")  # words on which settings were chosen
 TUNED_SPLIT = "objects-v1"
+BESIDE, KEPT_BESIDE = 3, 2  # prompts of an erased word beside a retained one, and of two retained ones
 JUDGED = 3  # of the retained words, one in so many in `composed`
 KEPT_WHOLE = ("neighbours-1", "others-1")  # columns that are empty where the list leaves nothing out
 COMPOSED_COLUMNS = {
@@ -64,9 +67,15 @@ def _twelve(words: Sequence[str]) -> tuple[str, ...]:
     return recommended("emoji", (tuple(words),))["retain"]
 
 
+def _untuned(plan: Plan) -> list[str]:
+    """The splits' erased words on which no setting was chosen."""
+    words = (word for split in plan.object_splits() for word in split.erased)
+    return list(dict.fromkeys(word for word in words if word not in TUNED_ON))
+
+
 def _button_rows(plan: Plan) -> Rows:
     whole = plan.object_splits()
-    ones = list(dict.fromkeys(word for split in whole for word in split.erased if word not in TUNED_ON))
+    ones = _untuned(plan)
     fives = [split.erased for split in whole if split.name != TUNED_SPLIT]
     found: dict[str, list[Need]] = {}
     for label, told, listed in (
@@ -87,6 +96,27 @@ def _button_rows(plan: Plan) -> Rows:
                 need = Need(spec, (*splits.name_asks(split), *_with_key(split)), plan.picture_seeds)
                 found.setdefault(f"{who}, {label}", []).append(need)
     return found
+
+
+def _beside_rows(plan: Plan) -> Rows:
+    """The button's runs of one concept, asked for it beside words that it retains, and for two of these."""
+    found: dict[str, list[Need]] = {"base": [], "the button": []}
+    for word in _untuned(plan):
+        split = button_split((word,), _own_list((word,)))
+        others = split.retained[:: -(-len(split.retained) // BESIDE)]
+        two = replace(split, concepts=(word,) * len(others), retained=others)
+        for label, variants in (("base", ("original",)), ("the button", ("sanitized", "recovered"))):
+            asks = [ask for variant in variants for ask in splits.pair_asks(two, variant)]
+            asks += splits.kept_pair_asks(split, variants[0])[:KEPT_BESIDE]
+            specs = [plan.base()]
+            if label != "base":
+                specs = [plan.spec("KPOP*", split, s, limit=_own_steps((word,))) for s in plan.scale.seeds]
+            found[label] += [Need(spec, tuple(asks), plan.picture_seeds) for spec in specs]
+    return found
+
+
+def _beside_table(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
+    return pair_table(plan, rows, store, maker, "beside", ", by the app's own button")
 
 
 def _with_key(split: Split) -> list[Ask]:
@@ -178,6 +208,7 @@ def _composed_table(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
 
 TARGETS = (
     Target("button", "what the app's own button erases and keeps", _button_rows, _button_table, True, True),
+    Target("beside", "one concept in prompts of two things", _beside_rows, _beside_table, True, True),
     Target("paper", "the paper's own settings beside the app's", _paper_rows, _paper_table, True, True),
     Target("composed", "the app's list by method; styles, backgrounds", _composed_rows, _composed_table, True,
            True),

@@ -7,7 +7,7 @@ from .cells import Store
 from .controls import CONTROLS, control_asks
 from .list_targets import LONGER
 from .plan import Need, Plan
-from .table_targets import ADDED, DEPTHS, base_needs, cases, finished
+from .table_targets import DEPTHS, base_needs, cases, finished
 from .tables import Looked, Number, Row, both, esr, kept, psr, same, share
 from .targets import Result, Rows, Target, looked
 
@@ -106,12 +106,9 @@ def _phrasings(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
 def _pair_needs(plan: Plan, row: str, setting: str = "default", times: int = 1) -> list[Need]:
     """A row's cells. times: as many steps; with more, two retained objects and the erased ones alone, too.
 
-    setting: those that start with "pairs" have rows of two things; those that end with "added" have p added.
+    setting: those that start with "pairs" have rows of two things.
     """
-    changes = {
-        **(PAIRED if setting.startswith("pairs") else {}),
-        **(ADDED if setting.endswith("added") else {}),
-    }
+    changes = PAIRED if setting.startswith("pairs") else {}
     found = []
     for split, seed in cases(plan):
         asks = splits.pair_asks(split, "sanitized") + splits.group_asks(split, "retained")
@@ -144,11 +141,11 @@ def _longer_pair_rows(plan: Plan) -> Rows:
         "base": _pair_base(plan, two_kept=True),
         "KPOP*": _pair_needs(plan, "KPOP*", "longer", LONGER),
         "KPOP*, pairs": _pair_needs(plan, "KPOP*", "pairs-longer", LONGER),
-        "KPOP*, pairs, p added": _pair_needs(plan, "KPOP*", "pairs-longer-added", LONGER),
     }
 
 
-def _pairs(plan: Plan, rows: Rows, store: Store, maker=None, name="pairs", ending="", more=()) -> Result:
+def pair_table(plan: Plan, rows: Rows, store: Store, maker=None, name="pairs", ending="") -> Result:
+    """Of prompts of two things: what is still seen, what stays, what the key opens."""
     columns = {
         "erased": "pictures in which the erased object is among the judge's five best (lower is better)",
         "other": "pictures in which the other object is (higher is better)",
@@ -183,7 +180,6 @@ def _pairs(plan: Plan, rows: Rows, store: Store, maker=None, name="pairs", endin
         "One erased and one retained object on a background. The base itself often draws one of two.",
         "Pairs: a quarter of the rows of the concept are of it beside a retained word, and aim at another "
         "retained word in its place (pair_share 0.25); in another wording than that of these prompts.",
-        *more,
     )
     told = {key: about for key, about in columns.items() if any(key in row.ours for row in made)}
     return finished(
@@ -192,13 +188,12 @@ def _pairs(plan: Plan, rows: Rows, store: Store, maker=None, name="pairs", endin
 
 
 def _longer_pairs(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
-    more = ("p added: to the text's states, and not beside them (mechanism additive), as in Table 5.",)
-    return _pairs(plan, rows, store, maker, "longer-pairs", f", after {LONGER} times the steps", more)
+    return pair_table(plan, rows, store, maker, "longer-pairs", f", after {LONGER} times the steps")
 
 
 TARGETS = (
     Target("recovery", "the true key and its controls", _recovery_rows, _recovery),
     Target("phrasings", "phrasings not trained on", _phrasing_rows, _phrasings),
-    Target("pairs", "two objects, one erased", _pair_rows, _pairs),
+    Target("pairs", "two objects, one erased", _pair_rows, pair_table),
     Target("longer-pairs", "the same after twice the steps", _longer_pair_rows, _longer_pairs, apart=True),
 )
