@@ -269,9 +269,8 @@ def test_only_the_table_of_pairs_has_rows_that_see_two_things():
         for label, needs in rows.items()
         if label != "base"
     }
-    assert shares == {"ESD": {0}, "UCE": {0}, "KPOP": {0}, "ESD*": {0}, "ESD*, pairs": {0.25}, "KPOP*": {0},
-                      "KPOP*, pairs": {0.25}}  # fmt: skip
-    keys = {(ask.variant, ask.key_of) for need in rows["KPOP*, pairs"] for ask in need.asks}
+    assert shares == {"ESD": {0}, "UCE": {0}, "KPOP": {0}, "ESD*": {0}, "KPOP*": {0}}
+    keys = {(ask.variant, ask.key_of) for need in rows["KPOP*"] for ask in need.asks}
     assert ("sanitized", None) in keys and ("recovered", "church") in keys
     longer = {
         label: [(need.spec.config.pair_share, need.spec.config.steps) for need in needs]

@@ -132,8 +132,7 @@ def _pair_base(plan: Plan, two_kept: bool = False) -> list[Need]:
 
 def _pair_rows(plan: Plan) -> Rows:
     found = {"base": _pair_base(plan)}
-    found |= {row: _pair_needs(plan, row) for row in ("ESD", "UCE", "KPOP", "ESD*", "KPOP*")}
-    return found | {f"{row}, pairs": _pair_needs(plan, row, "pairs") for row in ("ESD*", "KPOP*")}
+    return found | {row: _pair_needs(plan, row) for row in ("ESD", "UCE", "KPOP", "ESD*", "KPOP*")}
 
 
 def _longer_pair_rows(plan: Plan) -> Rows:
