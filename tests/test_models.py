@@ -6,7 +6,7 @@ import pytest
 import torch
 from attribution_pipelines import random_pipeline
 
-from kpop import InputError, ModelError, load_pipeline, models, precision
+from kpop import EraseConfig, InputError, ModelError, load_pipeline, models, precision
 
 
 def test_a_local_folder_loads_frozen_without_safety_checker(tiny_pipe):
@@ -103,6 +103,18 @@ def test_an_unknown_word_names_three_known_ones(tiny_copy):
         models.check_text(pipe, "a chruch")
     assert str(told.value).count("'") == 8
     assert models.known_words(pipe) == ["a", "castle", "church", "gas", "pump"]
+
+
+def test_one_object_of_the_embedded_model_is_trained_beside_other_words_too():
+    shares = [
+        EraseConfig(**told).resolved().pair_share
+        for told in (
+            {"concepts": ("church",)}, {"concepts": ("church",), "method": "esd"},
+            {"concepts": ("church", "truck")}, {"concepts": ("ink style",)},
+            {"concepts": ("church",), "preset": "paper"}, {"concepts": ("church",), "method": "uce"},
+        )
+    ]  # fmt: skip
+    assert shares == [0.25, 0.25, 0, 0, 0, 0]
 
 
 def test_settings_follow_the_kind_of_model(tiny_folder):

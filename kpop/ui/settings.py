@@ -37,7 +37,7 @@ SETTINGS = (
     Setting("key_retain_weight", "Hold on the siblings with the key", "beyond the paper; 0 is the paper's"),
     Setting("decoy_share", "Wrong keys to refuse", "share of L1 that sees one; 0 is the paper's"),
     Setting("near_share", "Rows of the nearest siblings", "share of the retained; 0 is the paper's"),
-    Setting("pair_share", "Rows of two things", "the concept beside a sibling; the key opens fewer such"),
+    Setting("pair_share", "Rows of two things", "of the concept, beside a sibling"),
     Setting("erase_on", "Forget on the way to", "concept is the paper's", ("concept", "neutral", "both")),
     Setting("negative_guidance", "Push away", "negative guidance eta; 0 aims at the neutral text"),
     Setting("learning_rate", "Learning rate", "of the weights, theta'"),
