@@ -175,6 +175,9 @@ def test_words_taken_out_quickly_are_answered_once(chromium, address):
     settled = len(asked)
     page.wait_for_timeout(6000)
     assert len(asked) == settled
+    page.reload()
+    sees(page.locator("#verdict").get_by_text("The model knows"))
+    playwright.expect(page.locator("#keep .token")).to_have_count(6)  # as it was left
     page.close()
 
 

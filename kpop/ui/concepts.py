@@ -216,7 +216,16 @@ def wire_concepts(page: Page, step: ConceptsStep, load: gr.events.Dependency) ->
     def show_draw_button():
         return gr.Button(visible=not studio.quick())
 
-    first = load.then(judge_words, words, step.verdict, **QUIET)
+    @plainly
+    def restore(chosen):
+        return (
+            chosen if isinstance(chosen, list) and len(chosen) == len(filling) else [gr.skip()] * len(filling)
+        )
+
+    filling = [step.forget, step.keep, step.neutral, step.preset, step.filled]
+    chosen = gr.BrowserState(None, storage_key="kpop-words")  # for a reload, as long as the app runs
+    restored = load.then(restore, chosen, filling, **QUIET)
+    first = restored.then(judge_words, words, step.verdict, **QUIET)
     first.then(show_draw_button, None, step.draw, **QUIET)
     last = first.then(
         draw_when_quick, words, pictures, show_progress="hidden", api_visibility="private", **SKETCH
@@ -232,12 +241,12 @@ def wire_concepts(page: Page, step: ConceptsStep, load: gr.events.Dependency) ->
         def draw_strip(preset=preset):
             return _strip(studio, preset, draw=studio.quick())
 
-        filling = [step.forget, step.keep, step.neutral, step.preset, step.filled]
         use.click(fill, None, filling, **QUIET)
         last = last.then(draw_strip, None, strip, show_progress="hidden", api_visibility="private", **SKETCH)
 
     edited = whenever(step.forget.change, step.keep.change)
     edited.then(None, None, step.typed, js="() => ''", **SOFT)
+    edited.then(lambda *values: list(values), filling, chosen, **NEWEST, **QUIET)
     edited.then(judge_words, words, step.verdict, **NEWEST, **QUIET).then(
         draw_when_quick,
         words,
