@@ -45,9 +45,7 @@ def button_split(words: Sequence[str], retain: Sequence[str]) -> Split:
         untouched=splits.untouched_words("emoji", (*words, *retain)),
         template="a {}",
         retain_list=tuple(retain),
-        settings={
-            "pair_share": None
-        },  # as the app has it; elsewhere a run is without but where a row says so
+        settings={"pair_share": None},  # the app's own; other tables' runs are without
     )
 
 

@@ -202,7 +202,7 @@ def wire_attribution(page: Page, step: AttributionStep, compare: CompareStep, ta
 
     question = [page.picker, step.prompt, step.seed, compare.key]
     look = [step.first, step.last, step.view, step.screen]
-    fresh = gr.State(None)
+    fresh = gr.State(None, time_to_live=3600)
     drawing = {"show_progress_on": step.maps, "api_visibility": "private", **NEWEST, **GPU}
     page.picked.then(other_run, page.picker, [step.prompt, *shown], **NEWEST, **SOFT)
     made = whenever(step.draw.click, step.prompt.submit, step.lacking.change).then(

@@ -270,7 +270,7 @@ def wire_compare(page: Page, step: CompareStep, tab: gr.Tab) -> None:
         **NEWEST,
         **SOFT,
     )
-    fresh, first = gr.State(None), [page.picker, *step.asked]
+    fresh, first = gr.State(None, time_to_live=3600), [page.picker, *step.asked]
     seen = [step.grid, step.slider, step.hover]
     drawing = {"show_progress_on": seen, "api_visibility": "private", **NEWEST, **GPU}
     chosen = step.chips.input(lambda text: text, step.chips, step.prompt, **QUIET)
