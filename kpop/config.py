@@ -75,8 +75,8 @@ class EraseConfig:
     the true one opens; ours, 0 in the paper.
     near_share: share of the retained rows that are of the texts nearest to the concept; ours, 0 in the paper.
     pair_share: share of the concept's rows whose text has a retained word beside it, "a church and a bus",
-    which L1 aims at another retained word in its place, "a castle and a bus", and not past it; ours, 0 in the
-    paper. Where nothing is retained there are none.
+    which L1 aims at another retained word in its place, "a castle and a bus"; ours, 0 in the paper. Where
+    nothing is retained there are none.
     seed: None draws a new one when the run is made: with it and the rest of this the same key can be made.
     rho, rho_p: radii (L2) of Eq. 7 and Eq. 5 that one step of theta' and of p may not leave; None: no bound.
     templates: phrasings a concept is put into, "{}" stands for the word. anchors: the text that L1 aims each

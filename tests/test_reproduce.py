@@ -269,15 +269,18 @@ def test_only_the_table_of_pairs_has_rows_that_see_two_things():
         for label, needs in rows.items()
         if label != "base"
     }
-    assert shares == {"ESD": {0}, "UCE": {0}, "KPOP": {0}, "ESD*": {0}, "KPOP*": {0}}
-    keys = {(ask.variant, ask.key_of) for need in rows["KPOP*"] for ask in need.asks}
+    assert shares == {"ESD": {0}, "UCE": {0}, "KPOP": {0}, "ESD*": {0}, "ESD*, pairs": {0.25}, "KPOP*": {0},
+                      "KPOP*, pairs": {0.25}}  # fmt: skip
+    keys = {(ask.variant, ask.key_of) for need in rows["KPOP*, pairs"] for ask in need.asks}
     assert ("sanitized", None) in keys and ("recovered", "church") in keys
     longer = {
         label: [(need.spec.config.pair_share, need.spec.config.steps) for need in needs]
         for label, needs in BY_NAME["longer-pairs"].rows(replace(QUICK, scale=SCALES["quick"])).items()
         if label != "base"
     }
-    assert longer == {"KPOP*": [(0, 680)], "KPOP*, pairs": [(0.25, 680)]}
+    assert longer == {
+        "KPOP*": [(0, 680)], "KPOP*, pairs": [(0.25, 680)], "KPOP*, pairs, p added": [(0.25, 680)],
+    }  # fmt: skip
     longer = BY_NAME["longer-pairs"].rows(QUICK)["KPOP*"][0].asks
     drawn = {ask.prompt for ask in longer if ask.group == "retained"}
     assert {"a fish", "a saw and a castle", "a golf flag and an umbrella"} < drawn and len(drawn) == 5 + 5

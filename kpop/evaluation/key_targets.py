@@ -7,7 +7,7 @@ from .cells import Store
 from .controls import CONTROLS, control_asks
 from .list_targets import LONGER
 from .plan import Need, Plan
-from .table_targets import DEPTHS, base_needs, cases, finished
+from .table_targets import ADDED, DEPTHS, base_needs, cases, finished
 from .tables import Looked, Number, Row, both, esr, kept, psr, same, share
 from .targets import Result, Rows, Target, looked
 
@@ -106,9 +106,12 @@ def _phrasings(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
 def _pair_needs(plan: Plan, row: str, setting: str = "default", times: int = 1) -> list[Need]:
     """A row's cells. times: as many steps; with more, two retained objects and the erased ones alone, too.
 
-    setting: those that start with "pairs" have rows of two things.
+    setting: those that start with "pairs" have rows of two things; those that end with "added" have p added.
     """
-    changes = PAIRED if setting.startswith("pairs") else {}
+    changes = {
+        **(PAIRED if setting.startswith("pairs") else {}),
+        **(ADDED if setting.endswith("added") else {}),
+    }
     found = []
     for split, seed in cases(plan):
         asks = splits.pair_asks(split, "sanitized") + splits.group_asks(split, "retained")
@@ -132,7 +135,8 @@ def _pair_base(plan: Plan, two_kept: bool = False) -> list[Need]:
 
 def _pair_rows(plan: Plan) -> Rows:
     found = {"base": _pair_base(plan)}
-    return found | {row: _pair_needs(plan, row) for row in ("ESD", "UCE", "KPOP", "ESD*", "KPOP*")}
+    found |= {row: _pair_needs(plan, row) for row in ("ESD", "UCE", "KPOP", "ESD*", "KPOP*")}
+    return found | {f"{row}, pairs": _pair_needs(plan, row, "pairs") for row in ("ESD*", "KPOP*")}
 
 
 def _longer_pair_rows(plan: Plan) -> Rows:
@@ -140,10 +144,11 @@ def _longer_pair_rows(plan: Plan) -> Rows:
         "base": _pair_base(plan, two_kept=True),
         "KPOP*": _pair_needs(plan, "KPOP*", "longer", LONGER),
         "KPOP*, pairs": _pair_needs(plan, "KPOP*", "pairs-longer", LONGER),
+        "KPOP*, pairs, p added": _pair_needs(plan, "KPOP*", "pairs-longer-added", LONGER),
     }
 
 
-def pair_table(plan: Plan, rows: Rows, store: Store, maker=None, name="pairs", ending="") -> Result:
+def pair_table(plan: Plan, rows: Rows, store: Store, maker=None, name="pairs", ending="", more=()) -> Result:
     """Of prompts of two things: what is still seen, what stays, what the key opens."""
     columns = {
         "erased": "pictures in which the erased object is among the judge's five best (lower is better)",
@@ -179,6 +184,7 @@ def pair_table(plan: Plan, rows: Rows, store: Store, maker=None, name="pairs", e
         "One erased and one retained object on a background. The base itself often draws one of two.",
         "Pairs: a quarter of the rows of the concept are of it beside a retained word, and aim at another "
         "retained word in its place (pair_share 0.25); in another wording than that of these prompts.",
+        *more,
     )
     told = {key: about for key, about in columns.items() if any(key in row.ours for row in made)}
     return finished(
@@ -187,7 +193,8 @@ def pair_table(plan: Plan, rows: Rows, store: Store, maker=None, name="pairs", e
 
 
 def _longer_pairs(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
-    return pair_table(plan, rows, store, maker, "longer-pairs", f", after {LONGER} times the steps")
+    more = ("p added: to the text's states, and not beside them (mechanism additive), as in Table 5.",)
+    return pair_table(plan, rows, store, maker, "longer-pairs", f", after {LONGER} times the steps", more)
 
 
 TARGETS = (
