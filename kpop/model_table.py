@@ -198,15 +198,10 @@ _METHODS = {
     "uce": _MethodRow({**_NO_DESCENT, "trainable": "kv"}, defining={"retain_neutral": False}),
     "sld": _MethodRow(_NO_WEIGHTS),
 }
+_DRAWN = {"scheduler": "ddim", "prompt_branch": "cond"}
 _GENERATION = {
-    "emoji": {
-        "steps": 25,
-        "guidance_scale": 4.0,
-        "scheduler": "ddim",
-        "batch_size": 8,
-        "prompt_branch": "cond",
-    },
-    "sd": {"steps": 50, "guidance_scale": 7.5, "scheduler": "ddim", "batch_size": 2, "prompt_branch": "cond"},
+    "emoji": {**_DRAWN, "steps": 25, "guidance_scale": 4.0, "batch_size": 8},
+    "sd": {**_DRAWN, "steps": 50, "guidance_scale": 7.5, "batch_size": 2},
 }
 PAIRED = 0.25  # pair_share of one concept; of several a key of its own opens too few such prompts
 RETAINED = 12  # of the default list for one concept; for several it leaves nothing out
