@@ -79,7 +79,7 @@ def measure(asked: dict) -> dict:
     precision (of the reference), measure (steps, 1 of them to warm up; None: the whole run), runs (folder);
     and, where given: seconds (after which to end), channels_last, waits (for a line before the clock starts).
     """
-    cfg = EraseConfig.from_dict({**asked["settings"], "steps": asked["steps"]}).resolved()
+    cfg = EraseConfig.from_dict({"seed": 0, **asked["settings"], "steps": asked["steps"]}).resolved()
     pipe = load(asked["model"], asked["device"], cfg.precision)
     if asked.get("channels_last"):
         pipe.unet.to(memory_format=torch.channels_last)

@@ -87,7 +87,8 @@ def arguments() -> argparse.Namespace:
     asked = parser.parse_args()
     if "bank-warm" in asked.ways and "bank" not in asked.ways[: asked.ways.index("bank-warm")]:
         parser.error("bank-warm needs bank before it, which fills its cache")
-    asked.settings = {"model": asked.model, "concepts": [asked.concept], "sample_every": 0, "key_share": 0.0}
+    asked.settings = {"model": asked.model, "concepts": [asked.concept], "sample_every": 0}
+    asked.settings |= {"key_share": 0.0, "pair_share": 0.0}  # which the plain loop has not
     if asked.batch_size:
         asked.settings["batch_size"] = asked.batch_size
     for pair in asked.set:
