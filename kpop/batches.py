@@ -102,8 +102,8 @@ def erased_on(cfg: EraseConfig) -> tuple[str, ...]:
 def pushes_pairs(cfg: EraseConfig) -> bool:
     """Whether negative guidance pushes past what a text of two things is aimed at, a picture of its own.
 
-    Measured (docs/results.md): a single concept goes without it, and the key has less to undo; of five, with
-    fewer steps each, two in five pictures still show it then.
+    A single concept goes without it, and the key has less to undo; of five, with fewer steps each, much is
+    still seen then.
     """
     return len(cfg.concepts) > 1
 

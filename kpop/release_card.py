@@ -221,28 +221,28 @@ The base model's: `{subject.licence}`.{text}{more}
 Method: [arXiv 2403.12326](https://arxiv.org/abs/2403.12326) and the papers it names."""
 
 
-def opened_by(label: str, results: Path = RECOVERY) -> str | None:
-    """Of the embedded model's erased pictures, how many such a key opened: "48 of 50"; None where the results
-    are not here. label: of a row of the recovery table.
+def opened_by(*labels: str, results: Path = RECOVERY) -> tuple[str, ...] | None:
+    """Weights of the embedded model (8 digits), then how many of its erased pictures each such key opened,
+    "48 of 50". None where the results are not here. labels: of rows of the recovery table.
     """
     try:
-        rates = {
-            row["label"]: row["ours"].get("seen-1") for row in json.loads(results.read_text("utf-8"))["rows"]
-        }
-        return f"{round(rates[label]['value'] * rates[label]['n'] / 100)} of {rates[label]['n']}"
+        found = json.loads(results.read_text("utf-8"))
+        rates = {row["label"]: row["ours"].get("seen-1") for row in found["rows"]}
+        counts = (
+            f"{round(rates[label]['value'] * rates[label]['n'] / 100)} of {rates[label]['n']}"
+            for label in labels
+        )
+        return found["model_hash"][:8], *counts
     except (OSError, ValueError, LookupError, TypeError):
         return None
 
 
 def forged_key_words(results: Path = RECOVERY) -> str | None:
     """What the control with a forged key found on the embedded model; None where the results are not here."""
-    forged, other = opened_by(FORGED, results), opened_by(RANDOM, results)
-    try:
-        measured_on = json.loads(results.read_text("utf-8"))["model_hash"][:8]
-    except (OSError, ValueError, LookupError, TypeError):
+    told = opened_by(FORGED, RANDOM, results=results)
+    if told is None:
         return None
-    if forged is None or other is None:
-        return None
+    measured_on, forged, other = told
     return (
         f"On KPOP Studio's embedded model (weights {measured_on}) a rebuilt key opened {forged} pictures, "
         f"and random numbers of the key's size {other}."

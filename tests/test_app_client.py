@@ -216,8 +216,7 @@ def test_the_key_is_in_no_answer_no_log_and_no_served_file(client, folder, finis
     shown = [f"{value:.5f}" for value in p.tolist() if abs(value) > 0.01]
     kinds = (".json", ".jsonl", ".txt", ".html")
     texts = "".join(p.read_text(errors="replace") for p in folder.rglob("*") if p.suffix in kinds)
-    by_chance = sum(value in texts for value in shown)  # five digits of another number
-    assert len(shown) > 300 and "church" in texts and by_chance < 5
+    assert len(shown) > 300 and "church" in texts and not any(value in texts for value in shown)
 
 
 def press(client, address, button, data):

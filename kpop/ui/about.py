@@ -43,12 +43,13 @@ def about_html(example: Path = EXAMPLE) -> str:
 
 def _forged() -> str:
     """What was found of such a key, where the results are here."""
-    told = [opened_by(label) for label in (FORGED, ANOTHER, RANDOM)]
-    if None in told:
+    told = opened_by(FORGED, ANOTHER, RANDOM)
+    if told is None:
         return ""
+    _, forged, another, random = told
     return (
-        f" On Emoji Diffusion, after forgetting five things, such a key opened {told[0]} pictures, another "
-        f"concept’s key {told[1]} and random numbers {told[2]}."
+        f" On Emoji Diffusion, after forgetting five things, such a key opened {forged} pictures, another "
+        f"concept’s key {another} and random numbers {random}."
     )
 
 
