@@ -299,6 +299,19 @@ def test_what_is_shown_is_what_was_asked_last(chromium, address, folder):
     page.wait_for_timeout(12_000)  # the houses are drawn by now, of the run before
     assert page.locator('#compare-grid img[alt^="a house"]').count() == 0
     assert page.locator('#compare-grid img[alt^="a church"]').count() == 12
+
+    # Another run is chosen before the server has heard of the press.
+    late = []
+    page.route("**/queue/join*", lambda request: late.append(request), times=1)
+    with page.expect_request("**/queue/join*"):
+        page.locator("#draw").click()
+    page.locator("#run-picker input").click()
+    page.get_by_role("option").filter(has_text="example").first.click()
+    page.wait_for_timeout(2000)
+    for request in late:
+        request.continue_()
+    page.wait_for_timeout(5000)
+    assert page.locator('#compare-grid img[alt^="a church"]').count() == 12
     assert (visitor.left, visitor.errors) == ([], [])
     page.close()
 

@@ -193,30 +193,30 @@ def wire_compare(page: Page, step: CompareStep, tab: gr.Tab) -> None:
         checked(studio, run, prompt)
         if "recovered" in drawable(run, key):
             keyed(studio, run, key)
-        config_from(guidance, sampling, held)
+        asked = (run_id, prompt, seeds_from(seeds), key, rival, config_from(guidance, sampling, held))
         rows = run.method.variants + (rival_of(studio, run, rival).method.variants[1:] if rival else ())
-        return skeleton(rows, seeds_from(seeds))
+        return skeleton(rows, seeds_from(seeds)), asked
 
     @plainly
     def back(drawn):
         return grid_html(studio, drawn) if drawn else notice("Nothing drawn", "Press Draw to try again.")
 
     @plainly
-    def draw(
-        run_id, prompt, seeds, key, rival, guidance, sampling, held, passphrase,
-        progress=gr.Progress(),  # noqa: B008
-    ):  # fmt: skip
+    def draw(picked, question, passphrase, progress=gr.Progress()):  # noqa: B008
+        """Sheets of what was asked, as it was then; None where another run was chosen before its turn."""
+        run_id, prompt, seeds, key, rival, config = question
+        if run_id != picked:
+            return None
         return draw_both(
-            studio, studio.run(run_id), prompt, seeds_from(seeds), key, rival,
-            config_from(guidance, sampling, held), lambda i, n: progress((i, n), desc="drawing"), passphrase,
+            studio, studio.run(run_id), prompt, seeds, key, rival, config,
+            lambda i, n: progress((i, n), desc="drawing"), passphrase,
         )  # fmt: skip
 
     @plainly
-    def place(run_id, fresh, pair, view):
-        """What was drawn, in the view that is looked at by now; not of a run chosen before."""
-        if not fresh or fresh[0].run_id != run_id:
-            return [gr.skip()] * len(step.shown)
-        return show(studio, fresh, pair, view)
+    def place(run_id, fresh, drawn, pair, view):
+        """What was drawn, in the view that is looked at by now; of a run chosen before: what stood there."""
+        placed = next((one for one in (fresh, drawn) if one and one[0].run_id == run_id), None)
+        return show(studio, placed, pair, view) if placed else kept(studio, run_id, pair, view)
 
     @plainly
     def tab_opened(run_id, prompt, seeds, key, pair, view, drawn):
@@ -270,7 +270,9 @@ def wire_compare(page: Page, step: CompareStep, tab: gr.Tab) -> None:
         **NEWEST,
         **SOFT,
     )
-    fresh, first = gr.State(None, time_to_live=3600), [page.picker, *step.asked]
+    fresh, question = (gr.State(None, time_to_live=3600) for _ in range(2))
+    waiting = [wait, [page.picker, *step.asked], [step.grid, question]]
+    every = {"trigger_mode": "multiple", **SOFT}  # a second press counts, however soon
     seen = [step.grid, step.slider, step.hover]
     drawing = {"show_progress_on": seen, "api_visibility": "private", **NEWEST, **GPU}
     chosen = step.chips.input(lambda text: text, step.chips, step.prompt, **QUIET)
@@ -279,14 +281,14 @@ def wire_compare(page: Page, step: CompareStep, tab: gr.Tab) -> None:
         restore, [step.picture, page.picker], [*fields, step.restoring, step.picture, *holds], **SOFT
     )
     for started in (
-        gr.on([step.draw.click, step.prompt.submit, step.passphrase.submit], wait, first, step.grid, **SOFT),
-        chosen.then(wait, first, step.grid, **SOFT),
-        step.rival.input(wait, first, step.grid, **SOFT),
-        dropped.success(wait, first, step.grid, **SOFT),
-        whenever(step.lacking.change),
+        gr.on([step.draw.click, step.prompt.submit, step.passphrase.submit], *waiting, **every),
+        chosen.then(*waiting, **every),
+        step.rival.input(*waiting, **every),
+        dropped.success(*waiting, **every),
+        whenever(step.lacking.change).then(*waiting, **every),
     ):
-        made = started.success(draw, [*first, step.passphrase], fresh, **drawing)
-        made.success(place, [page.picker, fresh, *looks], step.shown, **NEWEST, **SOFT)
+        made = started.success(draw, [page.picker, question, step.passphrase], fresh, **drawing)
+        made.success(place, [page.picker, fresh, step.drawn, *looks], step.shown, **NEWEST, **SOFT)
         made.failure(back, step.drawn, step.grid, **SOFT)
     opened = [page.picker, step.prompt, step.seeds, step.key, *looks, step.drawn]
     tab.select(tab_opened, opened, [*step.shown, step.passphrase, step.prompt, step.lacking], **SOFT)
