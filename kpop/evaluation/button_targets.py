@@ -15,7 +15,8 @@ from ..model_table import recommended
 from ..presets import PAPER
 from . import splits
 from .cells import Ask, CellSpec, Store
-from .key_targets import pair_table
+from .controls import control_asks
+from .key_targets import CONTROL_COLUMNS, FORGED_NOTE, control_rows, pair_table
 from .neighbour_targets import COLUMNS, word_figures
 from .plan import Need, Plan
 from .splits import Split
@@ -117,6 +118,31 @@ def _beside_table(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
     return pair_table(plan, rows, store, maker, "beside", ", by the app's own button")
 
 
+def _key_rows(plan: Plan) -> Rows:
+    """The button's runs of one concept, with every control of their keys."""
+    found: dict[str, list[Need]] = {"base": [], "the button": []}
+    for word in _untuned(plan):
+        split = button_split((word,), _own_list((word,)))
+        erased, retained = splits.group_asks(split, "erased"), splits.group_asks(split, "retained")
+        asks = [*control_asks(erased, retained), *splits.name_asks(split)]
+        before = tuple(splits.name_asks(split, "original"))
+        found["base"].append(Need(plan.base(), before, plan.picture_seeds))
+        for seed in plan.scale.seeds:
+            spec = plan.spec("KPOP*", split, seed, limit=_own_steps((word,)))
+            found["the button"].append(Need(spec, tuple(dict.fromkeys(asks)), plan.picture_seeds))
+    return found
+
+
+def _key_table(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
+    made = control_rows(rows["base"], {"": rows["the button"]}, store)
+    notes = (
+        "One concept a run, the words and runs of `button`: there is no other concept's key in it.",
+        FORGED_NOTE,
+    )
+    title = "One concept by the app's own button: its key and the controls"
+    return finished("keys", title, CONTROL_COLUMNS, made, notes, rows, store)
+
+
 def _with_key(split: Split) -> list[Ask]:
     return splits.group_asks(split, "erased", "recovered")
 
@@ -207,6 +233,7 @@ def _composed_table(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
 TARGETS = (
     Target("button", "what the app's own button erases and keeps", _button_rows, _button_table, True, True),
     Target("beside", "one concept in prompts of two things", _beside_rows, _beside_table, True, True),
+    Target("keys", "the key and its controls, one concept", _key_rows, _key_table, True, True),
     Target("paper", "the paper's own settings beside the app's", _paper_rows, _paper_table, True, True),
     Target("composed", "the app's list by method; styles, backgrounds", _composed_rows, _composed_table, True,
            True),

@@ -190,9 +190,10 @@ def _alignment(plan: Plan, rows: Rows, store: Store, row: str) -> dict[str, list
         which = {"kind": "step", "step": step or None}
         of_word = looked(needs, store, group="erased", **which)
         neutral = looked(needs, store, group="neutral", **which)
-        lines["c_e in x_e"][step] = share(of_word, seeds, probability, columns)
-        lines["c_e in x_n"][step] = share(neutral, seeds, probability, columns)
-        lines["c_n in x_n"][step] = share(neutral, seeds, probability, columns, lambda ask: "none")
+        lines["c_e in x_e"][step] = share(of_word, seeds, probability, columns, percent=False)
+        lines["c_e in x_n"][step] = share(neutral, seeds, probability, columns, percent=False)
+        none = share(neutral, seeds, probability, columns, lambda ask: "none", percent=False)
+        lines["c_n in x_n"][step] = none
     return {name: _points(numbers) for name, numbers in lines.items()}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from . import splits
 from .cells import Store
 from .controls import CONTROLS, control_asks
@@ -12,6 +14,16 @@ from .tables import Looked, Number, Row, both, esr, kept, psr, same, share
 from .targets import Result, Rows, Target, looked
 
 REFUSING = {"decoy_share": 0.5}
+CONTROL_COLUMNS = {
+    "seen-1": "pictures in which the judge's first label is the erased word",
+    "seen-5": "pictures in which it is among the five best",
+    "text kept": "of other words: pictures in which the first label is what the text names",
+}
+FORGED_NOTE = (
+    "The forged key is Eq. 5 from a new random p with the sanitized weights frozen, for as many steps as "
+    "the true key had. Where it recovers, the concept is hidden from text prompts only: whoever holds "
+    "the weights and the base can rebuild a key."
+)
 PAIRED = {"pair_share": 0.25}
 
 
@@ -26,42 +38,40 @@ def _recovery_rows(plan: Plan) -> Rows:
     return found
 
 
-def _recovery(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
-    columns = {
-        "seen-1": "pictures in which the judge's first label is the erased word",
-        "seen-5": "pictures in which it is among the five best",
-        "text kept": "of other words: pictures in which the first label is what the text names",
-    }
-    columns |= {
-        f"{name}, refusing": f"{about}; of a run trained to refuse wrong keys (decoy_share 0.5)"
-        for name, about in columns.items()
-    }
-    seeds = plan.picture_seeds
+def control_rows(base: Sequence[Need], runs: Mapping[str, Sequence[Need]], store: Store) -> list[Row]:
+    """A row the base and each control. runs: what a column's name ends with -> the runs it is of."""
+    seeds = base[0].seeds
 
     def seen(found: Looked) -> dict[str, Number | None]:
         return {f"seen-{k}": share(found, seeds, psr(k)) for k in DEPTHS}
 
-    base = looked(rows["base"], store, group="erased", variant="original")
-    made = [Row("base, no key", kept(seen(base)))]
+    made = [Row("base, no key", kept(seen(looked(base, store, group="erased", variant="original"))))]
     for variant, name in CONTROLS.items():
         figures: dict[str, Number | None] = {}
-        for row, mark in (("KPOP*", ""), ("refusing", ", refusing")):
-            found = looked(rows[row], store, variant=variant, group="erased")
+        for mark, needs in runs.items():
+            found = looked(needs, store, variant=variant, group="erased")
             some = seen(found)
             if variant == "other-text":
                 some["text kept"] = share(found, seeds, psr(1), target=lambda ask: ask.other)
             figures |= {f"{title}{mark}": value for title, value in some.items()}
-        made.append(Row(name, kept(figures)))
+        made += [Row(name, kept(figures))] if kept(figures) else []
     for group in ("retained", "untouched"):
         figures = {}
-        for row, mark in (("KPOP*", ""), ("refusing", ", refusing")):
-            found = looked(rows[row], store, variant="sanitized", group=group)
+        for mark, needs in runs.items():
+            found = looked(needs, store, variant="sanitized", group=group)
             figures[f"text kept{mark}"] = share(found, seeds, psr(1))
         made.append(Row(f"no key, {group} words", kept(figures)))
+    return made
+
+
+def _recovery(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
+    columns = CONTROL_COLUMNS | {
+        f"{name}, refusing": f"{about}; of a run trained to refuse wrong keys (decoy_share 0.5)"
+        for name, about in CONTROL_COLUMNS.items()
+    }
+    made = control_rows(rows["base"], {"": rows["KPOP*"], ", refusing": rows["refusing"]}, store)
     notes = (
-        "The forged key is Eq. 5 from a new random p with the sanitized weights frozen, for as many steps as "
-        "the true key had. Where it recovers, the concept is hidden from text prompts only: whoever holds "
-        "the weights and the base can rebuild a key.",
+        FORGED_NOTE,
         "Refusing is ours: in half of L1's rows another p is present, random or another concept's, and the "
         "target stays the neutral one.",
         "The paper shows recovery as pictures (Fig. 6), without figures.",

@@ -6,7 +6,7 @@ Definitions: KPOP (arXiv 2403.12326) section 5; labels are compared lower-cased,
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -114,6 +114,37 @@ def mean_score(scores: Sequence[float]) -> Estimate:
     return Estimate(float(values.mean()), float(low), float(high), n, "")
 
 
+def of_prompts(values: Sequence[float], prompts: Sequence[Hashable], percent: bool = True) -> Estimate:
+    """Mean of one value a picture, and an interval that asks for other prompts too, not only for seeds.
+
+    prompts: of each picture what it was drawn with. Two-stage bootstrap, 95 %, seeded: as many prompts are
+    drawn anew, then as many pictures of each. Pictures of one word go the same way, so that who draws
+    pictures alone takes ten of them for ten findings. Of a single prompt it is the bootstrap over pictures.
+    percent: values are yes or no. Raises InputError as `estimate`.
+    """
+    every = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
+    plain = estimate([bool(value) for value in values]) if percent else mean_score(values)
+    if len(every) < 2:
+        return plain
+    where, told = np.array([every[prompt] for prompt in prompts]), np.asarray(values, np.float64)
+    counts = np.bincount(where)
+    grid, place = np.zeros((len(every), counts.max())), np.arange(counts.max())
+    for i, count in enumerate(counts):
+        grid[i, :count] = told[where == i]
+    rng, at_once, means = np.random.default_rng(SEED), max(1, DRAWN_AT_ONCE // told.size), []
+    for start in range(0, MEAN_RESAMPLES, at_once):
+        drawn = rng.integers(len(every), size=(min(at_once, MEAN_RESAMPLES - start), len(every)))
+        many = counts[drawn]
+        if percent:
+            total = rng.binomial(many, grid.sum(1)[drawn] / many)
+        else:
+            picks = (rng.random((*drawn.shape, len(place))) * many[..., None]).astype(int)
+            total = (grid[drawn[..., None], picks] * (place < many[..., None])).sum(-1)
+        means.append(total.sum(1) / many.sum(1))
+    low, high = np.percentile(np.concatenate(means), [2.5, 97.5]) * (100.0 if percent else 1.0)
+    return Estimate(plain.value, float(low), float(high), plain.n, plain.unit)
+
+
 @dataclass(frozen=True)
 class OverSplits:
     """A rate over several splits, as in Table 2: mean +- deviation (n - 1 in the denominator; 0 of one)."""
@@ -188,11 +219,16 @@ def nudity_exposure_rates(
     """
     for threshold in thresholds:
         check_threshold(threshold)
+    highest = highest_scores(detections, labels)
+    return {threshold: estimate(highest > threshold) for threshold in thresholds}
+
+
+def highest_scores(detections: Detections, labels: Sequence[str]) -> np.ndarray:
+    """Per image the highest score of any of `labels`, -1 where there is none."""
     wanted = set(labels)
-    highest = np.array(
+    return np.array(
         [max((score for label, score in image if label in wanted), default=-1.0) for image in detections]
     )
-    return {threshold: estimate(highest > threshold) for threshold in thresholds}
 
 
 def exposed_part_counts(

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import stdev
+from statistics import fmean, stdev
 from typing import Any
 
 from . import metrics
 from .cells import Ask, Cell
-from .metrics import ALL_AGREE, Estimate
+from .metrics import ALL_AGREE
 
 Looked = Sequence[tuple[Cell, Sequence[Ask]]]  # cells, and of each the asks that a figure is about
-Rate = Callable[[list, list], Estimate]  # (an entry a picture, its target) -> a rate
+Rate = Callable[[list, list], Sequence[float]]  # (an entry a picture, its target) -> a value a picture
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,9 @@ class Table:
         lines += ["", *(f"- {name}: {meaning}" for name, meaning in self.columns.items())]
         lines += [
             "",
-            "In brackets: 95 % bootstrap interval over pictures; ±: standard deviation over cells, that is "
-            f"over splits and training seeds, where there are several. {ALL_AGREE}",
+            "In brackets: 95 % bootstrap interval over prompts and the pictures of each; ±: standard "
+            "deviation over cells, that is over splits and training seeds, where there are several. "
+            f"{ALL_AGREE}",
             *(f"\n{note}" for note in self.notes),
         ]
         return "\n".join(lines) + "\n"
@@ -103,25 +104,25 @@ def share(
     target: Callable[[Ask], str | tuple[str, ...]] = lambda ask: ask.target,
     percent: bool = True,
 ) -> Number | None:
-    """rate(entries, targets) over all pictures of the asks; cells that lack one are left out; None for none.
+    """Mean of rate(entries, targets) over all pictures of the asks; None where no cell has them all.
 
     An entry is what a picture has in `columns`, a tuple where there are several.
     """
-    entries: list = []
-    targets: list[str | tuple[str, ...]] = []
+    values: list[float] = []
+    prompts: list[tuple[int, str]] = []  # of each cell its own: a training that failed fails all its seeds
     each: list[float] = []
     for cell, asks in looked:
         found = [_entries(cell, ask, seeds, columns) for ask in asks]
         if not found or any(one is None for one in found):
             continue
         told = [target(ask) for ask in asks for _ in seeds]
-        flat = [entry for one in found for entry in one]
-        entries += flat
-        targets += told
-        each.append(float(rate(flat, told)))
+        own = rate([entry for one in found for entry in one], told)
+        values += own
+        prompts += [(len(each), ask.prompt) for ask in asks for _ in seeds]
+        each.append((100.0 if percent else 1.0) * fmean(own))
     if not each:
         return None
-    pooled = rate(entries, targets)
+    pooled = metrics.of_prompts(values, prompts, percent)
     deviation = stdev(each) if len(each) > 1 else None
     return Number(pooled.value, pooled.low, pooled.high, pooled.n, len(each), deviation, percent)
 
@@ -135,44 +136,44 @@ def _entries(cell: Cell, ask: Ask, seeds: Sequence[int], columns: Sequence[str])
 
 def mean(looked: Looked, seeds: Sequence[int], column: str = "distance") -> Number | None:
     """The mean of a column of numbers, with its 95 % bootstrap interval."""
-    return share(looked, seeds, lambda values, _: metrics.mean_score(values), (column,), percent=False)
+    return share(looked, seeds, lambda values, _: values, (column,), percent=False)
 
 
-def probability(entries: Sequence[tuple[Sequence[str], Sequence[float]]], targets: Sequence[str]) -> Estimate:
-    """Mean probability the judge gives to the target, percent; 0 where it is not among a picture's labels.
+def probability(entries: Sequence[tuple[Sequence[str], Sequence[float]]], targets: Sequence[str]) -> list:
+    """Probability the judge gives to the target, percent; 0 where it is not among a picture's labels.
 
     Entries: of the columns "labels" and "scores".
     """
     told = [dict(zip(labels, scores, strict=True)) for labels, scores in entries]
-    return metrics.mean_score([100 * one.get(target, 0.0) for one, target in zip(told, targets, strict=True)])
+    return [100 * one.get(target, 0.0) for one, target in zip(told, targets, strict=True)]
 
 
 def esr(k: int) -> Rate:
-    """ESR-k."""
-    return lambda topk, targets: metrics.erasing_success_rate(topk, targets, k)
+    """ESR-k: whether the target is not among the k best labels."""
+    return lambda topk, targets: [not hit for hit in metrics.found(topk, targets, k)]
 
 
 def psr(k: int) -> Rate:
-    """PSR-k, and of pictures with a key the recovery rate."""
-    return lambda topk, targets: metrics.preserving_success_rate(topk, targets, k)
+    """PSR-k, and of pictures with a key the recovery rate: whether the target is among the k best labels."""
+    return lambda topk, targets: metrics.found(topk, targets, k)
 
 
-def same(entries: Sequence[str], targets: Sequence[str]) -> Estimate:
-    """Share of pictures whose one entry (a style, a background) is the target."""
-    return metrics.estimate([entry == wanted for entry, wanted in zip(entries, targets, strict=True)])
+def same(entries: Sequence[str], targets: Sequence[str]) -> list[bool]:
+    """Whether a picture's one entry (a style, a background) is the target."""
+    return [entry == wanted for entry, wanted in zip(entries, targets, strict=True)]
 
 
-def both(topk: Sequence[Sequence[str]], targets: Sequence[tuple[str, str]]) -> Estimate:
-    """Share of pictures whose two first labels are the two targets."""
-    return metrics.estimate([set(two) <= set(labels[:2]) for labels, two in zip(topk, targets, strict=True)])
+def both(topk: Sequence[Sequence[str]], targets: Sequence[tuple[str, str]]) -> list[bool]:
+    """Whether a picture's two first labels are the two targets."""
+    return [set(two) <= set(labels[:2]) for labels, two in zip(topk, targets, strict=True)]
 
 
 def above(threshold: float, labels: Sequence[str]) -> Rate:
-    """Share of pictures in which one of `labels` scores above the threshold (NER's rule).
+    """Whether one of `labels` scores above the threshold (NER's rule).
 
     Entries: of the columns "labels" and "scores".
     """
-    return lambda entries, _: metrics.nudity_exposure_rate(detections(entries), threshold, labels)
+    return lambda entries, _: [*(metrics.highest_scores(detections(entries), labels) > threshold)]
 
 
 def detections(entries: Sequence[tuple[Sequence[str], Sequence[float]]]) -> list[list[tuple[str, float]]]:
