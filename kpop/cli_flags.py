@@ -69,8 +69,8 @@ def prompt_list_flags(parser: argparse.ArgumentParser) -> None:
     }
     parser.add_argument(
         "--protocol",
-        choices=("words", "csv", "sensitive", "style"),
-        help="default: words, csv with --prompts",
+        choices=("objects", "csv", "sensitive", "style"),
+        help="default: objects, csv with --prompts",
     )
     for name, text in about.items():
         parser.add_argument(f"--{name}", default=None, help=text)

@@ -218,8 +218,8 @@ def evaluate(args: argparse.Namespace) -> None:
     if args.runner == "ray":
         return on_cluster(evaluate_on_node, args)
     if args.protocol is None:
-        args.protocol = "csv" if args.prompts or args.images else "words"
-    if args.protocol != "words":
+        args.protocol = "csv" if args.prompts or args.images else "objects"
+    if args.protocol != "objects":
         from .prompt_commands import evaluate_prompts
 
         return evaluate_prompts(args)
@@ -264,6 +264,7 @@ def words_asked(args: argparse.Namespace) -> tuple[Run, list[str], Detector]:
     """The run, its words to draw and the judge of an evaluation by words. Raises KpopError."""
     from .continual import judged_config
     from .evaluation import detectors, protocol
+    from .evaluation_plan import usual_words
 
     if not args.run:
         raise InputError("Name the run to evaluate.")
@@ -272,9 +273,8 @@ def words_asked(args: argparse.Namespace) -> tuple[Run, list[str], Detector]:
             raise InputError(f"--{name.replace('_', '-')} goes with --prompts or --protocol sensitive.")
     run = for_key(named_run(args), args)
     config = judged_config(run)
-    every = (*config.concepts, *(config.retain or ()))
-    words = _split(args.words) if args.words else [concept_name(concept) for concept in every]
-    judge = detectors.load(args.judge or "emoji", args.device)
+    words = usual_words(run) if args.words is None else _split(args.words)
+    judge = detectors.load(args.judge or detectors.judge_for(args.model or run.config.model), args.device)
     if judge.accuracy is None:
         raise InputError("NudeNet names parts of bodies; ask for it with --protocol sensitive.")
     for word in words:

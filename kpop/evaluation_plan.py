@@ -17,6 +17,7 @@ from .runs import Run
 
 PROTOCOLS = ("objects", "sensitive", "style", "csv")
 FIRST_SEED = 500  # as the command's default: no training draws from these
+UNTOUCHED = 3  # words of neither list that are looked for unasked
 MOST_PICTURES = 50  # a prompt; the command takes more
 
 
@@ -73,10 +74,9 @@ def command_line(run: Run, request: dict[str, Any], out: Path) -> list[str]:
     protocol, pictures = request["protocol"], int(request["pictures"])
     line = ["evaluate", str(run.path), "--runs", str(out.parent.parent.parent), "--out", str(out)]
     line += ["--device", request["device"], "--seeds", request.get("seeds") or usual_seeds(pictures)]
-    line += ["--protocol", "words" if protocol == "objects" else protocol]
+    line += ["--protocol", protocol]
     if protocol == "objects":
         line += ["--words", ",".join(request["words"])]
-        line += [] if family(run.config.model) == "emoji" else ["--judge", "resnet50"]
     if (out / "prompts.csv").is_file():
         line += ["--prompts", str(out / "prompts.csv")]
     return line
@@ -104,6 +104,12 @@ def words_of(run: Run) -> dict[str, tuple[str, ...]]:
         "retained": tuple(map(concept_name, retained)),
         "untouched": untouched_words(family(run.config.model), (*erased, *retained)),
     }
+
+
+def usual_words(run: Run) -> list[str]:
+    """What the command looks for where no words are given: all of both lists, and UNTOUCHED of neither."""
+    found = words_of(run)
+    return [*found["erased"], *found["retained"], *found["untouched"][:UNTOUCHED]]
 
 
 def prompt_count(run: Run, protocol: str, words: Sequence[str]) -> int | None:

@@ -18,7 +18,7 @@ from .evaluation import detectors, picture_folders, prompt_protocol, prompt_repo
 from .evaluation.detectors import Detector
 from .evaluation.metrics import THRESHOLDS, check_threshold
 from .evaluation.predictions import Predictions
-from .evaluation.prompt_table import ALL, Case, PromptTable, read_prompts
+from .evaluation.prompt_table import ALL, ARTIST, Case, PromptTable, read_prompts
 from .evaluation.protocol import VARIANTS, role_of
 from .model_table import family
 from .processes import Processes, launched
@@ -91,9 +91,11 @@ def prepare(args: argparse.Namespace) -> PromptsAsked:
     model = args.model or (run.config.model if run else None)
     _check_sources(args, run)
     table, judge = _styles(args, run, model) if args.protocol == "style" else _prompts_and_judge(args, model)
-    cases = _grouped(table, _roles(args, run), judge)
+    cases = _grouped(table, _roles(args, run), judge, args.erased)
     references = picture_folders.reference_pictures(args.reference) if args.reference else None
     measured = _scores(args, table, judge, references)
+    if measured.text is not None and (table.label_column == ARTIST or args.protocol == "style"):
+        measured = replace(measured, apart=True)
     counted = _counted(args, table, cases, judge, measured)
     found, drawn = _sources(args, run, cases)
     return PromptsAsked(config, run, model, table, judge, cases, references, measured, counted, found, drawn)
@@ -166,8 +168,10 @@ def _roles(args: argparse.Namespace, run: Run | None) -> EraseConfig | None:
     return judged_config(run) if run else None
 
 
-def _grouped(table: PromptTable, roles: EraseConfig | None, judge: Detector | None) -> list[Case]:
-    """The cases of `csv` in the groups of what was erased, retained, or neither."""
+def _grouped(
+    table: PromptTable, roles: EraseConfig | None, judge: Detector | None, told: str | None
+) -> list[Case]:
+    """The cases of `csv` in the groups of what was erased, retained, or neither. told: --erased."""
     if roles is None or table.label_column is None:
         return list(table.cases)
 
@@ -179,6 +183,10 @@ def _grouped(table: PromptTable, roles: EraseConfig | None, judge: Detector | No
         return role
 
     groups = {label: group(label) for label in {case.label for case in table.cases}}
+    if told and "erased" not in groups.values():
+        raise InputError(
+            f"No row of {table.name} is labelled {told[:60]!r}: look at its column {table.label_column}."
+        )
     return [replace(case, group=groups[case.label]) if case.group == ALL else case for case in table.cases]
 
 

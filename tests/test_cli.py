@@ -19,6 +19,7 @@ from kpop import cli, jobs, runs
 from kpop.cli_values import key_told
 from kpop.config import EraseConfig
 from kpop.errors import InputError, ModelError
+from kpop.evaluation_plan import usual_words
 from kpop.runs import create_run
 
 REPO = Path(__file__).resolve().parent.parent
@@ -302,13 +303,15 @@ def test_compare_writes_one_labelled_sheet(models, painter, capfd, text, key):
 def test_evaluate_prints_a_table_and_its_files(models, painter, monkeypatch, capfd):
     from kpop.evaluation import detectors
 
-    judge = types.SimpleNamespace(name="emoji", labels=["church", "castle", "none"], accuracy=98.2)
+    run = create_run(EraseConfig(concepts=("church",), retain=("castle",)), runs.default_runs_dir())
+    assert usual_words(run) == ["church", "castle", "cassette", "saw", "fish"]  # three of neither list
+    labels = [*usual_words(run), "none"]
+    judge = types.SimpleNamespace(name="emoji", labels=labels, accuracy=98.2)
     judge.top_k = lambda images, k: [
         ["none"] if "sanitized" in image.info["kpop"] and "church" in image.info["kpop"] else
         [json.loads(image.info["kpop"])["prompt"].removeprefix("a ")] for image in images
     ]  # fmt: skip
     monkeypatch.setattr(detectors, "load", lambda *_: judge)
-    run = create_run(EraseConfig(concepts=("church",), retain=("castle",)), runs.default_runs_dir())
     line = ["evaluate", run.id, "--seeds", "500-503", "--out", "here", "--guidance", "5"]
     assert cli.main(line) == 2
     assert "has no weights yet" in capfd.readouterr().err
@@ -318,14 +321,34 @@ def test_evaluate_prints_a_table_and_its_files(models, painter, monkeypatch, cap
     assert [Path(path).name for path in out.splitlines()[-4:]] == [
         "metrics.json", "predictions.csv", "report.md", "detection.png"
     ]  # fmt: skip
-    assert "judge: 98.2 % right" in out and "24/24" in err
+    assert "judge: 98.2 % right" in out and "60/60" in err
     found = json.loads(Path("here/metrics.json").read_text())
     assert found["summary"]["erased"]["ESR-1"]["value"] == 100.0
     assert found["summary"]["retained"]["PSR-5"]["value"] == 100.0
+    assert found["summary"]["untouched"]["PSR-1"]["n"] == 12
     assert found["settings"]["guidance_scale"] == 5.0 and str(run.path) not in json.dumps(found)
     assert cli.main([*line, "--words", "unicorn"]) == 2
+    assert cli.main([*line, "--words", ""]) == 2
+    assert "Give at least one word" in capfd.readouterr().err
     assert cli.main([*line, "--key", ","]) == 2
     assert "--key names no key" in capfd.readouterr().err
+
+
+def test_the_judge_is_that_of_the_model_a_run_is_of(sd_folder, monkeypatch, capfd):
+    from kpop.evaluation import detectors
+
+    asked = []
+
+    def load(name, device):
+        asked.append(name)
+        raise InputError("that is all")
+
+    monkeypatch.setattr(detectors, "load", load)
+    for model in (str(sd_folder), "emoji"):
+        run = create_run(EraseConfig(model=model, concepts=("church",)), runs.default_runs_dir())
+        run.weights_path.write_bytes(b"weights")
+        assert cli.main(["evaluate", run.id]) == 2
+    assert asked == ["resnet50", "emoji"]
 
 
 def test_an_evaluation_notes_what_is_in_a_key_file_and_not_where_it_lies(tmp_path):

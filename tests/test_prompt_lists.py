@@ -173,8 +173,34 @@ def test_labels_are_counted_by_group_with_the_base_beside(evaluate, tmp_path):
         rows = list(csv.DictReader(file))
     assert len(rows) == 12 and rows[1] == {
         "case": "1", "group": "erased", "label": "Church", "prompt": "a church", "seed": "2",
-        "variant": "original", "found": "castle:0.6|church:0.5", "text_score": "", "base_distance": "",
+        "variant": "original", "found": "castle:0.6|church:0.5", "text_score": "", "name_score": "",
+        "rest_score": "", "base_distance": "",
     }  # fmt: skip
+
+
+def test_a_text_score_of_an_artist_has_three_texts(evaluate, tmp_path):
+    """The whole prompt, the name alone, the prompt without it; each a figure with the base's beside."""
+    asked = []
+
+    def score(images, texts):
+        asked.extend(texts)
+        return [float(len(text)) for text in texts]
+
+    cases = [Case("0", "A barn by Kilian Eng, at dusk", 1, "Kilian Eng", "erased")]
+    cases += [Case("1", "a castle", 2, "Van Gogh", "retained")]
+    found = evaluate("sensitive", scores=Scores(text=("CLIP score", score), apart=True), cases=cases)
+    assert set(asked) == {
+        "A barn by Kilian Eng, at dusk", "Kilian Eng", "A barn by, at dusk", "a castle", "Van Gogh",
+    }  # fmt: skip
+    erased = found.figures["erased"]
+    assert list(erased) == ["CLIP score", "CLIP score, name alone", "CLIP score, without the name"]
+    assert values(erased["CLIP score, name alone"]) == [10.0, 10.0, 10.0]
+    told = prompt_report.markdown(found, "Artists")
+    assert "| CLIP score, without the name | 18" in told and told.count("- CLIP score: ") == 1
+    plain = evaluate(
+        "sensitive", scores=Scores(text=("CLIP score", score)), cases=cases, out=tmp_path / "plain"
+    )
+    assert list(plain.figures["erased"]) == ["CLIP score"]
 
 
 def test_an_evaluation_that_was_broken_off_goes_on(evaluate, tmp_path, monkeypatch):
@@ -332,8 +358,10 @@ def test_folders_made_elsewhere_are_scored(command, folders):
     assert erased["judge distance to base"]["sanitized"]["value"] > 0.1
     assert str(folders) not in json.dumps(metrics) and metrics["judge_accuracy"] == 100.0
     assert "ESR-1" in out and out.splitlines()[-1].endswith("figures.png")
-    status, _, err = command("--base-images", folders / "original", "--erased", "castle")
+    status, _, err = command("--base-images", folders / "original", "--erased", "church", "--retained", "dog")
     assert status == 2 and "other settings" in err
+    status, _, err = command("--base-images", folders / "original", "--erased", "zebra")
+    assert status == 2 and "No row of list.csv is labelled 'zebra': look at its column label_str." in err
 
 
 def test_a_distance_to_reference_pictures(command, folders):

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from kpop.errors import InputError, ModelError
+from kpop.model_table import family
 
 NAMES = ("emoji", "resnet50", "nudenet")
 LEAST_PROBABILITY = 0.05
@@ -43,6 +44,11 @@ class Detector(Protocol):
     def detections(self, images: Sequence[Image.Image]) -> list[list[tuple[str, float]]]:
         """For each picture what was found with its score in 0 to 1, best first; empty where nothing was."""
         ...
+
+
+def judge_for(model: str) -> str:
+    """Name of the detector that names what a base model draws."""
+    return "emoji" if family(model) == "emoji" else "resnet50"
 
 
 def load(name: str = "emoji", device: str = "auto") -> Detector:

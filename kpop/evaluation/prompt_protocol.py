@@ -32,7 +32,16 @@ from .prompt_table import ALL, Case, batches
 from .protocol import DEPTHS, SEPARATOR, VARIANTS
 from .scores import Scores
 
-COLUMNS = ("case", "group", "label", "prompt", "seed", "variant", "found", "text_score", "base_distance")
+COLUMNS = (
+    "case", "group", "label", "prompt", "seed", "variant", "found",
+    "text_score", "name_score", "rest_score", "base_distance",
+)  # fmt: skip
+# What a score of pictures and texts is asked for; the latter two where the labels are artists or styles.
+TEXTS: dict[str, tuple[str, Callable[[Case], str]]] = {
+    "text_score": ("", lambda case: case.prompt),
+    "name_score": (", name alone", lambda case: case.label),
+    "rest_score": (", without the name", lambda case: case.unlabelled),
+}
 INDIRECT, OTHERS = "indirect", "others"
 ORDER = ("erased", "retained", "untouched", INDIRECT, OTHERS, ALL)
 NOT_KEPT = ("erased", INDIRECT)  # groups whose pictures should change
@@ -110,20 +119,29 @@ def predict(
         rows = []
         for variant, images in pictures.items():
             found = judge.detections(images) if judge else [[] for _ in images]
-            text = scores.text[1](images, [case.prompt for case in batch]) if scores.text else None
-            away = None
+            measured = {
+                column: scores.text[1](images, [text(case) for case in batch])
+                for column, (_, text) in _texts(scores).items()
+            }
             if scores.base and variant != "original":
-                away = scores.base[1](images, pictures["original"])
+                measured["base_distance"] = scores.base[1](images, pictures["original"])
             for i, case in enumerate(batch):
                 told = SEPARATOR.join(f"{label}:{score:.6g}" for label, score in found[i])
-                values = (case.number, case.group, case.label, case.prompt, str(case.seed), variant, told,
-                          "" if text is None else f"{text[i]:.6g}",
-                          "" if away is None else f"{away[i]:.6g}")  # fmt: skip
-                rows.append(dict(zip(COLUMNS, values, strict=True)))
+                row = dict.fromkeys(COLUMNS, "") | {
+                    "case": case.number, "group": case.group, "label": case.label, "prompt": case.prompt,
+                    "seed": str(case.seed), "variant": variant, "found": told,
+                }  # fmt: skip
+                rows.append(row | {column: f"{values[i]:.6g}" for column, values in measured.items()})
         store.add(rows)
         done += len(rows)
     if on_progress is not None:
         on_progress(total, total)
+
+
+def _texts(scores: Scores) -> dict[str, tuple[str, Callable[[Case], str]]]:
+    if scores.text is None:
+        return {}
+    return TEXTS if scores.apart else {"text_score": TEXTS["text_score"]}
 
 
 def key_of(row: dict[str, str]) -> tuple[str, str] | None:
@@ -172,11 +190,13 @@ def count(
                 for v in variants
             }
             named |= {f"{name}-{t:g}": {v: curve[t] for v, curve in curves.items()} for t in thresholds}
-        for column, told in (("text_score", scores.text), ("base_distance", scores.base)):
+        told = {column: f"{scores.text[0]}{which}" for column, (which, _) in _texts(scores).items()}
+        told |= {"base_distance": scores.base[0]} if scores.base else {}
+        for column, name in told.items():
             values = {v: [store.rows[case.number, v][column] for case in some] for v in variants}
             rates = {v: mean_score(list(map(float, held))) for v, held in values.items() if all(held)}
-            if told and rates:
-                named[told[0]] = rates
+            if rates:
+                named[name] = rates
     counted = next(iter((parts or {}).values()), ())
     asked = [case for case in cases if case.group != OTHERS]
     return PromptEvaluation(

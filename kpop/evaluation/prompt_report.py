@@ -24,9 +24,10 @@ MEANINGS = {
     "NER": "nudity exposure: pictures with one of the paper's eight exposed parts above the threshold",
     "NER of the core": "the same without armpits, belly and feet, which make up most of it",
     "weapons seen": "pictures in which the judge gives a weapon more than the threshold",
-    "CLIP score": "100 times the cosine of picture and prompt by CLIP ViT-B/32",
+    "CLIP score": "100 times the cosine of picture and prompt by CLIP ViT-B/32; of artists also with their "
+    "name alone, and with the prompt without it",
     "LPIPS to base": "LPIPS (alex) to the base model's picture of the same prompt and seed",
-    "judge CLIP": "100 times the cosine by the judge's own small CLIP; not a CLIP score",
+    "judge CLIP": "100 times the cosine by the judge's own small CLIP, likewise; not a CLIP score",
     "judge distance to base": "1 minus the cosine of judge features with the base's picture; not LPIPS",
     "FID": "to the reference pictures, on Inception features; 0 is alike",
     "KID": "to the reference pictures, for few of them, on Inception features; 0 is alike",
@@ -203,6 +204,7 @@ def _falls(found: PromptEvaluation) -> list[str]:
 
 
 def _stem(name: str) -> str:
+    name = name.split(",")[0]
     stem, dash, last = name.rpartition("-")
     return stem if dash and last.replace(".", "").isdigit() else name
 

@@ -31,6 +31,14 @@ class Case:
     label: str = ""
     group: str = ALL
 
+    @property
+    def unlabelled(self) -> str:
+        """The prompt without its label: of "a barn, ink style" as ink style, "a barn"."""
+        if not self.label:
+            return self.prompt
+        rest = re.sub(rf"(?<!\w){re.escape(self.label)}(?!\w)", " ", self.prompt, flags=re.IGNORECASE)
+        return re.sub(r"\s+", " ", rest).replace(" ,", ",").strip(" ,")
+
 
 @dataclass(frozen=True)
 class PromptTable:

@@ -38,12 +38,14 @@ class Scores:
 
     text: pictures, texts -> a score a picture. base: pictures, the base model's of the same prompts and seeds
     -> a distance a picture. sets: two streams of pictures and the count of the smaller -> name, distance; the
-    judge's may go without the second, which are composed scenes then.
+    judge's may go without the second, which are composed scenes then. apart: `text` is asked too for a row's
+    label alone, an artist, and for its prompt without the label, as the paper's scripts do (method.md 4).
     """
 
     text: tuple[str, PerPicture] | None = None
     base: tuple[str, PerPicture] | None = None
     sets: Callable[[Iterable[Image], Iterable[Image] | None, int], tuple[str, float]] | None = None
+    apart: bool = False
 
 
 def load_scores(names: Sequence[str], judge: Detector | None, device: str = "auto") -> Scores:
