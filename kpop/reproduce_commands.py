@@ -37,7 +37,7 @@ def reproduce(args: argparse.Namespace) -> None:
     if args.jobs > 1 and args.runner == "ray":
         raise InputError("--jobs is for this machine: with --runner ray the cluster decides. Leave one out.")
     scale = _scale(args)
-    name = "emoji" if models.family(args.model) == "emoji" else "resnet50"
+    name = detectors.judge_for(args.model)
     judge = detectors.load(name)
     sampling = GenerationConfig().resolved(args.model)
     if models.pick_device(args.device).type == "cuda":
@@ -65,10 +65,17 @@ def reproduce(args: argparse.Namespace) -> None:
             failed += _build_aside(target, told, args, have == want, until)
             continue
         result = target.build(told, rows, store, maker)
-        for path in targets.write_result(result, out, told.model_hash):
+        paths = targets.write_result(result, out, told)
+        for path in paths:
             print(path)
+        if not paths:
+            print(_kept(target.name), file=sys.stderr)
     if failed:
         raise KpopError(failed[0] if len(failed) == 1 else f"{failed[0]} And {len(failed) - 1} more cells.")
+
+
+def _kept(name: str) -> str:
+    return f"{name} stays as it is: the one there is of more cells. Choose another folder with --out."
 
 
 def _scale(args: argparse.Namespace):
@@ -208,7 +215,8 @@ def _target_worker(args: argparse.Namespace, told):
     def build(name: str) -> None:
         target = targets.targets()[name]
         result = target.build(told, target.rows(told), maker.store, maker)
-        targets.write_result(result, output_folder(args.out), told.model_hash)
+        if not targets.write_result(result, output_folder(args.out), told):
+            print(_kept(name), file=sys.stderr)
 
     return build
 

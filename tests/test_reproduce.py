@@ -190,12 +190,27 @@ def test_every_target_is_built_of_no_cell_at_all(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["recovery", "fig4", "fig12"])
 def test_files_of_a_result(tmp_path, name):
-    paths = targets.write_result(built(tmp_path, name), tmp_path, "abc")
+    result = built(tmp_path, name)
+    paths = targets.write_result(result, tmp_path, QUICK)
     assert [path.name for path in paths] == [f"{name}.{kind}" for kind in ("json", "md", "png", "svg")]
     assert json.loads(paths[0].read_text())["cells"] > 0
     with Image.open(paths[2]) as picture:
         assert picture.width > 300
     assert paths[3].read_text().startswith("<?xml")
+    scale = "split 1, training seed 0, 2 pictures a prompt"
+    assert json.loads(paths[0].read_text())["scale"] == scale and f"Scale: {scale}." in paths[1].read_text()
+
+
+def test_a_result_of_more_cells_is_not_replaced(tmp_path):
+    whole, few = built(tmp_path, "fig5"), BY_NAME["fig5"]
+    none = few.build(QUICK, few.rows(QUICK), Store(tmp_path / "none"), None)
+    assert len(targets.write_result(none, tmp_path, QUICK)) == 4
+    paths = targets.write_result(whole, tmp_path, QUICK)
+    before = [path.read_bytes() for path in paths]
+    assert targets.write_result(none, tmp_path, QUICK) == []
+    assert [path.read_bytes() for path in paths] == before
+    other = replace(QUICK, model_hash="another")  # what other weights drew says nothing of these
+    assert len(targets.write_result(none, tmp_path, other)) == 4
 
 
 def test_pictures_of_the_grids_are_those_of_the_cells(tmp_path):
@@ -290,7 +305,7 @@ def test_only_the_table_of_pairs_has_rows_that_see_two_things():
     ]  # fmt: skip
     full = BY_NAME["longer-pairs"].rows(replace(QUICK, scale=SCALES["full"]))["KPOP*"]
     assert {need.spec.config.steps for need in full} == {1200}  # twice what the preset takes
-    as_told = ("beside", "button", "paper")
+    as_told = ("beside", "button", "keys", "paper")
     others = [
         need
         for name, target in BY_NAME.items()
@@ -510,7 +525,17 @@ def test_unknown_targets_are_refused():
     with pytest.raises(InputError, match="Table 7"):
         targets.named(["table7"])
     left = set(BY_NAME) - {target.name for target in targets.named(["all"])}
-    assert left == {"beside", "button", "composed", "longer-pairs", "paper", "softer", "tuned", "tuning"}
+    assert left == {
+        "beside",
+        "button",
+        "composed",
+        "keys",
+        "longer-pairs",
+        "paper",
+        "softer",
+        "tuned",
+        "tuning",
+    }
 
 
 # The command, on a tiny model

@@ -40,6 +40,15 @@ class Scale:
     style_objects: int
     steps: int | None  # of a training; None: the preset's
 
+    def __str__(self) -> str:
+        def several(name: str, values: Sequence[int]) -> str:
+            return f"{name}{'s' if len(values) > 1 else ''} {', '.join(map(str, values))}"
+
+        return (
+            f"{several('split', self.splits)}, {several('training seed', self.seeds)}, "
+            f"{self.pictures} pictures a prompt"
+        )
+
 
 SCALES: Mapping[str, Scale] = {
     "quick": Scale("quick", (1,), (0,), 10, 3, ("ink", "flat"), 2, QUICK_STEPS),

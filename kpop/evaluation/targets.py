@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..disk import write_json, write_text
 from ..errors import InputError
 from .cells import Ask, Store
+from .detectors import LEAST_PROBABILITY
 from .plan import Need, Plan, check_judge, is_whole, merged
 from .tables import Looked, Table
 
@@ -52,6 +54,10 @@ class Target:
         return [need for needs in self.rows(plan).values() for need in needs]
 
 
+FEWER = (
+    f"It names no label to which it gives less than {LEAST_PROBABILITY:g}, so that its five best may be "
+    "fewer, and figures of five are near those of one."
+)
 # What cannot be made, in one sentence each.
 ABSENT = {
     "table7": "Table 7 of the paper is in none of the sources this project was built from, so there is no "
@@ -118,10 +124,12 @@ def count(rows: Rows, store: Store) -> tuple[int, int]:
 def notes_of_cells(rows: Rows, store: Store) -> tuple[str, ...]:
     """How good the judge is, and the rows in which a training ran away, so that a cell has no pictures."""
     abouts = {label: [store.load(need.spec).about for need in needs] for label, needs in rows.items()}
+    embedded = any(need.spec.judge == "emoji" for needs in rows.values() for need in needs)
     accuracies = {about.get("judge_accuracy") for found in abouts.values() for about in found} - {None}
     away = [label for label, found in abouts.items() if any("failed" in about for about in found)]
     return (
         *(f"The judge is right on {one:.1f} % of held-out pictures." for one in sorted(accuracies)),
+        *([FEWER] if embedded else []),
         *([f"Trainings that ran away, and are in no figure: {'; '.join(away)}."] if away else []),
     )
 
@@ -147,12 +155,27 @@ def of_table(table: Table) -> Result:
     return Result(table.name, table.to_dict(), table.markdown(), forest(table))
 
 
-def write_result(result: Result, out: Path, model_hash: str) -> list[Path]:
-    """NAME.json, NAME.md, NAME.png and NAME.svg in `out`. model_hash: of what drew. Raises RunError."""
+def _cells_of(path: Path, model_hash: str) -> int:
+    """Cells that a result is of; 0 where there is none, or none of this model."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        return int(found["cells"]) if found["model_hash"] == model_hash else 0
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def write_result(result: Result, out: Path, plan: Plan) -> list[Path]:
+    """NAME.json, NAME.md, NAME.png and NAME.svg in `out`; () where what is there is of more cells, and stays.
+
+    Raises RunError.
+    """
     from .plots import save
 
-    write_json(out / f"{result.name}.json", {**result.data, "model_hash": model_hash})
-    picture = f"\n![{result.name}]({result.name}.png)\n"
-    write_text(out / f"{result.name}.md", result.markdown + picture)
+    told = {**result.data, "scale": str(plan.scale), "model_hash": plan.model_hash}
+    if _cells_of(out / f"{result.name}.json", plan.model_hash) > told["cells"]:
+        return []
+    write_json(out / f"{result.name}.json", told)
+    about = f"\nScale: {plan.scale}.\n\n![{result.name}]({result.name}.png)\n"
+    write_text(out / f"{result.name}.md", result.markdown + about)
     pictures = [save(result.figure, out / f"{result.name}.{kind}") for kind in ("png", "svg")]
     return [out / f"{result.name}.json", out / f"{result.name}.md", *pictures]
