@@ -61,6 +61,8 @@ def forest(table: Table) -> Figure:
             if name in row.ours:
                 number = row.ours[name]
                 around = [[max(0, number.value - number.low)], [max(0, number.high - number.value)]]
+                wider = number.prompts or (number.value, number.value)
+                axes.plot(wider, (line, line), color=OURS, linewidth=0.8, alpha=0.6)
                 axes.errorbar(number.value, line, xerr=around, fmt="o", color=OURS, markersize=5,
                               elinewidth=1.5, capsize=2.5)  # fmt: skip
             if name in row.paper:
@@ -72,7 +74,9 @@ def forest(table: Table) -> Figure:
         axes.set_title(name, fontsize=9.5, color=INK, parse_math=False)
     panels[0].set_yticks(range(len(rows)), [row.label for row in rows], fontsize=9, color=INK)
     panels[0].set_ylim(len(rows) - 0.5, -0.5)
-    told = "● ours, with its 95 % interval" + ("     ◇ the paper, on Stable Diffusion 1.4" if papers else "")
+    told = "● ours, with its 95 % interval (thin: of other prompts too)" + (
+        "     ◇ the paper, on Stable Diffusion 1.4" if papers else ""
+    )
     figure.supxlabel(told, fontsize=8.5, color=SOFT)
     return figure
 

@@ -18,7 +18,8 @@ Rate = Callable[[list, list], Sequence[float]]  # (an entry a picture, its targe
 @dataclass(frozen=True)
 class Number:
     """One entry. value, low, high: pooled over the pictures of all cells, with its 95 % interval; percent,
-    or what the column says. deviation: of the cells' own values, None for one cell.
+    or what the column says. prompts: the interval that draws these anew too, None where there is one.
+    deviation: of the cells' own values, None for one cell.
     """
 
     value: float
@@ -28,11 +29,15 @@ class Number:
     cells: int
     deviation: float | None = None
     percent: bool = True
+    prompts: tuple[float, float] | None = None
 
     def __str__(self) -> str:
         digits = 1 if self.percent else 3
         more = "" if self.deviation is None else f" ± {self.deviation:.{digits}f}"
-        return f"{self.value:.{digits}f}{more} ({self.low:.{digits}f} to {self.high:.{digits}f})"
+        around = f"{self.low:.{digits}f} to {self.high:.{digits}f}"
+        if self.prompts is not None and max(self.prompts) > min(self.prompts):
+            around += f"; prompts {self.prompts[0]:.{digits}f} to {self.prompts[1]:.{digits}f}"
+        return f"{self.value:.{digits}f}{more} ({around})"
 
 
 @dataclass(frozen=True)
@@ -85,8 +90,10 @@ class Table:
         lines += ["", *(f"- {name}: {meaning}" for name, meaning in self.columns.items())]
         lines += [
             "",
-            "In brackets: 95 % bootstrap interval over prompts and the pictures of each; ±: standard "
-            "deviation over cells, that is over splits and training seeds, where there are several. "
+            "In brackets: 95 % bootstrap interval over pictures, which asks for other seeds of these "
+            "prompts, and behind “prompts” over prompts and the pictures of each, which asks for other "
+            "prompts too; ±: standard deviation over cells, that is over splits and training seeds, where "
+            "there are several. "
             f"{ALL_AGREE}",
             *(f"\n{note}" for note in self.notes),
         ]
@@ -122,9 +129,12 @@ def share(
         each.append((100.0 if percent else 1.0) * fmean(own))
     if not each:
         return None
-    pooled = metrics.of_prompts(values, prompts, percent)
-    deviation = stdev(each) if len(each) > 1 else None
-    return Number(pooled.value, pooled.low, pooled.high, pooled.n, len(each), deviation, percent)
+    pooled = metrics.estimate([*map(bool, values)]) if percent else metrics.mean_score(values)
+    deviation, wider = stdev(each) if len(each) > 1 else None, None
+    if len(set(prompts)) > 1:
+        found = metrics.of_prompts(values, prompts, percent)
+        wider = (found.low, found.high)
+    return Number(pooled.value, pooled.low, pooled.high, pooled.n, len(each), deviation, percent, wider)
 
 
 def _entries(cell: Cell, ask: Ask, seeds: Sequence[int], columns: Sequence[str]) -> list | None:
