@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from . import paper_numbers, splits
 from .cells import Ask, Store
@@ -143,18 +143,21 @@ def _figure_4_rows(plan: Plan) -> Rows:
 def _figure_4(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
     spec = rows["KPOP*"][0].spec
     history = store.load(spec).history
-    cosines = _cosines(history, spec.config)
-    figure = blank(14, 4.2, "")
-    panels = figure.subplots(1, 3)
-    curves(
-        panels[0], cosines, "step", "cosine", f"a: p and texts, as layers see them ({WORD})", percent=False
-    )
-    data: dict[str, Any] = {"cosines": {name: [p[:2] for p in points] for name, points in cosines.items()}}
-    for axes, row, letter in zip(panels[1:], ("KPOP*", "ESD"), "bc", strict=True):
+    figure, data = blank(18, 4.2, ""), {}
+    panels = figure.subplots(1, 4)
+    for axes, kind, title in zip(
+        panels, ("raw", "seen"), ("a: p itself", "a': as layers see it"), strict=False
+    ):
+        cosines = _cosines(history, spec.config, kind)
+        curves(axes, cosines, "step", "cosine", f"{title}, and texts ({WORD})", percent=False)
+        data[kind] = {name: [p[:2] for p in points] for name, points in cosines.items()}
+    for axes, row, letter in zip(panels[2:], ("KPOP*", "ESD"), "bc", strict=True):
         lines = _alignment(plan, rows, store, row)
         curves(axes, lines, "step", "judge's probability, %", f"{letter}: {row}")
         data[row] = {name: [list(p) for p in points] for name, points in lines.items()}
     notes = (
+        "a: cosine of p with a text's states, as the paper has it; a': of both as a layer's values, less "
+        "what it has for the empty text, mean over layers.",
         "b, c: the paper plots CLIP alignment of texts and pictures. Here it is the probability that the "
         "judge gives to the concept c_e in pictures of it (x_e) and of the neutral text (x_n), and to "
         "nothing (c_n) in x_n.",
@@ -164,19 +167,20 @@ def _figure_4(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
     return _result("fig4", title, data, notes, figure, rows, store)
 
 
-def _cosines(history: Sequence[dict], config) -> dict[str, list]:
+def _cosines(history: Sequence[dict], config, kind: str) -> dict[str, list]:
+    """Lines of a cosine that the trainer notes, "raw" or "seen"; the neutral text's is 0 in the latter."""
     if not history:
         return {}
-    told = history[-1]["seen"]
+    told = history[-1][kind]
     neutral = config.neutral or ""
     siblings = [text for text in told if text not in (WORD, neutral)]
     lines = {WORD: [], "siblings, mean": [], "neutral text": []}
     for row in history:
-        seen = row["seen"]
+        seen = row[kind]
         middle = [seen[text] for text in siblings]
         values = (seen.get(WORD), sum(middle) / len(middle) if middle else None, seen.get(neutral))
         for name, value in zip(lines, values, strict=True):
-            if value is not None:
+            if value is not None and (kind == "raw" or name != "neutral text"):
                 lines[name].append((row["step"], value, value, value))
     return {name: points for name, points in lines.items() if points}
 
