@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,13 +10,14 @@ from typing import TYPE_CHECKING
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from ..attribution_export import save_figure
+from ..disk import write_bytes
 from .tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from PIL.Image import Image
 
 INK, SOFT, GRID, PAPER = "#0f172a", "#526077", "#e2e8f0", "#ffffff"
 OURS, PAPERS = "#0072b2", "#d55e00"
@@ -37,7 +39,18 @@ Points = Sequence[tuple[float, float, float, float]]  # x, y, low, high
 def save(figure: Figure, path: Path) -> Path:
     """Write a PNG or SVG; the same figure gives the same file. Raises RunError."""
     with matplotlib.rc_context({"svg.hashsalt": "kpop"}):
-        return save_figure(figure, path)
+        save_figure(figure, path)
+    if path.suffix == ".png":
+        _shrink(path, any(axes.images for axes in figure.axes))
+    return path
+
+
+def _shrink(path: Path, pictures: bool) -> None:
+    """Write a PNG again as small as it goes: they are kept in the repository. Lines need no more colours."""
+    found = Image.open(path).convert("RGB")
+    small = io.BytesIO()
+    (found if pictures else found.quantize(dither=Image.Dither.NONE)).save(small, "PNG", optimize=True)
+    write_bytes(path, small.getvalue())
 
 
 def blank(width: float, height: float, title: str) -> Figure:
@@ -151,7 +164,7 @@ def bars(axes: Axes, groups: Mapping[str, Mapping[str, float]], title: str, x: s
 
 
 def picture_grid(
-    rows: Mapping[str, Sequence[Image]],
+    rows: Mapping[str, Sequence[Image.Image]],
     heads: Sequence[str],
     title: str,
     marked: Sequence[tuple[int, int]] = (),
