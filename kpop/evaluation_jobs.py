@@ -42,7 +42,10 @@ from .runs import EXAMPLE, Run, default_runs_dir
 BESIDE = f".{EXAMPLE.name}"  # in a runs folder; the dot keeps it out of the list of runs
 NAME = re.compile(r"(objects|sensitive|style|csv)-\d{8}-\d{6}-[0-9a-f]{4}")
 PATIENCE = 10.0  # seconds after which a second wish to stop ends the process at once
-REPORTS = ("report.md", "metrics.json", "predictions.csv", "settings.json", "detection.png", "figures.png")
+REPORTS = (
+    "report.md", "metrics.json", "predictions.csv", "settings.json",
+    "detection.png", "detection.svg", "figures.png", "figures.svg",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

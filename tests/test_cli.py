@@ -318,8 +318,8 @@ def test_evaluate_prints_a_table_and_its_files(models, painter, monkeypatch, cap
     run.weights_path.write_bytes(b"weights")
     assert cli.main(line) == 0
     out, err = capfd.readouterr()
-    assert [Path(path).name for path in out.splitlines()[-4:]] == [
-        "metrics.json", "predictions.csv", "report.md", "detection.png"
+    assert [Path(path).name for path in out.splitlines()[-5:]] == [
+        "metrics.json", "predictions.csv", "report.md", "detection.png", "detection.svg",
     ]  # fmt: skip
     assert "judge: 98.2 % right" in out and "60/60" in err
     found = json.loads(Path("here/metrics.json").read_text())

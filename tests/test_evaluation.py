@@ -72,7 +72,9 @@ def test_rates_by_word_and_role(tmp_path):
 
 def test_files(tmp_path):
     paths = report.write_report(run(tmp_path), tmp_path, "Run <r> | x")
-    assert [path.name for path in paths] == ["metrics.json", "predictions.csv", "report.md", "detection.png"]
+    assert [path.name for path in paths] == [
+        "metrics.json", "predictions.csv", "report.md", "detection.png", "detection.svg",
+    ]  # fmt: skip
     metrics = json.loads(paths[0].read_text())
     assert metrics["judge_accuracy"] == 97.5
     assert metrics["words"][0]["sanitized"]["top5"]["value"] == 25.0

@@ -96,7 +96,14 @@ def test_it_runs_beside_us_and_leaves_a_report(run, tmp_path, tiny_pipe):
     with zipfile.ZipFile(evaluation_jobs.pack(job, tmp_path / "report.zip")) as packed:
         names = [name.removeprefix(f"{job.name}/") for name in packed.namelist()]
         texts = b"".join(map(packed.read, packed.namelist()))
-    assert names == ["report.md", "metrics.json", "predictions.csv", "settings.json", "detection.png"]
+    assert names == [
+        "report.md",
+        "metrics.json",
+        "predictions.csv",
+        "settings.json",
+        "detection.png",
+        "detection.svg",
+    ]
     assert str(tmp_path).encode() not in texts and str(run.config.model).encode() not in texts
     assert find_key(job.path, fingerprints(secret_tensors(run))) == []
     with pytest.raises(RunError, match="is finished"):

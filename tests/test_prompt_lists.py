@@ -250,7 +250,9 @@ def test_exposure_over_thresholds_parts_and_its_fall(evaluate, monkeypatch):
 def test_the_report_has_the_base_in_every_table(evaluate, tmp_path):
     found = evaluate()
     paths = prompt_report.write_prompt_report(found, tmp_path / "out", "A <list> | x")
-    assert [path.name for path in paths] == ["metrics.json", "predictions.csv", "report.md", "figures.png"]
+    assert [path.name for path in paths] == [
+        "metrics.json", "predictions.csv", "report.md", "figures.png", "figures.svg",
+    ]  # fmt: skip
     text = paths[2].read_text()
     assert "# A &lt;list> \\| x" in text and text.count("| figure | base | sanitized | recovered |") == 3
     assert "| ESR-1 | 50.0 (0.0 to 100.0) | 100.0 (100.0 to 100.0) | – |" in text
@@ -357,7 +359,7 @@ def test_folders_made_elsewhere_are_scored(command, folders):
     assert [erased["ESR-1"][v]["value"] for v in ("original", "sanitized")] == [0.0, 100.0]
     assert erased["judge distance to base"]["sanitized"]["value"] > 0.1
     assert str(folders) not in json.dumps(metrics) and metrics["judge_accuracy"] == 100.0
-    assert "ESR-1" in out and out.splitlines()[-1].endswith("figures.png")
+    assert "ESR-1" in out and out.splitlines()[-1].endswith("figures.svg")
     status, _, err = command("--base-images", folders / "original", "--erased", "church", "--retained", "dog")
     assert status == 2 and "other settings" in err
     status, _, err = command("--base-images", folders / "original", "--erased", "zebra")

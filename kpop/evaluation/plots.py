@@ -31,6 +31,7 @@ SERIES = (
     ("#e69f00", "P", "--"),
     ("#000000", "X", ":"),
 )
+KINDS = ("png", "svg")  # in which every plot is written
 MARKED = "#d55e00"
 
 Points = Sequence[tuple[float, float, float, float]]  # x, y, low, high

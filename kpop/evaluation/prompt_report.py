@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..disk import write_bytes, write_json, write_text
+from ..disk import write_json, write_text
 from .metrics import ALL_AGREE, Estimate
 from .prompt_protocol import NOT_KEPT, OTHERS, PARTS_AT, PromptEvaluation, Rates
 from .protocol import DEPTHS
@@ -36,17 +35,14 @@ MEANINGS = {
 
 
 def write_prompt_report(found: PromptEvaluation, out: Path, title: str) -> list[Path]:
-    """Write metrics.json, report.md and figures.png into `out`; returns their paths. Raises RunError."""
+    """Write metrics.json, report.md, figures.png and .svg into `out`; their paths. Raises RunError."""
+    from .plots import KINDS, save
+
     write_json(out / "metrics.json", found.to_dict())
     write_text(out / "report.md", markdown(found, title))
-    names = ["metrics.json", "predictions.csv", "report.md"]
     figure = plot(found, title)
-    if figure is not None:
-        picture = io.BytesIO()
-        figure.savefig(picture, format="png", dpi=150)
-        write_bytes(out / "figures.png", picture.getvalue())
-        names.append("figures.png")
-    return [out / name for name in names]
+    pictures = [] if figure is None else [save(figure, out / f"figures.{kind}") for kind in KINDS]
+    return [*(out / name for name in ("metrics.json", "predictions.csv", "report.md")), *pictures]
 
 
 def markdown(found: PromptEvaluation, title: str) -> str:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..disk import disk_error, write_json, write_text
+from ..disk import write_json, write_text
 from .metrics import ALL_AGREE
 from .protocol import DEPTHS, Evaluation
 
@@ -25,17 +24,14 @@ MEANINGS = {
 
 
 def write_report(evaluation: Evaluation, out: str | Path, title: str) -> list[Path]:
-    """Write metrics.json, report.md and detection.png into `out`; returns their paths. Raises RunError."""
-    out = Path(out)
+    """Write metrics.json, report.md, detection.png and .svg into `out`; their paths. Raises RunError."""
+    from .plots import KINDS, save
+
+    out, figure = Path(out), plot(evaluation, title)
     write_json(out / "metrics.json", evaluation.to_dict())
     write_text(out / "report.md", markdown(evaluation, title))
-    picture = io.BytesIO()
-    plot(evaluation, title).savefig(picture, format="png", dpi=150)
-    try:
-        (out / "detection.png").write_bytes(picture.getvalue())
-    except OSError as error:
-        raise disk_error(error, out) from error
-    return [out / name for name in ("metrics.json", "predictions.csv", "report.md", "detection.png")]
+    pictures = [save(figure, out / f"detection.{kind}") for kind in KINDS]
+    return [*(out / name for name in ("metrics.json", "predictions.csv", "report.md")), *pictures]
 
 
 def markdown(evaluation: Evaluation, title: str) -> str:

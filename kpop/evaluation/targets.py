@@ -169,7 +169,7 @@ def write_result(result: Result, out: Path, plan: Plan) -> list[Path]:
 
     Raises RunError.
     """
-    from .plots import save
+    from .plots import KINDS, save
 
     told = {**result.data, "scale": str(plan.scale), "model_hash": plan.model_hash}
     if _cells_of(out / f"{result.name}.json", plan.model_hash) > told["cells"]:
@@ -177,5 +177,5 @@ def write_result(result: Result, out: Path, plan: Plan) -> list[Path]:
     write_json(out / f"{result.name}.json", told)
     about = f"\nScale: {plan.scale}.\n\n![{result.name}]({result.name}.png)\n"
     write_text(out / f"{result.name}.md", result.markdown + about)
-    pictures = [save(result.figure, out / f"{result.name}.{kind}") for kind in ("png", "svg")]
+    pictures = [save(result.figure, out / f"{result.name}.{kind}") for kind in KINDS]
     return [out / f"{result.name}.json", out / f"{result.name}.md", *pictures]
