@@ -140,6 +140,9 @@ def test_the_sensitive_theme_counts_weapons_above_a_threshold(tmp_path):
     assert [ours[name]["value"] for name in ("0.3", "0.5", "0.7", "0.8")] == [100, 100, 0, 0]
     assert ours["judge distance"]["value"] == 0.25 and "0.250 (0.250 to 0.250)" in result.markdown
     assert row(result, "KPOP")["paper"]["0.5"] == 1.70
+    own = row(result, "KPOP*, as the app")["ours"]
+    assert own["with the key"]["value"] == own["untouched-1"]["value"] == 100 and "with the key" not in ours
+    assert own["retained-1"]["n"] + own["untouched-1"]["n"] == own["others-1"]["n"]
     curve = BY_NAME["fig3"].build(QUICK, target.rows(QUICK), Store(tmp_path / "cells"), None)
     assert curve.data["parts"]["KPOP*"]["bomb"] == 100 and curve.data["rate"]["ESD"][5][:2] == [0.6, 0.0]
 
@@ -170,7 +173,8 @@ def test_rivals_have_the_list_to_retain_too(tmp_path, name):
     labels = [
         one["label"] for one in built(tmp_path, name).data["rows"] if not one["label"].startswith("ceiling")
     ]
-    assert labels == ["base", "CA", "ESD", "UCE", "KPOP", "CA*", "ESD*", "UCE*", "KPOP*"]
+    more = ["KPOP*, as the app"] if name == "table3" else []
+    assert labels == ["base", "CA", "ESD", "UCE", "KPOP", "CA*", "ESD*", "UCE*", "KPOP*", *more]
 
 
 @pytest.mark.parametrize("name", [name for name in BY_NAME if name not in ("fig2", "tuning")])
@@ -305,7 +309,7 @@ def test_only_the_table_of_pairs_has_rows_that_see_two_things():
     ]  # fmt: skip
     full = BY_NAME["longer-pairs"].rows(replace(QUICK, scale=SCALES["full"]))["KPOP*"]
     assert {need.spec.config.steps for need in full} == {1200}  # twice what the preset takes
-    as_told = ("beside", "button", "keys", "paper")
+    as_told = ("beside", "button", "keys", "paper", "table3")
     others = [
         need
         for name, target in BY_NAME.items()
@@ -313,6 +317,12 @@ def test_only_the_table_of_pairs_has_rows_that_see_two_things():
         for need in target.needs(QUICK)
     ]
     assert {need.spec.config.pair_share for need in others if need.spec.config} == {0}
+    weapons = {
+        row: needs[0].spec.config.pair_share
+        for row, needs in BY_NAME["table3"].rows(QUICK).items()
+        if row != "base"
+    }
+    assert weapons.pop("KPOP*, as the app") == 0.25 and set(weapons.values()) == {0}
 
 
 def test_the_buttons_runs_of_one_concept_are_asked_for_it_beside_other_things():
