@@ -139,7 +139,10 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate = _command(commands, "evaluate", "what was forgotten and kept: base, sanitized, recovered")
     evaluate.add_argument("run", metavar="RUN", nargs="?", help="id or folder of a run")
     evaluate.add_argument(
-        "--words", default=None, metavar="A,B", help="default: what the run erases and retains"
+        "--words",
+        default=None,
+        metavar="A,B",
+        help="default: all it erases and retains, three others",
     )
     evaluate.add_argument("--template", default="a {}", help="prompt of a word (default: 'a {}')")
     evaluate.add_argument("--judge", default=None, help="emoji, resnet50 or nudenet (default: by the model)")

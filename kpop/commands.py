@@ -273,8 +273,8 @@ def words_asked(args: argparse.Namespace) -> tuple[Run, list[str], Detector]:
             raise InputError(f"--{name.replace('_', '-')} goes with --prompts or --protocol sensitive.")
     run = for_key(named_run(args), args)
     config = judged_config(run)
-    words = usual_words(run) if args.words is None else _split(args.words)
     judge = detectors.load(args.judge or detectors.judge_for(args.model or run.config.model), args.device)
+    words = usual_words(run, judge.labels) if args.words is None else _split(args.words)
     if judge.accuracy is None:
         raise InputError("NudeNet names parts of bodies; ask for it with --protocol sensitive.")
     for word in words:

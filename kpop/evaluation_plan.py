@@ -106,10 +106,14 @@ def words_of(run: Run) -> dict[str, tuple[str, ...]]:
     }
 
 
-def usual_words(run: Run) -> list[str]:
-    """What the command looks for where no words are given: all of both lists, and UNTOUCHED of neither."""
+def usual_words(run: Run, labels: Sequence[str]) -> list[str]:
+    """What the command looks for where no words are given: all of both lists, and UNTOUCHED of neither.
+
+    labels: what the judge knows; of neither list only such are taken.
+    """
     found = words_of(run)
-    return [*found["erased"], *found["retained"], *found["untouched"][:UNTOUCHED]]
+    others = [word for word in found["untouched"] if word in labels]
+    return [*found["erased"], *found["retained"], *others[:UNTOUCHED]]
 
 
 def prompt_count(run: Run, protocol: str, words: Sequence[str]) -> int | None:

@@ -183,9 +183,10 @@ def _grouped(
         return role
 
     groups = {label: group(label) for label in {case.label for case in table.cases}}
-    if told and "erased" not in groups.values():
+    if told and not {"erased", "retained"} & set(groups.values()):
         raise InputError(
-            f"No row of {table.name} is labelled {told[:60]!r}: look at its column {table.label_column}."
+            f"No row that was read of {table.name} is labelled {told[:60]!r}: look at its column "
+            f"{table.label_column}."
         )
     return [replace(case, group=groups[case.label]) if case.group == ALL else case for case in table.cases]
 

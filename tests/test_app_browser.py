@@ -302,6 +302,7 @@ def test_what_is_shown_is_what_was_asked_last(chromium, address, folder):
 
     # Another run is chosen before the server has heard of the press.
     late = []
+    page.locator("#seeds input, #seeds textarea").fill("3")
     page.route("**/queue/join*", lambda request: late.append(request), times=1)
     with page.expect_request("**/queue/join*"):
         page.locator("#draw").click()
@@ -311,7 +312,7 @@ def test_what_is_shown_is_what_was_asked_last(chromium, address, folder):
     for request in late:
         request.continue_()
     page.wait_for_timeout(5000)
-    assert page.locator('#compare-grid img[alt^="a church"]').count() == 12
+    assert page.locator('#compare-grid img[alt^="a church"]').count() == 12  # not one row, of seed 3
     assert (visitor.left, visitor.errors) == ([], [])
     page.close()
 

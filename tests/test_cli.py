@@ -304,8 +304,10 @@ def test_evaluate_prints_a_table_and_its_files(models, painter, monkeypatch, cap
     from kpop.evaluation import detectors
 
     run = create_run(EraseConfig(concepts=("church",), retain=("castle",)), runs.default_runs_dir())
-    assert usual_words(run) == ["church", "castle", "cassette", "saw", "fish"]  # three of neither list
-    labels = [*usual_words(run), "none"]
+    every = ["church", "castle", "cassette", "saw", "fish"]  # three of neither list
+    assert usual_words(run, [*every, "dog"]) == every
+    assert usual_words(run, ["church", "saw", "none"]) == ["church", "castle", "saw"]  # that the judge knows
+    labels = [*every, "none"]
     judge = types.SimpleNamespace(name="emoji", labels=labels, accuracy=98.2)
     judge.top_k = lambda images, k: [
         ["none"] if "sanitized" in image.info["kpop"] and "church" in image.info["kpop"] else

@@ -178,6 +178,18 @@ def test_labels_are_counted_by_group_with_the_base_beside(evaluate, tmp_path):
     }  # fmt: skip
 
 
+def test_predictions_of_an_earlier_version_are_made_again(evaluate, tmp_path):
+    found = evaluate()
+    path = tmp_path / "out" / "predictions.csv"
+    with open(path, newline="") as file:
+        rows = [[v for k, v in row.items() if k not in ("name_score", "rest_score")]
+                for row in csv.DictReader(file)]  # fmt: skip
+    path.write_text("case,group,label\n" + "".join(",".join(row) + "\n" for row in rows))
+    judge = Judge()
+    assert evaluate(judge=judge).to_dict() == found.to_dict() and judge.seen == 12
+    assert path.read_text().startswith("case,group,label,prompt,") and path.read_text().count("\n") == 13
+
+
 def test_a_text_score_of_an_artist_has_three_texts(evaluate, tmp_path):
     """The whole prompt, the name alone, the prompt without it; each a figure with the base's beside."""
     asked = []
@@ -187,11 +199,12 @@ def test_a_text_score_of_an_artist_has_three_texts(evaluate, tmp_path):
         return [float(len(text)) for text in texts]
 
     cases = [Case("0", "A barn by Kilian Eng, at dusk", 1, "Kilian Eng", "erased")]
-    cases += [Case("1", "a castle", 2, "Van Gogh", "retained")]
+    cases += [Case("1", "a castle", 2, "Van_Gogh", "retained")]  # whose name the prompt lacks
     found = evaluate("sensitive", scores=Scores(text=("CLIP score", score), apart=True), cases=cases)
     assert set(asked) == {
         "A barn by Kilian Eng, at dusk", "Kilian Eng", "A barn by, at dusk", "a castle", "Van Gogh",
     }  # fmt: skip
+    assert list(found.figures["retained"]) == ["CLIP score", "CLIP score, name alone"]
     erased = found.figures["erased"]
     assert list(erased) == ["CLIP score", "CLIP score, name alone", "CLIP score, without the name"]
     assert values(erased["CLIP score, name alone"]) == [10.0, 10.0, 10.0]
@@ -363,7 +376,10 @@ def test_folders_made_elsewhere_are_scored(command, folders):
     status, _, err = command("--base-images", folders / "original", "--erased", "church", "--retained", "dog")
     assert status == 2 and "other settings" in err
     status, _, err = command("--base-images", folders / "original", "--erased", "zebra")
-    assert status == 2 and "No row of list.csv is labelled 'zebra': look at its column label_str." in err
+    assert (
+        status == 2
+        and "No row that was read of list.csv is labelled 'zebra': look at its column label_str." in err
+    )
 
 
 def test_a_distance_to_reference_pictures(command, folders):

@@ -114,18 +114,19 @@ def mean_score(scores: Sequence[float]) -> Estimate:
     return Estimate(float(values.mean()), float(low), float(high), n, "")
 
 
-def of_prompts(values: Sequence[float], prompts: Sequence[Hashable], percent: bool = True) -> Estimate:
-    """Mean of one value a picture, and an interval that asks for other prompts too, not only for seeds.
+def of_prompts(
+    values: Sequence[float], prompts: Sequence[Hashable], percent: bool = True
+) -> tuple[float, float] | None:
+    """Interval of the mean of one value a picture, that asks for other prompts too, not only for seeds.
 
     prompts: of each picture what it was drawn with. Two-stage bootstrap, 95 %, seeded: as many prompts are
     drawn anew, then as many pictures of each. Pictures of one word go the same way, so that who draws
-    pictures alone takes ten of them for ten findings. Of a single prompt it is the bootstrap over pictures.
-    percent: values are yes or no. Raises InputError as `estimate`.
+    pictures alone takes ten of them for ten findings. None of fewer than two prompts. percent: values are yes
+    or no, and the interval is in percent.
     """
     every = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
-    plain = estimate([bool(value) for value in values]) if percent else mean_score(values)
     if len(every) < 2:
-        return plain
+        return None
     where, told = np.array([every[prompt] for prompt in prompts]), np.asarray(values, np.float64)
     counts = np.bincount(where)
     grid, place = np.zeros((len(every), counts.max())), np.arange(counts.max())
@@ -142,7 +143,7 @@ def of_prompts(values: Sequence[float], prompts: Sequence[Hashable], percent: bo
             total = (grid[drawn[..., None], picks] * (place < many[..., None])).sum(-1)
         means.append(total.sum(1) / many.sum(1))
     low, high = np.percentile(np.concatenate(means), [2.5, 97.5]) * (100.0 if percent else 1.0)
-    return Estimate(plain.value, float(low), float(high), plain.n, plain.unit)
+    return float(low), float(high)
 
 
 @dataclass(frozen=True)

@@ -44,9 +44,10 @@ class Scale:
         def several(name: str, values: Sequence[int]) -> str:
             return f"{name}{'s' if len(values) > 1 else ''} {', '.join(map(str, values))}"
 
+        steps = "" if self.steps in (None, QUICK_STEPS) else f", {self.steps} steps a training"
         return (
             f"{several('split', self.splits)}, {several('training seed', self.seeds)}, "
-            f"{self.pictures} pictures a prompt"
+            f"{self.pictures} pictures a prompt{steps}"
         )
 
 

@@ -48,9 +48,10 @@ def save(figure: Figure, path: Path) -> Path:
 
 def _shrink(path: Path, pictures: bool) -> None:
     """Write a PNG again as small as it goes: they are kept in the repository. Lines need no more colours."""
-    found = Image.open(path).convert("RGB")
-    small = io.BytesIO()
-    (found if pictures else found.quantize(dither=Image.Dither.NONE)).save(small, "PNG", optimize=True)
+    drawn, small = Image.open(path), io.BytesIO()
+    found = drawn.convert("RGB")
+    found = found if pictures else found.quantize(dither=Image.Dither.NONE)
+    found.save(small, "PNG", optimize=True, dpi=drawn.info["dpi"])
     write_bytes(path, small.getvalue())
 
 

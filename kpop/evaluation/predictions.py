@@ -44,7 +44,10 @@ class Predictions:
                 raise InputError(
                     f"{out} holds predictions made with other settings; choose another with --out."
                 )
-            return cls(path, columns, key_of, _read(path, columns, key_of))
+            found = cls(path, columns, key_of, _read(path, columns, key_of))
+            if not _has_head(path, columns):
+                found.tidy()  # of an earlier version: its rows lack columns, and are made again
+            return found
         write_json(about, plain)
         write_text(path, ",".join(columns) + "\n")
         return cls(path, columns, key_of, {})
@@ -68,6 +71,11 @@ class Predictions:
         writer.writeheader()
         writer.writerows(self.rows.values())
         write_text(self.path, text.getvalue())
+
+
+def _has_head(path: Path, columns: Sequence[str]) -> bool:
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.readline().rstrip("\r\n") == ",".join(columns)
 
 
 def _read(path: Path, columns: Sequence[str], key_of: KeyOf) -> dict[Hashable, Row]:

@@ -39,8 +39,8 @@ COLUMNS = (
 # What a score of pictures and texts is asked for; the latter two where the labels are artists or styles.
 TEXTS: dict[str, tuple[str, Callable[[Case], str]]] = {
     "text_score": ("", lambda case: case.prompt),
-    "name_score": (", name alone", lambda case: case.label),
-    "rest_score": (", without the name", lambda case: case.unlabelled),
+    "name_score": (", name alone", lambda case: case.name),
+    "rest_score": (", without the name", lambda case: case.unnamed),
 }
 INDIRECT, OTHERS = "indirect", "others"
 ORDER = ("erased", "retained", "untouched", INDIRECT, OTHERS, ALL)
@@ -119,19 +119,22 @@ def predict(
         rows = []
         for variant, images in pictures.items():
             found = judge.detections(images) if judge else [[] for _ in images]
-            measured = {
-                column: scores.text[1](images, [text(case) for case in batch])
-                for column, (_, text) in _texts(scores).items()
-            }
+            measured: dict[str, dict[int, float]] = {}
+            for column, (_, text) in _texts(scores).items():
+                some = [i for i, case in enumerate(batch) if column == "text_score" or text(case)]
+                texts = [text(batch[i]) for i in some]
+                told = scores.text[1]([images[i] for i in some], texts) if some else []
+                measured[column] = dict(zip(some, told, strict=True))
             if scores.base and variant != "original":
-                measured["base_distance"] = scores.base[1](images, pictures["original"])
+                measured["base_distance"] = dict(enumerate(scores.base[1](images, pictures["original"])))
             for i, case in enumerate(batch):
                 told = SEPARATOR.join(f"{label}:{score:.6g}" for label, score in found[i])
                 row = dict.fromkeys(COLUMNS, "") | {
                     "case": case.number, "group": case.group, "label": case.label, "prompt": case.prompt,
                     "seed": str(case.seed), "variant": variant, "found": told,
                 }  # fmt: skip
-                rows.append(row | {column: f"{values[i]:.6g}" for column, values in measured.items()})
+                values = {column: held[i] for column, held in measured.items() if i in held}
+                rows.append(row | {column: f"{value:.6g}" for column, value in values.items()})
         store.add(rows)
         done += len(rows)
     if on_progress is not None:
@@ -194,7 +197,8 @@ def count(
         told |= {"base_distance": scores.base[0]} if scores.base else {}
         for column, name in told.items():
             values = {v: [store.rows[case.number, v][column] for case in some] for v in variants}
-            rates = {v: mean_score(list(map(float, held))) for v, held in values.items() if all(held)}
+            values = {v: [float(value) for value in held if value] for v, held in values.items()}
+            rates = {v: mean_score(held) for v, held in values.items() if held}
             if rates:
                 named[name] = rates
     counted = next(iter((parts or {}).values()), ())

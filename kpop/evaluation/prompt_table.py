@@ -32,12 +32,16 @@ class Case:
     group: str = ALL
 
     @property
-    def unlabelled(self) -> str:
-        """The prompt without its label: of "a barn, ink style" as ink style, "a barn"."""
-        if not self.label:
-            return self.prompt
-        rest = re.sub(rf"(?<!\w){re.escape(self.label)}(?!\w)", " ", self.prompt, flags=re.IGNORECASE)
-        return re.sub(r"\s+", " ", rest).replace(" ,", ",").strip(" ,")
+    def name(self) -> str:
+        """The label as text, such as Van Gogh of Van_Gogh."""
+        return self.label.replace("_", " ")
+
+    @property
+    def unnamed(self) -> str:
+        """The prompt without its label: of "a barn, ink style", "a barn"; "" where it does not have it."""
+        rest = re.sub(rf"(?<!\w){re.escape(self.name)}(?!\w)", " ", self.prompt, flags=re.IGNORECASE)
+        rest = re.sub(r"\s+", " ", rest).replace(" ,", ",").strip(" ,")
+        return "" if rest == self.prompt or not self.label else rest
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ class Scores:
     text: pictures, texts -> a score a picture. base: pictures, the base model's of the same prompts and seeds
     -> a distance a picture. sets: two streams of pictures and the count of the smaller -> name, distance; the
     judge's may go without the second, which are composed scenes then. apart: `text` is asked too for a row's
-    label alone, an artist, and for its prompt without the label, as the paper's scripts do (method.md 4).
+    label alone, an artist, and for its prompt without the label, as the authors' scripts do.
     """
 
     text: tuple[str, PerPicture] | None = None

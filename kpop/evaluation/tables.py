@@ -18,7 +18,7 @@ Rate = Callable[[list, list], Sequence[float]]  # (an entry a picture, its targe
 @dataclass(frozen=True)
 class Number:
     """One entry. value, low, high: pooled over the pictures of all cells, with its 95 % interval; percent,
-    or what the column says. prompts: the interval that draws these anew too, None where there is one.
+    or what the column says. prompts: the interval that draws these anew too, None of a single prompt.
     deviation: of the cells' own values, None for one cell.
     """
 
@@ -116,7 +116,7 @@ def share(
     An entry is what a picture has in `columns`, a tuple where there are several.
     """
     values: list[float] = []
-    prompts: list[tuple[int, str]] = []  # of each cell its own: a training that failed fails all its seeds
+    prompts: list[tuple[int, str]] = []  # with the cell
     each: list[float] = []
     for cell, asks in looked:
         found = [_entries(cell, ask, seeds, columns) for ask in asks]
@@ -130,10 +130,10 @@ def share(
     if not each:
         return None
     pooled = metrics.estimate([*map(bool, values)]) if percent else metrics.mean_score(values)
-    deviation, wider = stdev(each) if len(each) > 1 else None, None
-    if len(set(prompts)) > 1:
-        found = metrics.of_prompts(values, prompts, percent)
-        wider = (found.low, found.high)
+    # Pictures of one word go the same way in all trainings, and all of one training: the wider of both.
+    within = [metrics.of_prompts(values, of, percent) for of in (prompts, [text for _, text in prompts])]
+    bounds = [bound for one in within if one is not None for bound in one]
+    deviation, wider = stdev(each) if len(each) > 1 else None, (min(bounds), max(bounds)) if bounds else None
     return Number(pooled.value, pooled.low, pooled.high, pooled.n, len(each), deviation, percent, wider)
 
 

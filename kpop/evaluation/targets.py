@@ -155,24 +155,26 @@ def of_table(table: Table) -> Result:
     return Result(table.name, table.to_dict(), table.markdown(), forest(table))
 
 
-def _cells_of(path: Path, model_hash: str) -> int:
-    """Cells that a result is of; 0 where there is none, or none of this model."""
+def _cells_of(path: Path, told: Mapping[str, Any]) -> int:
+    """Cells that a result is of; 0 where there is none, or none of this model and as many steps."""
     try:
         found = json.loads(path.read_text("utf-8"))
-        return int(found["cells"]) if found["model_hash"] == model_hash else 0
+        alike = all(found[name] == told[name] for name in ("model_hash", "steps"))
+        return int(found["cells"]) if alike else 0
     except (OSError, ValueError, KeyError, TypeError):
         return 0
 
 
 def write_result(result: Result, out: Path, plan: Plan) -> list[Path]:
-    """NAME.json, NAME.md, NAME.png and NAME.svg in `out`; () where what is there is of more cells, and stays.
+    """NAME.json, NAME.md, NAME.png and NAME.svg in `out`; [] where what is there is of more cells, and stays.
 
     Raises RunError.
     """
     from .plots import KINDS, save
 
-    told = {**result.data, "scale": str(plan.scale), "model_hash": plan.model_hash}
-    if _cells_of(out / f"{result.name}.json", plan.model_hash) > told["cells"]:
+    told = {**result.data, "scale": str(plan.scale), "steps": plan.scale.steps}
+    told["model_hash"] = plan.model_hash
+    if _cells_of(out / f"{result.name}.json", told) > told["cells"]:
         return []
     write_json(out / f"{result.name}.json", told)
     about = f"\nScale: {plan.scale}.\n\n![{result.name}]({result.name}.png)\n"

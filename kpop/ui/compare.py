@@ -203,20 +203,24 @@ def wire_compare(page: Page, step: CompareStep, tab: gr.Tab) -> None:
 
     @plainly
     def draw(picked, question, passphrase, progress=gr.Progress()):  # noqa: B008
-        """Sheets of what was asked, as it was then; None where another run was chosen before its turn."""
-        run_id, prompt, seeds, key, rival, config = question
-        if run_id != picked:
+        """Sheets of what was asked last, as the fields were then; None where another run was chosen since."""
+        if not question or question[0] != picked:
             return None
+        run_id, prompt, seeds, key, rival, config = question
         return draw_both(
             studio, studio.run(run_id), prompt, seeds, key, rival, config,
             lambda i, n: progress((i, n), desc="drawing"), passphrase,
         )  # fmt: skip
 
     @plainly
-    def place(run_id, fresh, drawn, pair, view):
+    def place(run_id, question, fresh, drawn, pair, view):
         """What was drawn, in the view that is looked at by now; of a run chosen before: what stood there."""
-        placed = next((one for one in (fresh, drawn) if one and one[0].run_id == run_id), None)
-        return show(studio, placed, pair, view) if placed else kept(studio, run_id, pair, view)
+        if fresh and fresh[0].run_id == run_id:
+            return show(studio, fresh, pair, view)
+        if question and question[0] == run_id:  # is being drawn
+            return [gr.skip()] * len(step.shown)
+        stood = drawn and drawn[0].run_id == run_id
+        return show(studio, drawn, pair, view) if stood else kept(studio, run_id, pair, view)
 
     @plainly
     def tab_opened(run_id, prompt, seeds, key, pair, view, drawn):
@@ -288,7 +292,7 @@ def wire_compare(page: Page, step: CompareStep, tab: gr.Tab) -> None:
         whenever(step.lacking.change).then(*waiting, **every),
     ):
         made = started.success(draw, [page.picker, question, step.passphrase], fresh, **drawing)
-        made.success(place, [page.picker, fresh, step.drawn, *looks], step.shown, **NEWEST, **SOFT)
+        made.success(place, [page.picker, question, fresh, step.drawn, *looks], step.shown, **NEWEST, **SOFT)
         made.failure(back, step.drawn, step.grid, **SOFT)
     opened = [page.picker, step.prompt, step.seeds, step.key, *looks, step.drawn]
     tab.select(tab_opened, opened, [*step.shown, step.passphrase, step.prompt, step.lacking], **SOFT)
