@@ -71,7 +71,7 @@ class CompareStep:
 
     @property
     def asked(self) -> list:
-        """Inputs of `question`, after the run's id."""
+        """Inputs of `wait`, after the run's id."""
         return [self.prompt, self.seeds, self.key, self.rival, self.guidance, self.sampling, self.held]
 
     @property
