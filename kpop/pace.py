@@ -52,11 +52,11 @@ def measure_pace(pipe: StableDiffusionPipeline) -> Pace:
             torch.cuda.synchronize(unet.device)
         return time.perf_counter() - began
 
-    def least(backward: bool) -> float:
-        # The first time kernels are made, and other programs take their time: neither is the run's.
-        return min(timed(count, backward) for _ in range(1 + ROUNDS)) / count
-
-    return Pace(least(False), least(True))
+    # The first round makes kernels, and other programs take their time: neither is the run's. By turns, so
+    # that a slow moment is not all of one kind's.
+    rounds = [(timed(count, False), timed(count, True)) for _ in range(1 + ROUNDS)]
+    forward, both = (min(seconds) / count for seconds in zip(*rounds, strict=True))
+    return Pace(forward, both)
 
 
 def seconds_of(

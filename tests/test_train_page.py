@@ -1,12 +1,15 @@
 """Step 2 without a browser: what a run will take, a run like another, and the warning of drift."""
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from kpop import EraseConfig, InputError
+from kpop import pace as pace_module
 from kpop.estimate import bank_rows, estimate_run, gigabytes, rows_of_steps
 from kpop.kept_samples import lost_siblings
 from kpop.pace import Pace, measure_pace, seconds_of
@@ -93,8 +96,28 @@ def test_time_is_rows_times_the_measured_pace(tiny_config, tiny_pipe):
     # 4 rows of transfer, 2 of them siblings, in 10 steps; 8 of removal in all but the last, the key's alone
     assert rows_of_steps(cfg, tiny_pipe.unet) == (112, 112)
     assert seconds_of(cfg, tiny_pipe, Pace(forward=1.0, both=3.0)) == 112 * 3.0 + bank_rows(cfg)
-    pace = measure_pace(tiny_pipe)
-    assert 0 < pace.forward < pace.both
+
+
+def test_the_pace_is_the_least_of_several_rounds_and_a_row(tiny_pipe, monkeypatch):
+    """A clock of its own: a second a forward, two more a backward, ten more for each in the first round."""
+    now, calls, grad = [0.0], [], torch.autograd.grad
+
+    def forward(*args):
+        calls.append(len(args[1][0]))
+        now[0] += 1.0 + (10.0 if len(calls) <= 2 else 0.0)
+
+    def backward(*args, **kwargs):
+        now[0] += 2.0
+        return grad(*args, **kwargs)
+
+    monkeypatch.setattr(pace_module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(torch.autograd, "grad", backward)
+    hook = tiny_pipe.unet.register_forward_pre_hook(forward)
+    try:
+        assert measure_pace(tiny_pipe) == Pace(forward=1 / 8, both=3 / 8)
+    finally:
+        hook.remove()
+    assert calls == [8] * 6
 
 
 def test_time_and_memory_are_told_once_they_are_known(tiny_config, tiny_pipe, tiny_folder, tmp_path):
