@@ -15,6 +15,7 @@ from kpop.errors import InputError
 from kpop.evaluation import cell_maker, detectors, plan, targets, tuning
 from kpop.evaluation.cell_maker import packed
 from kpop.evaluation.cells import Store
+from kpop.evaluation.controls import CONTROLS
 from kpop.evaluation.part_targets import PARTS
 from kpop.evaluation.plan import SCALES, Plan, is_whole, merged, minutes_of, work_left
 from kpop.evaluation.splits import object_split
@@ -337,6 +338,20 @@ def test_the_buttons_runs_of_one_concept_are_asked_for_it_beside_other_things():
     assert {target for _, target, _ in erased} == {"horn"} and len({other for *_, other in erased}) == 3
     assert [ask.variant for ask in horn if ask.group == "retained"] == 2 * ["sanitized"]
     assert {ask.variant for need in rows["base"] for ask in need.asks} == {"original"}
+
+
+def test_the_buttons_keys_have_every_control_with_one_concept_and_with_five():
+    told = replace(QUICK, scale=replace(QUICK.scale, splits=(1, 2), seeds=(0,)))
+    rows = BY_NAME["keys"].rows(told)
+    button = BY_NAME["button"].rows(told)
+    variants = {}
+    for label in ("one concept", "five at once"):
+        mine = rows[f"the button, {label}"]
+        assert [need.spec.name for need in mine] == [n.spec.name for n in button[f"the button, {label}"]]
+        asks = [ask for ask in mine[0].asks if ask.group == "erased"]
+        variants[label] = {ask.variant for ask in asks}
+    assert variants["five at once"] == set(CONTROLS)
+    assert variants["one concept"] == set(CONTROLS) - {"wrong-key"}  # there is no other concept
 
 
 def test_cells_are_shared_by_the_tables(tmp_path):

@@ -27,6 +27,7 @@ from .targets import Result, Rows, Target, looked
 TUNED_ON = ("church", "truck", "gas pump", "parachute")  # words on which settings were chosen
 TUNED_SPLIT = "objects-v1"
 BESIDE, KEPT_BESIDE = 3, 2  # prompts of an erased word beside a retained one, and of two retained ones
+FIVE = "five at once"
 JUDGED = 3  # of the retained words, one in so many in `composed`
 KEPT_WHOLE = ("neighbours-1", "others-1")  # columns that are empty where the list leaves nothing out
 COMPOSED_COLUMNS = {
@@ -80,7 +81,7 @@ def _button_rows(plan: Plan) -> Rows:
     for label, told, listed in (
         ("one concept", [(word,) for word in ones], _own_list),
         ("two at once", list(zip(ones[::2], ones[1::2], strict=False)), _own_list),
-        ("five at once", fives, _own_list),
+        (FIVE, fives, _own_list),
         ("five, three of four retained", fives, _three_of_four),
         ("five, twelve retained", fives, _twelve),
     ):
@@ -119,28 +120,41 @@ def _beside_table(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
 
 
 def _key_rows(plan: Plan) -> Rows:
-    """The button's runs of one concept, with every control of their keys."""
-    found: dict[str, list[Need]] = {"base": [], "the button": []}
-    for word in _untuned(plan):
-        split = button_split((word,), _own_list((word,)))
-        erased, retained = splits.group_asks(split, "erased"), splits.group_asks(split, "retained")
-        asks = [*control_asks(erased, retained), *splits.name_asks(split)]
-        before = tuple(splits.name_asks(split, "original"))
-        found["base"].append(Need(plan.base(), before, plan.picture_seeds))
-        for seed in plan.scale.seeds:
-            spec = plan.spec("KPOP*", split, seed, limit=_own_steps((word,)))
-            found["the button"].append(Need(spec, tuple(dict.fromkeys(asks)), plan.picture_seeds))
+    """The button's runs of one concept and of five, with every control of their keys."""
+    found: dict[str, list[Need]] = {}
+    fives = [split.erased for split in plan.object_splits() if split.name != TUNED_SPLIT]
+    for label, told in (("one concept", [(word,) for word in _untuned(plan)]), (FIVE, fives)):
+        for words in told:
+            split = button_split(words, _own_list(words))
+            erased, retained = splits.group_asks(split, "erased"), splits.group_asks(split, "retained")
+            asks = [*control_asks(erased, retained), *splits.name_asks(split)]
+            before = tuple(splits.name_asks(split, "original"))
+            found.setdefault(f"base, {label}", []).append(Need(plan.base(), before, plan.picture_seeds))
+            for seed in plan.scale.seeds:
+                spec = plan.spec("KPOP*", split, seed, limit=_own_steps(words))
+                need = Need(spec, tuple(dict.fromkeys(asks)), plan.picture_seeds)
+                found.setdefault(f"the button, {label}", []).append(need)
     return found
 
 
 def _key_table(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
-    made = control_rows(rows["base"], {"": rows["the button"]}, store)
+    marks = {"": "one concept", f", {FIVE}": FIVE}
+    base, runs = (
+        {mark: rows[f"{who}, {label}"] for mark, label in marks.items() if f"{who}, {label}" in rows}
+        for who in ("base", "the button")
+    )
+    columns = CONTROL_COLUMNS | {
+        f"{name}, {FIVE}": f"{about}; of the runs of five concepts" for name, about in CONTROL_COLUMNS.items()
+    }
     notes = (
-        "One concept a run, the words and runs of `button`: there is no other concept's key in it.",
+        "The words and runs of `button`; first those of one concept a run, in which there is no other "
+        "concept's key.",
         FORGED_NOTE,
     )
-    title = "One concept by the app's own button: its key and the controls"
-    return finished("keys", title, CONTROL_COLUMNS, made, notes, rows, store)
+    made = control_rows(base, runs, store)
+    return finished(
+        "keys", "The app's own button: its key and the controls", columns, made, notes, rows, store
+    )
 
 
 def _with_key(split: Split) -> list[Ask]:
@@ -233,7 +247,7 @@ def _composed_table(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
 TARGETS = (
     Target("button", "what the app's own button erases and keeps", _button_rows, _button_table, True, True),
     Target("beside", "one concept in prompts of two things", _beside_rows, _beside_table, True, True),
-    Target("keys", "the key and its controls, one concept", _key_rows, _key_table, True, True),
+    Target("keys", "the key and its controls, by the app's own button", _key_rows, _key_table, True, True),
     Target("paper", "the paper's own settings beside the app's", _paper_rows, _paper_table, True, True),
     Target("composed", "the app's list by method; styles, backgrounds", _composed_rows, _composed_table, True,
            True),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from . import splits
 from .cells import Store
@@ -38,30 +38,34 @@ def _recovery_rows(plan: Plan) -> Rows:
     return found
 
 
-def control_rows(base: Sequence[Need], runs: Mapping[str, Sequence[Need]], store: Store) -> list[Row]:
-    """A row the base and each control. runs: what a column's name ends with -> the runs it is of."""
-    seeds = base[0].seeds
+def control_rows(
+    base: Mapping[str, Sequence[Need]], runs: Mapping[str, Sequence[Need]], store: Store
+) -> list[Row]:
+    """A row the base and each control. base, runs: what a column's name ends with -> the needs it is of."""
 
-    def seen(found: Looked) -> dict[str, Number | None]:
+    def figures(needs: Mapping[str, Sequence[Need]], see: Callable[..., dict], **which: str) -> dict:
+        found = {}
+        for mark, some in needs.items():
+            figures = see(looked(some, store, **which), some[0].seeds)
+            found |= {f"{title}{mark}": value for title, value in figures.items()}
+        return kept(found)
+
+    def seen(found: Looked, seeds: Sequence[int]) -> dict[str, Number | None]:
         return {f"seen-{k}": share(found, seeds, psr(k)) for k in DEPTHS}
 
-    made = [Row("base, no key", kept(seen(looked(base, store, group="erased", variant="original"))))]
+    def seen_and_text(found: Looked, seeds: Sequence[int]) -> dict[str, Number | None]:
+        return seen(found, seeds) | {"text kept": share(found, seeds, psr(1), target=lambda ask: ask.other)}
+
+    def text(found: Looked, seeds: Sequence[int]) -> dict[str, Number | None]:
+        return {"text kept": share(found, seeds, psr(1))}
+
+    made = [Row("base, no key", figures(base, seen, group="erased", variant="original"))]
     for variant, name in CONTROLS.items():
-        figures: dict[str, Number | None] = {}
-        for mark, needs in runs.items():
-            found = looked(needs, store, variant=variant, group="erased")
-            some = seen(found)
-            if variant == "other-text":
-                some["text kept"] = share(found, seeds, psr(1), target=lambda ask: ask.other)
-            figures |= {f"{title}{mark}": value for title, value in some.items()}
-        made += [Row(name, kept(figures))] if kept(figures) else []
+        see = seen_and_text if variant == "other-text" else seen
+        made.append(Row(name, figures(runs, see, group="erased", variant=variant)))
     for group in ("retained", "untouched"):
-        figures = {}
-        for mark, needs in runs.items():
-            found = looked(needs, store, variant="sanitized", group=group)
-            figures[f"text kept{mark}"] = share(found, seeds, psr(1))
-        made.append(Row(f"no key, {group} words", kept(figures)))
-    return made
+        made.append(Row(f"no key, {group} words", figures(runs, text, group=group, variant="sanitized")))
+    return [row for i, row in enumerate(made) if row.ours or i == 0]
 
 
 def _recovery(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
@@ -69,7 +73,8 @@ def _recovery(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
         f"{name}, refusing": f"{about}; of a run trained to refuse wrong keys (decoy_share 0.5)"
         for name, about in CONTROL_COLUMNS.items()
     }
-    made = control_rows(rows["base"], {"": rows["KPOP*"], ", refusing": rows["refusing"]}, store)
+    runs = {"": rows["KPOP*"], ", refusing": rows["refusing"]}
+    made = control_rows(dict.fromkeys(runs, rows["base"]), runs, store)
     notes = (
         FORGED_NOTE,
         "Refusing is ours: in half of L1's rows another p is present, random or another concept's, and the "
