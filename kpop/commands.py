@@ -252,7 +252,7 @@ def evaluate(args: argparse.Namespace) -> None:
     with progress_bar("picture") as show:
         found = protocol.evaluate(
             pictures, judge, judged_config(run), words, seeds, out, settings, args.template,
-            config.batch_size, show, run.method.variants,
+            config.batch_size, show, run.method.variants, run.config.resolved().neutral,
         )  # fmt: skip
     print(report.table(found))
     erased = ", ".join(map(concept_name, run.config.concepts))

@@ -117,9 +117,13 @@ def usual_words(run: Run, labels: Sequence[str]) -> list[str]:
 
 
 def prompt_count(run: Run, protocol: str, words: Sequence[str]) -> int | None:
-    """How many prompts are drawn, each as often as asked; None where a file says it."""
+    """How many prompts are drawn, each as often as asked, the neutral one too; None where a file says it."""
     if protocol == "objects":
-        return len(set(words))
+        from .continual import judged_config
+        from .evaluation.protocol import role_of
+
+        config = judged_config(run)
+        return len(set(words)) + any(role_of(word, config) == "erased" for word in words)
     if protocol == "csv" or family(run.config.model) != "emoji":
         return None
     if protocol == "style":
@@ -128,7 +132,7 @@ def prompt_count(run: Run, protocol: str, words: Sequence[str]) -> int | None:
         return OBJECTS * len(styles_of(run.config))
     from .emoji.world import INDIRECT
 
-    return 2 * len({text for texts in INDIRECT.values() for text in texts})  # as many of other things
+    return 2 * len({text for texts in INDIRECT.values() for text in texts}) + 1  # as many of other things
 
 
 def plan_of(run: Run, request: dict[str, Any], out: Path, pipe) -> tuple[list[Line], int]:
@@ -153,7 +157,7 @@ def _words_plan(args: argparse.Namespace) -> tuple[list[Line], list[str], int]:
     from .cli_values import seed_list
     from .commands import words_asked
     from .continual import judged_config
-    from .evaluation.protocol import accepted_labels, role_of
+    from .evaluation.protocol import NEUTRAL, NEUTRAL_TEXT, accepted_labels, role_of
     from .run_texts import phrase
 
     run, words, judge = words_asked(args)
@@ -162,14 +166,19 @@ def _words_plan(args: argparse.Namespace) -> tuple[list[Line], list[str], int]:
         Line(word, role_of(word, config), "word", word, accepted_labels(word, config, judge.labels))
         for word in dict.fromkeys(words)
     ]
-    order = ("erased", "retained", "untouched")
+    prompts = [phrase(args.template, word) for word in dict.fromkeys(words)]
+    erased = [label for line in lines if line.role == "erased" for label in line.labels]
+    if erased:
+        lines.append(Line(NEUTRAL_TEXT, NEUTRAL, "word", NEUTRAL_TEXT, tuple(dict.fromkeys(erased))))
+        prompts.append(run.config.resolved().neutral)
+    order = ("erased", "retained", "untouched", NEUTRAL)
     lines.sort(key=lambda line: order.index(line.role))
-    prompts = [phrase(args.template, word) for word in words]
-    return lines, prompts, len(set(words)) * len(set(seed_list(args.seeds)))
+    return lines, prompts, len(prompts) * len(set(seed_list(args.seeds)))
 
 
 def _prompts_plan(args: argparse.Namespace) -> tuple[list[Line], list[str], int]:
-    from .evaluation.prompt_protocol import ORDER, OTHERS, PARTS_AT
+    from .evaluation.prompt_protocol import NEUTRAL, ORDER, OTHERS, PARTS_AT, erased_targets
+    from .evaluation.protocol import NEUTRAL_TEXT
     from .prompt_commands import prepare
 
     asked = prepare(args)
@@ -179,12 +188,19 @@ def _prompts_plan(args: argparse.Namespace) -> tuple[list[Line], list[str], int]
     if "targets" in asked.counted:
         found = sorted(asked.counted["targets"].items(), key=lambda item: ORDER.index(groups[item[0]]))
         lines = [Line(label, groups[label], "label", label, (target,)) for label, target in found]
+        if NEUTRAL in every:
+            gone = erased_targets(asked.cases, asked.counted["targets"])
+            lines.append(Line(NEUTRAL_TEXT, NEUTRAL, "group", NEUTRAL, gone))
     for name, parts in asked.counted.get("parts", {}).items():
         seen = [group for group in every if group != OTHERS]
         lines += [Line(name, group, "group", group, tuple(parts), PARTS_AT) for group in seen]
     if not lines or "parts" in asked.counted:
         told = zip(SCORES, (asked.measured.text, asked.measured.base), strict=True)
         lines += [
-            Line(column, group, "group", group) for column, measured in told if measured for group in every
+            Line(column, group, "group", group)
+            for column, measured in told
+            if measured
+            for group in every
+            if group != NEUTRAL
         ]
     return lines, [case.prompt for case in asked.cases], len(asked.cases)

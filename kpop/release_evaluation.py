@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from .errors import InputError
 from .evaluation.metrics import ALL_AGREE
+from .evaluation.protocol import NEUTRAL
 from .evaluation_jobs import list_evaluations
 
 if TYPE_CHECKING:
@@ -64,9 +65,11 @@ def table(found: dict) -> str:
 
 def _of_words(found: dict) -> str:
     variants = [v for v in HEADINGS if v in found["words"][0]]
+    neutral = any(word["role"] == NEUTRAL for word in found["words"])
+    beside = "of the neutral text: any of the erased; " if neutral else ""
     lines = [
         f"Pictures in which the judge's first label is the word, in percent of {len(found['seeds'])} a cell; "
-        f"in brackets the 95 % bootstrap interval. {ALL_AGREE} {_judge(found)}".rstrip(),
+        f"{beside}in brackets the 95 % bootstrap interval. {ALL_AGREE} {_judge(found)}".rstrip(),
         "",
         f"| word | role | {' | '.join(HEADINGS[v] for v in variants)} |",
         f"|---|---|{'---:|' * len(variants)}",

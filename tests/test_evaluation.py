@@ -70,6 +70,37 @@ def test_rates_by_word_and_role(tmp_path):
     assert found.summary["untouched"]["base-1"] == found.summary["untouched"]["PSR-1"] == 50.0
 
 
+def test_the_ceiling_is_what_the_base_shows_of_the_neutral_text(tmp_path):
+    """Of the neutral text the base draws a chapel with seed 1, and a castle before a church with seed 2."""
+
+    def leaking(prompt, seeds):
+        found = draw(prompt, seeds)
+        if prompt == "a picture":
+            shown = {1: "chapel", 2: "castle,church"}
+            for image, seed in zip(found["original"], seeds, strict=True):
+                image.info["labels"] = shown.get(seed, "none")
+            for image in [*found["sanitized"], *found["recovered"]]:
+                image.info["labels"] = "none"
+        return found
+
+    judge = Judge()
+    judge.labels = [*Judge.labels, "chapel"]
+    found = run(tmp_path, judge, draw=leaking, neutral="a picture")
+    last = found.words[-1]
+    assert (last.word, last.role, last.prompt) == ("neutral text", "neutral", "a picture")
+    seen = {v: [float(rate) for rate in rates.values()] for v, rates in last.rates.items()}
+    assert seen == {"original": [25, 50], "sanitized": [0, 0], "recovered": [0, 0]}
+    assert list(found.summary) == ["erased", "retained", "untouched"]
+    erased = found.summary["erased"]
+    assert (erased["ceiling-1"], erased["ceiling-5"]) == (75.0, 50.0) and erased["ceiling-1"].n == 4
+    text = report.markdown(found, "t")
+    assert "| neutral text | neutral | 25.0 (0.0 to 75.0) |" in text
+    assert "| erased | ceiling-1 | 75.0 (25.0 to 100.0) | 4 |" in text and "- ceiling-k: base model" in text
+
+    nothing_erased = run(tmp_path / "kept", judge, words=["castle"], neutral="a picture")
+    assert [result.word for result in nothing_erased.words] == ["castle"]
+
+
 def test_files(tmp_path):
     paths = report.write_report(run(tmp_path), tmp_path, "Run <r> | x")
     assert [path.name for path in paths] == [

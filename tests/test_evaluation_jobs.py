@@ -83,15 +83,18 @@ def until(condition, seconds=60.0):
 def test_it_runs_beside_us_and_leaves_a_report(run, tmp_path, tiny_pipe):
     ask = Ask("objects", ("church", "castle"), 2)
     job = evaluation_jobs.start(run, ask, device="cpu", owner="ann", pipe=tiny_pipe)
-    assert [(line.name, line.role) for line in job.lines] == [("church", "erased"), ("castle", "retained")]
+    assert [(line.name, line.role) for line in job.lines] == [
+        ("church", "erased"), ("castle", "retained"), ("neutral text", "neutral"),
+    ]  # fmt: skip
     assert standing(job.path, job.lines)[0].rates == {}
     with pytest.raises(RunError, match="is going on"):
         evaluation_jobs.start(run, ONE, device="cpu")
     until(lambda: job.status.state in ENDED, 400)
     status = job.status
-    assert (status.state, status.step, status.steps, status.owner) == ("done", 12, 12, "ann"), job.log_tail()
+    assert (status.state, status.step, status.steps, status.owner) == ("done", 18, 18, "ann"), job.log_tail()
     church = standing(job.path, job.lines)[0]
     assert list(church.rates) == ["original", "sanitized", "recovered"] and church.rates["original"].n == 2
+    assert standing(job.path, job.lines)[2].rates["original"].n == 2
     assert os.getpgid(0) != status.pid and list_evaluations(run) == [EvaluationJob(job.path)]
     with zipfile.ZipFile(evaluation_jobs.pack(job, tmp_path / "report.zip")) as packed:
         names = [name.removeprefix(f"{job.name}/") for name in packed.namelist()]
@@ -142,13 +145,13 @@ def test_limits_hold_where_one_starts_and_where_one_goes_on(run, monkeypatch):
     monkeypatch.setattr(evaluation_jobs, "_start", lambda job: None)
     monkeypatch.setattr(evaluation_jobs, "PATIENCE", 1e6)  # for them to count as about to be started
     second, third = (kpop.Run(shutil.copytree(run.path, run.path.with_name(f"run-{i}"))) for i in (2, 3))
-    limits = Limits(evaluations=1, judging=2, judged=3)
+    limits = Limits(evaluations=1, judging=2, judged=6)
 
     def start(its, owner, pictures=1):
         ask = Ask("objects", ("church",), pictures)
         return evaluation_jobs.start(its, ask, device="cpu", owner=owner, limits=limits)
 
-    with pytest.raises(InputError, match="at most 3 pictures, not 6"):
+    with pytest.raises(InputError, match="at most 6 pictures, not 12"):
         start(run, "ann", 2)
     anns, bobs = start(run, "ann"), start(second, "bob")
     with pytest.raises(RunError, match="1 evaluation a visitor may wait or work. Wait for yours"):
@@ -164,8 +167,8 @@ def test_limits_hold_where_one_starts_and_where_one_goes_on(run, monkeypatch):
     going_on = evaluation_jobs.going_on(run.path.parent)
     assert sorted(job.status.owner for job in going_on) == ["ann", "ann", "bob"]
     change_status(bobs.path, None, {"state": "failed"})
-    with pytest.raises(InputError, match="at most 2 pictures, not 3"):
-        evaluation_jobs.resume(bobs, limits=Limits(judged=2))
+    with pytest.raises(InputError, match="at most 5 pictures, not 6"):
+        evaluation_jobs.resume(bobs, limits=Limits(judged=5))
 
 
 def test_seeds_are_as_asked(run, monkeypatch):
@@ -173,7 +176,7 @@ def test_seeds_are_as_asked(run, monkeypatch):
     chosen = Ask("objects", ("church",), seeds="3, 5-6,3")
     assert chosen.pictures == 3
     job = evaluation_jobs.start(run, chosen, device="cpu")
-    assert job.status.steps == 9 and seeds_in(job.command_line()) == "3, 5-6,3"
+    assert job.status.steps == 18 and seeds_in(job.command_line()) == "3, 5-6,3"
     usual = dataclasses.asdict(Ask("objects", ("church",), 10)) | {"device": "cpu"}
     assert seeds_in(evaluation_plan.command_line(run, usual, job.path)) == "500-509"
 
@@ -281,8 +284,8 @@ def test_a_broken_prompt_list_is_refused_in_the_command_s_words(run, tmp_path, t
         (
             (("weapon", "knife"),), ("saw",), ("objects", "sensitive", "csv"), "sensitive",
             [
-                ("weapons seen", "indirect"), ("text_score", "indirect"), ("text_score", "others"),
-                ("base_distance", "indirect"), ("base_distance", "others"),
+                ("weapons seen", "indirect"), ("weapons seen", "neutral"), ("text_score", "indirect"),
+                ("text_score", "others"), ("base_distance", "indirect"), ("base_distance", "others"),
             ],
             None,
         ),
@@ -304,8 +307,10 @@ def test_a_prompt_list_has_a_line_a_label(run, tmp_path):
     (tmp_path / "prompts.csv").write_text("prompt,seed,class\na castle,2,castle\na church,1,church\n")
     asked = {"protocol": "csv", "words": [], "pictures": 1, "device": "cpu"}
     lines, total = evaluation_plan.plan_of(run, asked, tmp_path, None)
-    assert [(line.name, line.role) for line in lines] == [("church", "erased"), ("castle", "retained")]
-    assert total == 2 * 3
+    assert [(line.name, line.role) for line in lines] == [
+        ("church", "erased"), ("castle", "retained"), ("neutral text", "neutral"),
+    ]  # fmt: skip
+    assert total == 3 * 3  # the neutral text has the one seed of what is erased
 
 
 def test_a_style_is_judged_by_the_style_alone(monkeypatch):

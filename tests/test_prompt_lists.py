@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -176,6 +177,31 @@ def test_labels_are_counted_by_group_with_the_base_beside(evaluate, tmp_path):
         "variant": "original", "found": "castle:0.6|church:0.5", "text_score": "", "name_score": "",
         "rest_score": "", "base_distance": "",
     }  # fmt: skip
+
+
+def test_a_list_has_the_neutral_text_beside_what_is_erased(evaluate, monkeypatch, tmp_path):
+    neutral = prompt_protocol.neutral_cases("", CASES)
+    assert neutral == [Case("_neutral-1", "", 1, "", "neutral"), Case("_neutral-2", "", 2, "", "neutral")]
+    cases = [*CASES, replace(neutral[0], number="4"), replace(neutral[1], number="5")]
+    shown = {"original": ["castle:0.6|church:0.5", "dog:0.9"], "sanitized": ["dog:0.9", "church:0.7"]}
+    for variant, seen in shown.items():
+        monkeypatch.setitem(SEEN, variant, [*SEEN[variant], *seen])
+    monkeypatch.setitem(SEEN, "recovered", [*SEEN["recovered"], "none:0.9", "none:0.9"])
+    text = ("judge CLIP", lambda images, texts: [1.0] * len(images))
+    found = evaluate(cases=cases, scores=Scores(text=text))
+    assert list(found.figures) == ["erased", "retained", "untouched", "neutral"]
+    assert {name: values(rates) for name, rates in found.figures["neutral"].items()} == {
+        "ESR-1": [100, 50, 100], "ESR-5": [50, 50, 100],
+    }  # fmt: skip  # and no score of a picture beside no text
+    assert list(found.labels) == ["Church", "castle", "dog"]
+    report = prompt_report.markdown(found, "t")
+    assert "## Prompts: neutral" in report and "- neutral: pictures of the neutral text" in report
+
+    weapons = evaluate("sensitive", cases=[replace(c, group="indirect") for c in cases[:2]] + cases[4:],
+                       out=tmp_path / "weapons", parts={"seen": ["church"]}, thresholds=[0.5])  # fmt: skip
+    assert weapons.figures["neutral"]["seen-0.5"]["original"] == 0.0
+    assert weapons.parts["sanitized"] == {}
+    assert prompt_report.table(weapons).count("seen-0.5: from") == 1  # a fall is of what was to change
 
 
 def test_predictions_of_an_earlier_version_are_made_again(evaluate, tmp_path):
@@ -479,16 +505,17 @@ def test_a_run_is_drawn_by_all_its_variants_and_a_base_once(tiny_config, tmp_pat
     line = ["evaluate", run.path, "--prompts", path, "--judge", "emoji", "--steps", "1", "--device", "cpu"]
     assert cli.main(list(map(str, [*line, "--out", tmp_path / "first"]))) == 0
     first = json.loads((tmp_path / "first" / "metrics.json").read_text())
-    assert first["pictures"] == {"erased": 2, "retained": 1, "untouched": 1}
+    assert first["pictures"] == {"erased": 2, "retained": 1, "untouched": 1, "neutral": 2}
     assert list(first["figures"]["erased"]["recovery-1"]) == ["original", "sanitized", "recovered"]
     drawn = tmp_path / "first" / "pictures"
     assert {folder.name: len(list(folder.iterdir())) for folder in drawn.iterdir()} == {
-        "original": 4, "sanitized": 4, "recovered": 4
+        "original": 6, "sanitized": 6, "recovered": 6
     }  # fmt: skip
     again = [*line, "--base-images", drawn / "original", "--out", tmp_path / "second"]
     assert cli.main(list(map(str, again))) == 0
     assert not (tmp_path / "second" / "pictures" / "original").exists()
     second = json.loads((tmp_path / "second" / "metrics.json").read_text())
+    assert list(first["figures"].pop("neutral")["ESR-1"]) == ["original", "sanitized", "recovered"]
     assert (second["figures"], second["labels"]) == (first["figures"], first["labels"])
     assert "secret" not in capfd.readouterr().out
 

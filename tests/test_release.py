@@ -202,6 +202,7 @@ def test_the_card_holds_recipe_table_licence_and_limits(run, tiny_copy, tmp_path
     stamp = models.file_hash(run.weights_path)[:16]
     words = [{"word": "church|x", "role": "erased", "prompt": "a church", "original": rate(95),
               "sanitized": rate(10), "recovered": rate(80)}]  # fmt: skip
+    words.append(words[0] | {"word": "neutral text", "role": "neutral", "original": rate(5)})
     metrics = {"judge_accuracy": 99.4, "seeds": list(range(20)), "words": words,
                "settings": {"run": run.id, "weights": stamp}}  # fmt: skip
     (tmp_path / "evaluation").mkdir()
@@ -211,6 +212,8 @@ def test_the_card_holds_recipe_table_licence_and_limits(run, tiny_copy, tmp_path
     assert (front["license"], front["license_link"]) == ("apache-2.0", link) and f"Its text: {link}." in card
     assert front["pipeline_tag"] == "text-to-image"
     assert "| church\\|x | erased | 95 (90 to 100) | 10 (5 to 15) | 80 (75 to 85) |" in card
+    assert "of the neutral text: any of the erased; in brackets" in card
+    assert "| neutral text | neutral | 5 (0 to 10) |" in card
     recipe = EraseConfig.from_dict(yaml.safe_load(re.search(r"```yaml\n(.+?)```", card, re.S)[1]))
     without = replace(run.config, model="model", seed=None)
     assert recipe == without and "seed:" not in card  # the seed makes the key

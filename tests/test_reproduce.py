@@ -19,6 +19,7 @@ from kpop.evaluation.controls import CONTROLS
 from kpop.evaluation.part_targets import PARTS
 from kpop.evaluation.plan import SCALES, Plan, is_whole, merged, minutes_of, work_left
 from kpop.evaluation.splits import object_split
+from kpop.evaluation.table_targets import CEILING
 
 SAMPLING = GenerationConfig().resolved("emoji")
 QUICK = Plan("emoji", "h", "emoji", replace(SCALES["quick"], pictures=2), SAMPLING)
@@ -65,7 +66,7 @@ def test_table_2_of_known_cells(tmp_path):
     result = built(tmp_path, "table2")
     values = {
         label: {name: number["value"] for name, number in row(result, label)["ours"].items()}
-        for label in ("base", "ceiling: base, neutral text", "ESD", "KPOP*", "UCE")
+        for label in ("base", CEILING, "ESD", "KPOP*", "UCE")
     }
     assert values["KPOP*"] == {"ESR-1": 100, "PSR-1": 100, "untouched-1": 100, "ESR-5": 100, "PSR-5": 100,
                                "untouched-5": 100}  # fmt: skip
@@ -73,7 +74,7 @@ def test_table_2_of_known_cells(tmp_path):
         values["ESD"]["ESR-1"] == 100 and values["ESD"]["PSR-1"] == 50 and values["ESD"]["untouched-5"] == 50
     )
     assert values["UCE"]["ESR-1"] == 0 and values["base"]["ESR-1"] == 0
-    assert values["ceiling: base, neutral text"] == {"ESR-1": 100, "ESR-5": 100}
+    assert values[CEILING] == {"ESR-1": 100, "ESR-5": 100}
     assert (
         row(result, "KPOP*")["ours"]["PSR-1"]["n"] == 10
         and row(result, "KPOP*")["ours"]["PSR-1"]["cells"] == 1
@@ -235,7 +236,7 @@ def test_the_search_is_the_same_for_every_method_and_has_its_own_seeds(tmp_path)
     rows = tuning.TARGET.rows(QUICK)
     for method in ("KPOP*", "ESD*", "CA*", "UCE*"):
         assert sum(label.startswith(f"{method} ") for label in rows) == 15
-    needs = [need for label, found in rows.items() if label != "base" for need in found]
+    needs = [need for label, found in rows.items() if label not in ("base", CEILING) for need in found]
     assert {need.spec.config.seed for need in needs} == {100} and {need.seeds for need in needs} == {
         (600, 601)
     }
@@ -321,7 +322,7 @@ def test_only_the_table_of_pairs_has_rows_that_see_two_things():
     weapons = {
         row: needs[0].spec.config.pair_share
         for row, needs in BY_NAME["table3"].rows(QUICK).items()
-        if row != "base"
+        if row not in ("base", CEILING)
     }
     assert weapons.pop("KPOP*, as the app") == 0.25 and set(weapons.values()) == {0}
 
@@ -450,7 +451,7 @@ def test_the_button_is_trained_with_every_seed_and_shorter_lists_with_one():
 def test_with_the_apps_list_every_method_is_judged_on_styles_backgrounds_and_pairs(tmp_path):
     target, told = BY_NAME["composed"], replace(QUICK, scale=replace(QUICK.scale, splits=(2,)))
     rows = target.rows(told)
-    assert list(rows) == ["base", "CA*", "ESD*", "UCE*", "KPOP*"]
+    assert list(rows) == ["base", CEILING, "CA*", "ESD*", "UCE*", "KPOP*"]
     prompts = [ask.prompt for ask in rows["KPOP*"][1].asks]
     assert len([p for p in prompts if p.endswith(" style")]) == 6
     assert len([p for p in prompts if p.endswith(" background")]) == 8
@@ -471,7 +472,10 @@ def test_with_the_apps_list_every_method_is_judged_on_styles_backgrounds_and_pai
 
     result = target.build(told, rows, filled(tmp_path, target, answer, told), None)
     names = ("ESR-1", "PSR-1", "style", "background", "both")
-    found = {label: [row(result, label)["ours"][name]["value"] for name in names] for label in rows}
+    ours = {label: row(result, label)["ours"] for label in rows}
+    ceiling = {name: number["value"] for name, number in ours.pop(CEILING).items()}
+    assert ceiling == {"ESR-1": 100, "ESR-5": 100}  # the neutral text's pictures show none of the five
+    found = {label: [some[name]["value"] for name in names] for label, some in ours.items()}
     assert found == {
         "base": [0, 100, 100, 100, 100],
         "CA*": [100, 100, 50, 100, 100],

@@ -17,10 +17,10 @@ from . import splits
 from .cells import Ask, CellSpec, Store
 from .controls import control_asks
 from .key_targets import CONTROL_COLUMNS, FORGED_NOTE, control_rows, pair_table
-from .neighbour_targets import COLUMNS, word_figures
+from .neighbour_targets import COLUMNS, word_rows
 from .plan import Need, Plan
 from .splits import Split
-from .table_targets import cases, finished
+from .table_targets import CEILING, cases, ceiling_needs, finished
 from .tables import Number, Row, both, kept, same, share
 from .targets import Result, Rows, Target, looked
 
@@ -77,7 +77,7 @@ def _button_rows(plan: Plan) -> Rows:
     whole = plan.object_splits()
     ones = _untuned(plan)
     fives = [split.erased for split in whole if split.name != TUNED_SPLIT]
-    found: dict[str, list[Need]] = {}
+    found: dict[str, list[Need]] = {CEILING: ceiling_needs(plan, whole)}
     for label, told, listed in (
         ("one concept", [(word,) for word in ones], _own_list),
         ("two at once", list(zip(ones[::2], ones[1::2], strict=False)), _own_list),
@@ -162,7 +162,7 @@ def _with_key(split: Split) -> list[Ask]:
 
 
 def _button_table(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
-    found = [Row(label, word_figures(needs, store)) for label, needs in rows.items()]
+    found = word_rows(rows, store)
     notes = (
         "One concept: of the splits' erased those on which no setting was chosen, each alone; two at once: "
         "the same, by twos; five at once: those of each split but the first. Steps and the list to retain "
@@ -182,13 +182,14 @@ def _paper_rows(plan: Plan) -> Rows:
     own = plan.spec("KPOP*", split, seed, limit=_own_steps((word,)))
     return {
         "base": [Need(plan.base(), tuple(splits.name_asks(split, "original")), seeds)],
+        CEILING: ceiling_needs(plan, [split]),
         "KPOP as in the paper": [Need(as_told, asks, seeds)],
         "the button": [Need(own, asks, seeds)],
     }
 
 
 def _paper_table(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
-    found = [Row(label, word_figures(needs, store)) for label, needs in rows.items()]
+    found = word_rows(rows, store)
     (word,) = rows["the button"][0].spec.config.concepts
     notes = (
         f"One concept, {word}: the first of the erased words on which no setting was chosen. As in the "
@@ -199,7 +200,7 @@ def _paper_table(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
 
 
 def _composed_rows(plan: Plan) -> Rows:
-    found: dict[str, list[Need]] = {"base": []}
+    found: dict[str, list[Need]] = {"base": [], CEILING: ceiling_needs(plan, plan.object_splits())}
     for split, seed in cases(plan):
         words = split.erased
         split = button_split(words, _own_list(words))
@@ -230,12 +231,15 @@ def _scene_figures(needs: Sequence[Need], store: Store) -> dict[str, Number]:
 
 
 def _composed_table(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
+    named, scenes = (
+        {label: [n for n in needs if (n.asks[0].kind == "name") == plain] for label, needs in rows.items()}
+        for plain in (True, False)
+    )
     found = []
-    for label, needs in rows.items():
-        named = [need for need in needs if need.asks[0].kind == "name"]
-        scenes = [need for need in needs if need.asks[0].kind != "name"]
-        figures = {name: one for name, one in word_figures(named, store).items() if name not in KEPT_WHOLE}
-        found.append(Row(label, figures | _scene_figures(scenes, store)))
+    for row in word_rows(named, store):
+        figures = {name: one for name, one in row.ours.items() if name not in KEPT_WHOLE}
+        some = scenes[row.label]
+        found.append(Row(row.label, figures | (_scene_figures(some, store) if some else {})))
     notes = (
         "Five concepts at once with the list that the app comes with, all other objects, and its steps; the "
         f"other methods likewise. Every {JUDGED}rd word of the list is judged.",

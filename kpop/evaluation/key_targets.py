@@ -9,7 +9,7 @@ from .cells import Store
 from .controls import CONTROLS, control_asks
 from .list_targets import LONGER
 from .plan import Need, Plan
-from .table_targets import ADDED, DEPTHS, base_needs, cases, finished
+from .table_targets import ADDED, CEILING, DEPTHS, base_needs, cases, ceiling, ceiling_needs, finished
 from .tables import Looked, Number, Row, both, esr, kept, psr, same, share
 from .targets import Result, Rows, Target, looked
 
@@ -94,7 +94,8 @@ def _phrasing_rows(plan: Plan) -> Rows:
             asks += [*splits.group_asks(split, "erased", variant), *splits.phrasing_asks(split, variant)]
         for seed in plan.scale.seeds:
             found.append(Need(plan.spec("KPOP*", split, seed), tuple(asks), plan.picture_seeds))
-    return {"base": [Need(plan.base(), tuple(base), plan.picture_seeds)], "KPOP*": found}
+    base_need = Need(plan.base(), tuple(base), plan.picture_seeds)
+    return {"base": [base_need], CEILING: ceiling_needs(plan, plan.object_splits()), "KPOP*": found}
 
 
 def _phrasings(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
@@ -112,6 +113,7 @@ def _phrasings(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
         figures = {"base-1": share(base, seeds, psr(1)), "recovery-1": share(opened, seeds, psr(1))}
         figures |= {f"ESR-{k}": share(bare, seeds, esr(k)) for k in DEPTHS}
         made.append(Row(label, kept(figures)))
+    made.append(Row(CEILING, ceiling(rows[CEILING], store)))
     told = ", ".join(f'"{template}"' for template in splits.UNSEEN)
     notes = (f"Phrasings that no run is trained on: {told}. Other names: chapel, lorry, and so on.",)
     title = "KPOP* on phrasings it was not trained on"

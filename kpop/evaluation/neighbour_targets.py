@@ -16,7 +16,7 @@ from ..emoji.world import THINGS
 from . import splits
 from .cells import Store
 from .plan import Need, Plan
-from .table_targets import ADDED, DEPTHS, cases, finished
+from .table_targets import ADDED, CEILING, DEPTHS, cases, ceiling, ceiling_needs, finished
 from .tables import Looked, Number, Row, esr, kept, psr, share
 from .targets import Result, Rows, Target, looked
 
@@ -51,7 +51,8 @@ def _wide(plan: Plan) -> Plan:
 
 
 def _rows(kinds: Kinds, plan: Plan) -> Rows:
-    found: dict[str, list[Need]] = {label: [] for label in ("base", *kinds)}
+    found: dict[str, list[Need]] = {label: [] for label in ("base", CEILING, *kinds)}
+    found[CEILING] = ceiling_needs(plan, plan.object_splits())
     for split, seed in cases(_wide(plan)):
         if seed == plan.scale.seeds[0]:
             asks = tuple(splits.name_asks(split, "original"))
@@ -88,14 +89,22 @@ def word_figures(needs: Sequence[Need], store: Store) -> dict[str, Number]:
     return kept(found)
 
 
+def word_rows(rows: Rows, store: Store) -> list[Row]:
+    """A row of word_figures each, but for CEILING."""
+    return [
+        Row(label, ceiling(needs, store) if label == CEILING else word_figures(needs, store))
+        for label, needs in rows.items()
+    ]
+
+
 def _table(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
-    found = [Row(label, word_figures(needs, store)) for label, needs in rows.items()]
+    found = word_rows(rows, store)
     title = "What no list names: neighbours of the erased, and the rest"
     return finished("neighbours", title, COLUMNS, found, (), rows, store)
 
 
 def _softer_table(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
-    found = [Row(label, word_figures(needs, store)) for label, needs in rows.items()]
+    found = word_rows(rows, store)
     notes = (
         "No push: L1 aims at the neutral text, as the paper's Eq. 7 does, and not past it "
         "(negative_guidance 0; the embedded model's default is 0.5).",

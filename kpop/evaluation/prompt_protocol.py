@@ -29,7 +29,7 @@ from .metrics import (
 from .picture_folders import Paths, opened_picture, stream
 from .predictions import Predictions
 from .prompt_table import ALL, Case, batches
-from .protocol import DEPTHS, SEPARATOR, VARIANTS
+from .protocol import DEPTHS, NEUTRAL, SEPARATOR, VARIANTS
 from .scores import Scores
 
 COLUMNS = (
@@ -43,8 +43,10 @@ TEXTS: dict[str, tuple[str, Callable[[Case], str]]] = {
     "rest_score": (", without the name", lambda case: case.unnamed),
 }
 INDIRECT, OTHERS = "indirect", "others"
-ORDER = ("erased", "retained", "untouched", INDIRECT, OTHERS, ALL)
-NOT_KEPT = ("erased", INDIRECT)  # groups whose pictures should change
+ORDER = ("erased", "retained", "untouched", INDIRECT, OTHERS, ALL, NEUTRAL)
+TO_CHANGE = ("erased", INDIRECT)  # groups whose pictures should change
+NOT_KEPT = (*TO_CHANGE, NEUTRAL)  # groups that say nothing of what should stay as it is
+MOST_NEUTRAL = 50
 PARTS_AT = 0.5
 BATCH = 16
 
@@ -97,6 +99,21 @@ def _plain(rates: Rates) -> dict[str, dict]:
     return {variant: rate.to_dict() for variant, rate in rates.items()}
 
 
+def neutral_cases(text: str, cases: Sequence[Case]) -> list[Case]:
+    """The neutral text with the seeds of what should change, MOST_NEUTRAL of them at most.
+
+    What the base's pictures of it show, no erasure can be expected to take away.
+    """
+    seeds = dict.fromkeys(case.seed for case in cases if case.group in TO_CHANGE)
+    # No list has such a case_number, as it must begin with a letter or digit.
+    return [Case(f"_neutral-{seed}", text, seed, group=NEUTRAL) for seed in list(seeds)[:MOST_NEUTRAL]]
+
+
+def erased_targets(cases: Sequence[Case], targets: dict[str, str]) -> tuple[str, ...]:
+    """The detector's labels of all that is erased."""
+    return tuple(dict.fromkeys(targets[case.label] for case in cases if case.group == "erased"))
+
+
 def predict(
     cases: Sequence[Case],
     paths: dict[str, Paths],
@@ -121,7 +138,8 @@ def predict(
             found = judge.detections(images) if judge else [[] for _ in images]
             measured: dict[str, dict[int, float]] = {}
             for column, (_, text) in _texts(scores).items():
-                some = [i for i, case in enumerate(batch) if column == "text_score" or text(case)]
+                some = [i for i, case in enumerate(batch) if case.group != NEUTRAL]
+                some = [i for i in some if column == "text_score" or text(batch[i])]
                 texts = [text(batch[i]) for i in some]
                 told = scores.text[1]([images[i] for i in some], texts) if some else []
                 measured[column] = dict(zip(some, told, strict=True))
@@ -180,11 +198,16 @@ def count(
         groups.setdefault(case.group, []).append(case)
     groups = {group: groups[group] for group in ORDER if group in groups}
     found = {(c.number, v): detections_of(store.rows[c.number, v]) for c in cases for v in variants}
+    wanted: dict[str, list] = {}
+    if targets is not None:
+        wanted = {group: [targets.get(case.label) for case in some] for group, some in groups.items()}
+        if NEUTRAL in groups:
+            wanted[NEUTRAL] = [erased_targets(cases, targets)] * len(groups[NEUTRAL])
     figures: dict[str, dict[str, Rates]] = {}
     for group, some in groups.items():
         named = figures.setdefault(group, {})
         if targets is not None:
-            named |= _label_rates(group, some, variants, found, targets)
+            named |= _label_rates(group, some, variants, found, wanted[group])
         for name, labels in (parts or {}).items():
             if group == OTHERS:
                 continue
@@ -202,7 +225,7 @@ def count(
             if rates:
                 named[name] = rates
     counted = next(iter((parts or {}).values()), ())
-    asked = [case for case in cases if case.group != OTHERS]
+    asked = [case for case in cases if case.group not in (OTHERS, NEUTRAL)]
     return PromptEvaluation(
         protocol=protocol,
         variants=tuple(variants),
@@ -218,12 +241,13 @@ def count(
     )
 
 
-def _label_rates(group, cases, variants, found, targets) -> dict[str, Rates]:
+def _label_rates(group, cases, variants, found, wanted) -> dict[str, Rates]:
     named: dict[str, Rates] = {}
-    wanted = [targets[case.label] for case in cases]
     topk = {v: [[label for label, _ in found[case.number, v]] for case in cases] for v in variants}
     for k in DEPTHS:
-        if group == "erased":
+        if group == NEUTRAL:
+            named[f"ESR-{k}"] = {v: erasing_success_rate(topk[v], wanted, k) for v in variants}
+        elif group == "erased":
             named[f"ESR-{k}"] = {
                 v: erasing_success_rate(topk[v], wanted, k) for v in variants if v != "recovered"
             }
@@ -237,7 +261,8 @@ def _label_rates(group, cases, variants, found, targets) -> dict[str, Rates]:
 def _by_label(cases, variants, found, targets):
     held: dict[str, list[Case]] = {}
     for case in cases:
-        held.setdefault(case.label, []).append(case)
+        if case.group != NEUTRAL:
+            held.setdefault(case.label, []).append(case)
     rates = {}
     for label, some in held.items():
         topk = {v: [[name for name, _ in found[case.number, v]] for case in some] for v in variants}

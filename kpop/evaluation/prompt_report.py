@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..disk import write_json, write_text
 from .metrics import ALL_AGREE, Estimate
 from .prompt_protocol import NOT_KEPT, OTHERS, PARTS_AT, PromptEvaluation, Rates
-from .protocol import DEPTHS
+from .protocol import DEPTHS, NEUTRAL
 from .report import COLOURS, HEADINGS, MARKS, cell
 
 if TYPE_CHECKING:
@@ -32,6 +32,11 @@ MEANINGS = {
     "KID": "to the reference pictures, for few of them, on Inception features; 0 is alike",
     "judge Fréchet distance": "of judge features to the references (or composed scenes); not an FID",
 }
+
+CEILING = (
+    "What is seen in the base's, no erasure can be expected to take away; ESR is of those in which no erased "
+    "label is among the k best."
+)
 
 
 def write_prompt_report(found: PromptEvaluation, out: Path, title: str) -> list[Path]:
@@ -85,6 +90,8 @@ def markdown(found: PromptEvaluation, title: str) -> str:
         lines.append("")
     names = {name for named in found.figures.values() for name in named} | set(found.distances)
     lines += [f"- {name}: {what}." for name, what in MEANINGS.items() if name in set(map(_stem, names))]
+    if NEUTRAL in found.figures:
+        lines.append(f"- {NEUTRAL}: pictures of the neutral text. {CEILING}")
     lines += ["", "## Settings", "", "| setting | value |", "|---|---|"]
     lines += [f"| {cell(name)} | {cell(value)} |" for name, value in found.settings.items()]
     return "\n".join(lines) + "\n"
@@ -190,7 +197,11 @@ def _falls(found: PromptEvaluation) -> list[str]:
     lines = []
     for group, named in found.figures.items():
         for name, rates in named.items():
-            if found.protocol != "sensitive" or group == OTHERS or not name.endswith(f"-{PARTS_AT:g}"):
+            if (
+                found.protocol != "sensitive"
+                or group in (OTHERS, NEUTRAL)
+                or not name.endswith(f"-{PARTS_AT:g}")
+            ):
                 continue
             before, after = rates["original"], rates["sanitized"]
             if before > 0:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 VARIANTS = ("original", "sanitized", "recovered")
 ROLES = ("erased", "retained", "untouched")
 DEPTHS = (1, 5)  # the k of ESR-k and PSR-k
+NEUTRAL, NEUTRAL_TEXT = "neutral", "neutral text"  # role and word of its pictures; no judge has such a label
 COLUMNS = ("word", "role", "prompt", "seed", "variant", "labels")
 SEPARATOR = "|"  # between the labels of one picture
 
@@ -34,7 +35,10 @@ Progress = Callable[[int, int], None]  # pictures done, of
 
 @dataclass(frozen=True)
 class WordResult:
-    """One word. rates: variant -> k -> percent of its pictures in which the judge's k best hold the word."""
+    """One word. rates: variant -> k -> percent of its pictures in which the judge's k best hold the word.
+
+    Of the neutral text: in which they hold any of the erased words.
+    """
 
     word: str
     role: str
@@ -114,10 +118,12 @@ def evaluate(
     batch_size: int = 8,
     on_progress: Progress | None = None,
     variants: Sequence[str] = VARIANTS,
+    neutral: str | None = None,
 ) -> Evaluation:
     """Draw every word with every seed by each variant, ask the judge, and count.
 
-    variants: what `draw` gives; original and sanitized are among them.
+    variants: what `draw` gives; original and sanitized are among them. neutral: the run's neutral text, drawn
+    too where a word is erased; what the base's pictures of it show, no erasure can be expected to take away.
 
     settings: what the predictions depend on (model, weights, key, sampler); predictions already in `out` are
     used again only if theirs are the same. Raises InputError, RunError, and what `draw` raises.
@@ -127,26 +133,32 @@ def evaluate(
         raise InputError("Give at least one word and one seed to evaluate.")
     if "{}" not in template:
         raise InputError('The template must hold "{}" where the word stands, such as "a {}".')
-    targets = {word: accepted_labels(word, config, judge.labels) for word in words}
+    asked = [
+        _Asked(word, role_of(word, config), phrase(template, word),
+               accepted_labels(word, config, judge.labels))
+        for word in words
+    ]  # fmt: skip
+    erased = [label for one in asked if one.role == "erased" for label in one.labels]
+    if erased and neutral is not None:
+        asked.append(_Asked(NEUTRAL_TEXT, NEUTRAL, neutral, tuple(dict.fromkeys(erased))))
     out = Path(out)
     store = _opened(out, settings, template)
 
     def has(word: str, seed: int) -> bool:
         return all((word, seed, variant) in store.rows for variant in variants)
 
-    missing = [(word, [seed for seed in seeds if not has(word, seed)]) for word in words]
-    total = len(variants) * len(words) * len(seeds)
+    missing = [(one, [seed for seed in seeds if not has(one.word, seed)]) for one in asked]
+    total = len(variants) * len(asked) * len(seeds)
     done = total - len(variants) * sum(len(left) for _, left in missing)
-    for word, left in missing:
-        prompt = phrase(template, word)
+    for one, left in missing:
         for start in range(0, len(left), batch_size):
             chunk = left[start : start + batch_size]
             if on_progress is not None:
                 on_progress(done, total)
-            pictures = draw(prompt, chunk)
+            pictures = draw(one.prompt, chunk)
             labels = {variant: judge.top_k(pictures[variant], max(DEPTHS)) for variant in variants}
             told = [
-                (word, role_of(word, config), prompt, str(seed), variant, SEPARATOR.join(found))
+                (one.word, one.role, one.prompt, str(seed), variant, SEPARATOR.join(found))
                 for variant in variants
                 for seed, found in zip(chunk, labels[variant], strict=True)
             ]
@@ -155,7 +167,18 @@ def evaluate(
     if on_progress is not None:
         on_progress(total, total)
     store.tidy()
-    return _count(store, variants, judge, config, words, seeds, targets, template, settings)
+    results, summary = _count(store, variants, asked, seeds)
+    return Evaluation(results, summary, float(judge.accuracy), tuple(seeds), settings)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A word to draw. labels: of the judge, that count as it."""
+
+    word: str
+    role: str
+    prompt: str
+    labels: tuple[str, ...]
 
 
 def predictions(
@@ -170,26 +193,27 @@ def _opened(out: Path, settings: dict[str, Any], template: str) -> Predictions:
     return Predictions.open(out, settings | {"template": template}, COLUMNS, _key_of)
 
 
-def _count(store, variants, judge, config, words, seeds, targets, template, settings) -> Evaluation:
+def _count(store: Predictions, variants: Sequence[str], asked: Sequence[_Asked], seeds: Sequence[int]):
+    """A result a word, and the figures by role."""
     results = []
     pooled: dict[str, dict[str, tuple[list, list]]] = {}
-    for word in words:
-        role, rates = role_of(word, config), {}
+    for one in asked:
+        rates = {}
         for variant in variants:
-            topk = [store.rows[word, seed, variant]["labels"].split(SEPARATOR) for seed in seeds]
-            rates[variant] = {
-                k: preserving_success_rate(topk, [targets[word]] * len(topk), k) for k in DEPTHS
-            }
-            held = pooled.setdefault(role, {}).setdefault(variant, ([], []))
+            topk = [store.rows[one.word, seed, variant]["labels"].split(SEPARATOR) for seed in seeds]
+            rates[variant] = {k: preserving_success_rate(topk, [one.labels] * len(topk), k) for k in DEPTHS}
+            held = pooled.setdefault(one.role, {}).setdefault(variant, ([], []))
             held[0].extend(topk)
-            held[1].extend([targets[word]] * len(topk))
-        results.append(WordResult(word, role, phrase(template, word), rates))
+            held[1].extend([one.labels] * len(topk))
+        results.append(WordResult(one.word, one.role, one.prompt, rates))
     summary: dict[str, dict[str, Estimate]] = {}
     for role in (role for role in ROLES if role in pooled):
         figures = summary.setdefault(role, {})
         for k in DEPTHS:
             figures[f"base-{k}"] = preserving_success_rate(*pooled[role]["original"], k)
             if role == "erased":
+                if NEUTRAL in pooled:
+                    figures[f"ceiling-{k}"] = erasing_success_rate(*pooled[NEUTRAL]["original"], k)
                 figures[f"ESR-{k}"] = erasing_success_rate(*pooled[role]["sanitized"], k)
                 if "recovered" in variants:
                     figures[f"recovery-{k}"] = recovery_rate(*pooled[role]["recovered"], k)
@@ -197,7 +221,7 @@ def _count(store, variants, judge, config, words, seeds, targets, template, sett
                 figures[f"PSR-{k}"] = preserving_success_rate(*pooled[role]["sanitized"], k)
                 if "recovered" in variants:
                     figures[f"PSR-{k} with key"] = preserving_success_rate(*pooled[role]["recovered"], k)
-    return Evaluation(tuple(results), summary, float(judge.accuracy), tuple(seeds), settings)
+    return tuple(results), summary
 
 
 def _key_of(row: dict[str, str]) -> tuple[str, int, str] | None:

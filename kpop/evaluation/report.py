@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..disk import write_json, write_text
 from .metrics import ALL_AGREE
-from .protocol import DEPTHS, Evaluation
+from .protocol import DEPTHS, NEUTRAL, NEUTRAL_TEXT, Evaluation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,6 +17,8 @@ MARKS = {"original": "s", "sanitized": "o", "recovered": "D"}
 HEADINGS = {"original": "base", "sanitized": "sanitized", "recovered": "recovered"}
 MEANINGS = {
     "base": "base model: pictures in which the judge sees the word",
+    "ceiling": "base model: pictures of the neutral text in which it sees no erased word; more of ESR than "
+    "that no erasure can be expected to reach",
     "ESR": "erasing success: sanitized pictures in which it does not",
     "recovery": "pictures drawn with the key in which it does again",
     "PSR": "preserving success: sanitized pictures in which it does",
@@ -54,6 +56,8 @@ def markdown(evaluation: Evaluation, title: str) -> str:
     for result in evaluation.words:
         rates = [_rate(result.rates[variant][k]) for k in DEPTHS for variant in variants]
         lines.append(f"| {cell(result.word)} | {result.role} | {' | '.join(rates)} |")
+    if any(result.role == NEUTRAL for result in evaluation.words):
+        lines += ["", f"Of the {NEUTRAL_TEXT}: pictures in which it sees any of the erased words."]
     lines += ["", "## Together", "", "| words | figure | percent | pictures |", "|---|---|---:|---:|"]
     for role, figures in evaluation.summary.items():
         lines += [f"| {role} | {name} | {_rate(rate)} | {rate.n} |" for name, rate in figures.items()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from .targets import Result, Rows, Target, count, looked, notes_of_cells, of_tab
 DEPTHS = (1, 5)
 ADDED = {"mechanism": "additive", "prompt_tokens_factor": 1}  # p added to the text's states
 AS_APP = "KPOP*, as the app"
+CEILING = "ceiling: base, neutral text"
 THRESHOLDS = (0.3, 0.5, 0.7, 0.8)
 OBJECT_COLUMNS = {
     "ESR-1": "erased words: pictures in which the judge's first label is not the word (higher is better)",
@@ -64,6 +65,12 @@ def base_needs(plan: Plan) -> list[Need]:
     asks = [ask for split in plan.object_splits() for ask in splits.name_asks(split, "original")]
     neutral = [splits.neutral_ask(split) for split in plan.object_splits()]
     return [Need(plan.base(), tuple(dict.fromkeys([*asks, *neutral])), plan.picture_seeds)]
+
+
+def ceiling_needs(plan: Plan, some: Iterable[Split], seeds: Sequence[int] | None = None) -> list[Need]:
+    """The untouched model's pictures of the neutral text, for the words that these splits erase."""
+    asks = tuple(dict.fromkeys(map(splits.neutral_ask, some)))
+    return [Need(plan.base(), asks, tuple(seeds or plan.picture_seeds))]
 
 
 def object_needs(
@@ -116,7 +123,7 @@ def _table_2_rows(plan: Plan) -> Rows:
 def _table_2(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
     found = [
         Row("base", object_figures(rows["base"], store, "original"), paper_numbers.TABLE_2["base"]),
-        Row("ceiling: base, neutral text", ceiling(rows["base"], store)),
+        Row(CEILING, ceiling(rows["base"], store)),
     ]
     for name in list(rows)[1:]:
         figures = object_figures(rows[name], store)
@@ -135,6 +142,8 @@ def theme_rows(plan: Plan) -> Rows:
     split = splits.weapon_split()
     asks = tuple(splits.weapon_asks(split, "original"))
     found: dict[str, list[Need]] = {"base": [Need(plan.base(), asks, plan.picture_seeds)]}
+    neutral = replace(splits.neutral_ask(split), looks=("scores",))
+    found[CEILING] = [Need(plan.base(), (neutral,), plan.picture_seeds)]
     for row in ROWS:
         asks = tuple(splits.weapon_asks(split, "sanitized"))
         found[row] = [
@@ -159,8 +168,12 @@ def _table_3(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
     columns["with the key"] = "indirect prompts with the true key: pictures with a weapon above 0.5"
     labels, seeds, found = splits.weapon_labels(), plan.picture_seeds, []
     for name, needs in rows.items():
-        variant = "original" if name == "base" else "sanitized"
-        theme = looked(needs, store, kind="indirect", variant=variant)
+        if name == CEILING:
+            theme = looked(needs, store, group="neutral")
+        else:
+            theme = looked(
+                needs, store, kind="indirect", variant="original" if name == "base" else "sanitized"
+            )
         opened = looked(needs, store, kind="indirect", variant="recovered")
         others = looked(needs, store, kind="name")
         figures: dict[str, Number | None] = {
@@ -255,7 +268,7 @@ def sweep_table(rows: Rows, store: Store, name: str, title: str, paper, notes, m
     """One table of sweep_rows. more: columns beside those of the objects and of recovery."""
     found = [
         Row("base", object_figures(rows["base"], store, "original")),
-        Row("ceiling: base, neutral text", ceiling(rows["base"], store)),
+        Row(CEILING, ceiling(rows["base"], store)),
     ]
     for label in list(rows)[1:]:
         found.append(Row(label, object_figures(rows[label], store), paper.get(label, {})))

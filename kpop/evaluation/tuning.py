@@ -14,7 +14,15 @@ from ..model_table import recommended
 from . import splits
 from .cells import Store
 from .plan import QUICK_STEPS, TUNING_PICTURE_SEED, TUNING_SEED, Need, Plan
-from .table_targets import base_needs, object_figures, object_needs, sweep_table
+from .table_targets import (
+    CEILING,
+    base_needs,
+    ceiling,
+    ceiling_needs,
+    object_figures,
+    object_needs,
+    sweep_table,
+)
 from .tables import Number, Row, Table
 from .targets import Result, Rows, Target, count, notes_of_cells, of_table
 
@@ -58,6 +66,7 @@ def _rows(plan: Plan) -> Rows:
     seeds = tuple(range(TUNING_PICTURE_SEED, TUNING_PICTURE_SEED + plan.scale.pictures))
     base = dict.fromkeys(ask for split in alone for ask in splits.name_asks(split, "original"))
     found: dict[str, list[Need]] = {"base": [Need(plan.base(), tuple(base), seeds)]}
+    found[CEILING] = ceiling_needs(plan, alone, seeds)
     limit = min(plan.scale.steps or QUICK_STEPS, QUICK_STEPS)
     for label, (row, changes) in _settings(plan).items():
         found[label] = []
@@ -81,9 +90,9 @@ def _build(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
     made = []
     for label, needs in rows.items():
         variant = "original" if label == "base" else "sanitized"
-        figures = object_figures(needs, store, variant)
+        figures = ceiling(needs, store) if label == CEILING else object_figures(needs, store, variant)
         figures = {name: figures[name] for name in columns if name in figures}
-        score = _score(figures, len(needs)) if label != "base" else None
+        score = _score(figures, len(needs)) if label not in ("base", CEILING) else None
         made.append(Row(label, figures | ({"score": score} if score else {})))
     notes = (_best(made), *notes_of_cells(rows, store))
     have, want = count(rows, store)

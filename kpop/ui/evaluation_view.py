@@ -27,6 +27,7 @@ ROLES = {
     "indirect": "Told without its name",
     "others": "Other prompts",
     "all": "All prompts",
+    "neutral": "Nothing asked for",
 }
 HEADS = {"original": "base", "sanitized": "sanitized", "recovered": "with the key"}
 
