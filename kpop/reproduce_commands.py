@@ -6,17 +6,20 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 from .cli_values import seed_list
 from .command_output import output_folder, progress_bar
 from .config import GenerationConfig
-from .errors import InputError, KpopError
+from .errors import InputError, KpopError, ModelError
 from .run_commands import portable, runs_dir
 
 GPU_BATCH = 64  # pictures drawn at once on a GPU; not part of what a cell is
+Judges = Callable[[str], Any]  # name -> detector, each loaded once
 BUILD_SECONDS = 0.5  # of a target with its plot: what --minutes leaves for it
 
 
@@ -38,34 +41,35 @@ def reproduce(args: argparse.Namespace) -> None:
         raise InputError("--jobs is for this machine: with --runner ray the cluster decides. Leave one out.")
     scale = _scale(args)
     name = detectors.judge_for(args.model)
-    judge = detectors.load(name)
     sampling = GenerationConfig().resolved(args.model)
     if models.pick_device(args.device).type == "cuda":
         sampling = replace(sampling, batch_size=GPU_BATCH)
     told = Plan(args.model, models.model_hash(args.model), name, scale, sampling)
-    chosen = _possible(chosen, told, judge, args.existing)
+    judges = cache(detectors.load)
+    chosen = _possible(chosen, told, judges, args)
     store = Store(Path(args.cells))
     if args.dry_run:
         _list(chosen, told, store, runs_dir(args) / "reproduce")
         return
     out = output_folder(args.out)
     aside = args.jobs > 1 and not args.existing  # processes of their own hold the model
-    maker = None if aside or args.existing else _maker(args, store, judge)
+    maker = None if aside or args.existing else _maker(args, store, judges)
     until = None if args.minutes is None else began + 60 * args.minutes - BUILD_SECONDS * len(chosen)
     failed = _make_side_by_side(chosen, told, args, store, until) if aside else []
     for target in sorted(chosen, key=lambda one: aside and one.name == "fig2"):  # it may take until the limit
-        rows = target.rows(told)
+        plan = target.plan(told)
+        rows = target.rows(plan)
         if args.runner == "ray" and maker is not None:
-            _make_on_cluster(target, told, args, store)
+            _make_on_cluster(target, plan, args, store)
         elif maker is not None:
-            _make(target, told, maker)
+            _make(target, plan, maker)
         have, want = targets.count(rows, store)
         print(f"{target.name}: {have} of {want} cells", file=sys.stderr)
         if aside and target.name == "fig2":
-            failed += _build_aside(target, told, args, have == want, until)
+            failed += _build_aside(target, plan, args, have == want, until)
             continue
-        result = target.build(told, rows, store, maker)
-        paths = targets.write_result(result, out, told)
+        result = target.build(plan, rows, store, maker)
+        paths = targets.write_result(result, out, plan)
         for path in paths:
             print(path)
         if not paths:
@@ -97,17 +101,13 @@ def _scale(args: argparse.Namespace):
     return scale
 
 
-def _possible(chosen, told, judge, existing: bool) -> list:
+def _possible(chosen, told, judges: Judges, args: argparse.Namespace) -> list:
     """The targets that can be made; of several, those that cannot are named and left out."""
-    from .evaluation.targets import check
-
     found = []
     for target in chosen:
         try:
-            if existing and target.name == "fig2":
-                raise InputError("fig2 is made from a run's weights, not from cells: leave --existing out.")
-            check(target, told, judge)
-        except InputError as error:
+            _check(target, target.plan(told), judges, args)
+        except (InputError, ModelError) as error:
             if len(chosen) == 1:
                 raise
             print(error, file=sys.stderr)
@@ -116,14 +116,30 @@ def _possible(chosen, told, judge, existing: bool) -> list:
     return found
 
 
-def _maker(args: argparse.Namespace, store, judge):
+def _check(target, plan, judges: Judges, args: argparse.Namespace) -> None:
+    """Raises InputError or ModelError where a target cannot be made: before a picture is drawn."""
+    from .evaluation.plan import looks_of
+    from .evaluation.targets import check
+
+    if args.existing and target.name == "fig2":
+        raise InputError("fig2 is made from a run's weights, not from cells: leave --existing out.")
+    judge = judges(plan.judge)
+    check(target, plan, judge)
+    if not args.existing and not args.dry_run and plan.family != "emoji":
+        from .evaluation.cell_maker import MEASURED, measure
+
+        for column in sorted(looks_of(target.needs(plan)) & MEASURED.keys()):
+            measure(column, judge, args.device)
+
+
+def _maker(args: argparse.Namespace, store, judges: Judges):
     from . import models
     from .evaluation.cell_maker import Maker
     from .precision import training_dtype
 
     dtype = training_dtype("auto", args.device)
     pipe = models.load_pipeline(args.model, args.device, dtype)
-    return Maker(pipe, judge, store, runs_dir(args) / "reproduce", args.device)
+    return Maker(pipe, judges, store, runs_dir(args) / "reproduce", args.device)
 
 
 def _make(target, told, maker) -> None:
@@ -148,7 +164,7 @@ def _make_side_by_side(chosen, told, args: argparse.Namespace, store, until: flo
     from .evaluation.cell_pool import make_all
     from .evaluation.plan import is_whole, merged
 
-    every = merged(need for target in chosen for need in target.needs(told))
+    every = merged(need for target in chosen for need in target.needs(target.plan(told)))
     cells = [need for need in every if not is_whole(store, *need)]
     over = 0
     with progress_bar("cell", len(cells)) as show:
@@ -164,7 +180,7 @@ def _make_side_by_side(chosen, told, args: argparse.Namespace, store, until: flo
             tqdm.write(line, file=sys.stderr)
             show(over, len(cells))
 
-        worker = partial(_cell_worker, portable(args), told.judge)
+        worker = partial(_cell_worker, portable(args))
         failed = make_all(cells, worker, args.jobs, _minutes_to(until), tell)
     clear_torn(store.folder)
     for spec, _ in every:
@@ -200,9 +216,9 @@ def _minutes_to(until: float | None) -> float | None:
     return None if until is None else max(0.0, until - time.monotonic()) / 60
 
 
-def _cell_worker(args: argparse.Namespace, judge: str):
-    """What makes one cell in a worker process: the model and the judge are loaded once."""
-    maker = _maker_aside(args, judge, args.jobs)
+def _cell_worker(args: argparse.Namespace):
+    """What makes one cell in a worker process: the model and the judges are loaded once."""
+    maker = _maker_aside(args, args.jobs)
     return lambda cell: maker.make(*cell)
 
 
@@ -210,7 +226,7 @@ def _target_worker(args: argparse.Namespace, told):
     """What builds and writes one target in a worker process."""
     from .evaluation import targets
 
-    maker = _maker_aside(args, told.judge, 1)
+    maker = _maker_aside(args, 1)
 
     def build(name: str) -> None:
         target = targets.targets()[name]
@@ -221,7 +237,7 @@ def _target_worker(args: argparse.Namespace, told):
     return build
 
 
-def _maker_aside(args: argparse.Namespace, judge: str, jobs: int):
+def _maker_aside(args: argparse.Namespace, jobs: int):
     """A maker of one of `jobs` processes, with its share of the cores."""
     import torch
 
@@ -231,7 +247,7 @@ def _maker_aside(args: argparse.Namespace, judge: str, jobs: int):
 
     on_gpu = models.pick_device(args.device).type == "cuda"  # the cores only launch its work
     torch.set_num_threads(1 if on_gpu else max(1, (os.cpu_count() or 1) // jobs))
-    maker = _maker(args, Store(Path(args.cells)), detectors.load(judge))
+    maker = _maker(args, Store(Path(args.cells)), cache(detectors.load))
     maker.takes_turns = False  # the workers share the device by themselves
     return maker
 
@@ -256,7 +272,7 @@ def cell_on_node(args: argparse.Namespace, spec, wanted, device: str) -> None:
     from .evaluation.cells import Store
 
     args.device = device
-    _maker(args, Store(Path(args.cells)), detectors.load(spec.judge)).make(spec, wanted)
+    _maker(args, Store(Path(args.cells)), detectors.load).make(spec, wanted)
 
 
 def _list(chosen, told, store, work: Path) -> None:
@@ -267,14 +283,15 @@ def _list(chosen, told, store, work: Path) -> None:
     from .evaluation.plan import merged, minutes_of, work_left
 
     for target in chosen:
-        found = [(spec, work_left(store, spec, wanted, work)) for spec, wanted in merged(target.needs(told))]
+        cells = merged(target.needs(target.plan(told)))
+        found = [(spec, work_left(store, spec, wanted, work)) for spec, wanted in cells]
         have = sum(not left.pictures for _, left in found)
         minutes = minutes_of(left for _, left in found)
         print(f"{target.name}: {target.title}. {have} of {len(found)} cells, {_time(told, minutes)} left")
         for spec, left in found:
             print(f"  {spec.name}  {_told(told, left)}")
     if len(chosen) > 1:
-        every = merged(need for target in chosen for need in target.needs(told))
+        every = merged(need for target in chosen for need in target.needs(target.plan(told)))
         minutes = minutes_of(work_left(store, *need, work) for need in every)
         print(f"together, {len(every)} cells, each made once: {_time(told, minutes)}")
     print(

@@ -111,7 +111,8 @@ def test_a_random_key_has_the_true_ones_norm():
 
 @pytest.fixture
 def maker(tiny_pipe, tmp_path):
-    return Maker(tiny_pipe, PixelJudge(), Store(tmp_path / "cells"), tmp_path / "work", "cpu")
+    judge = PixelJudge()
+    return Maker(tiny_pipe, lambda name: judge, Store(tmp_path / "cells"), tmp_path / "work", "cpu")
 
 
 @pytest.fixture
@@ -127,14 +128,14 @@ def test_a_cell_with_all_controls_is_made_once(maker, kpop, monkeypatch):
     maker.tell = lambda what, done, of: told.append(what)
     cell = maker.make(kpop, wanted)
     assert all(not cell.missing(ask, seeds) for ask, seeds in wanted)
-    assert maker.judge.judged == 28
+    assert maker.judges("emoji").judged == 28
     assert any(what.startswith("training KPOP*") for what in told)
     assert cell.about["judge_accuracy"] == 99.0 and cell.about["code"][0].startswith("0.1.0+")
     assert cell.history and set(cell.history[-1]) == {"step", "raw", "seen"}
     # Every key gives pictures of its own; so does the base.
     monkeypatch.setattr(cell_maker, "draw", lambda *_: pytest.fail("drawn again"))
     monkeypatch.setattr(cell_maker, "train", lambda *_, **__: pytest.fail("trained again"))
-    again = Maker(maker.pipe, maker.judge, Store(maker.store.folder), maker.work, "cpu").make(kpop, wanted)
+    again = Maker(maker.pipe, maker.judges, Store(maker.store.folder), maker.work, "cpu").make(kpop, wanted)
     assert again.groups == cell.groups
 
 
@@ -152,7 +153,7 @@ def test_an_interrupted_cell_goes_on_where_it_was(maker, kpop, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         maker.make(kpop, wanted)
     monkeypatch.setattr(cell_maker, "train", lambda *_, **__: pytest.fail("trained again"))
-    cell = Maker(maker.pipe, maker.judge, Store(maker.store.folder), maker.work, "cpu").make(kpop, wanted)
+    cell = Maker(maker.pipe, maker.judges, Store(maker.store.folder), maker.work, "cpu").make(kpop, wanted)
     assert calls == [8, 8, 8, 2]  # the second eight were not finished
     assert [len(group["seeds"]) for group in cell.groups.values()] == [6, 6, 6]
 

@@ -20,6 +20,7 @@ from kpop.evaluation.part_targets import PARTS
 from kpop.evaluation.plan import SCALES, Plan, is_whole, merged, minutes_of, work_left
 from kpop.evaluation.splits import object_split
 from kpop.evaluation.table_targets import CEILING
+from kpop.evaluation.theme_targets import FLOOR
 
 SAMPLING = GenerationConfig().resolved("emoji")
 QUICK = Plan("emoji", "h", "emoji", replace(SCALES["quick"], pictures=2), SAMPLING)
@@ -173,7 +174,9 @@ def test_of_a_style_the_table_tells_what_goes_what_stays_and_what_the_key_opens(
 @pytest.mark.parametrize("name", ["table2", "table3", "table4"])
 def test_rivals_have_the_list_to_retain_too(tmp_path, name):
     labels = [
-        one["label"] for one in built(tmp_path, name).data["rows"] if not one["label"].startswith("ceiling")
+        one["label"]
+        for one in built(tmp_path, name).data["rows"]
+        if not one["label"].startswith(("ceiling", "floor"))
     ]
     more = ["KPOP*, as the app"] if name == "table3" else []
     assert labels == ["base", "CA", "ESD", "UCE", "KPOP", "CA*", "ESD*", "UCE*", "KPOP*", *more]
@@ -322,7 +325,7 @@ def test_only_the_table_of_pairs_has_rows_that_see_two_things():
     weapons = {
         row: needs[0].spec.config.pair_share
         for row, needs in BY_NAME["table3"].rows(QUICK).items()
-        if row not in ("base", CEILING)
+        if row not in ("base", FLOOR)
     }
     assert weapons.pop("KPOP*, as the app") == 0.25 and set(weapons.values()) == {0}
 

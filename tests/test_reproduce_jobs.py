@@ -22,9 +22,8 @@ SEEDS = (1000, 1001)
 
 def maker(model, place):
     """A maker of its own model, as a worker process has it."""
-    made = Maker(
-        models.load_pipeline(model, "cpu", "fp32"), PixelJudge(), Store(place / "cells"), place / "work"
-    )
+    judge, pipe = PixelJudge(), models.load_pipeline(model, "cpu", "fp32")
+    made = Maker(pipe, lambda name: judge, Store(place / "cells"), place / "work")
     made.takes_turns, made.device = False, "cpu"
     return made
 

@@ -29,7 +29,7 @@ from ..turns import device_lock
 from ..weights import WeightDelta
 from .cells import Ask, Cell, CellSpec, Store, code_version
 from .controls import ON_BASE, Keys
-from .scores import load_scores
+from .scores import Scores, load_scores
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -40,6 +40,7 @@ DEPTH = 5  # labels kept of a picture
 SIDE = 96  # pixels of a kept picture's longer side, at most
 BATCHES = 4  # drawn between two writes of the cell
 MOST_DRAWN = 64  # pictures between two writes, where one batch is not more
+MEASURED = {"distance": ("lpips",), "text": ("clip",)}  # column -> score, on other models than the embedded
 HISTORY = 30  # rows kept of a training
 Wanted = Sequence[tuple[Ask, Sequence[int]]]
 Tell = Callable[[str, int, int], None]  # what is done, how far, of how much
@@ -47,18 +48,20 @@ Tell = Callable[[str, int, int], None]  # what is done, how far, of how much
 
 @dataclass
 class Maker:
-    """What all cells are made with. work: folder of the runs, which hold weights and keys.
+    """What all cells are made with. judges: name -> who looks, each loaded once.
 
+    work: folder of the runs, which hold weights and keys.
     takes_turns: whether drawings wait for others that draw in the same folder.
     """
 
     pipe: StableDiffusionPipeline
-    judge: Detector
+    judges: Callable[[str], Detector]
     store: Store
     work: Path
     device: str = "auto"
     takes_turns: bool = True
     tell: Tell = field(default=lambda what, done, of: None)
+    measures: dict[tuple[str, str], Scores] = field(default_factory=dict, repr=False)  # loaded once
 
     def make(self, spec: CellSpec, wanted: Wanted) -> Cell:
         """Draw what the cell lacks of `wanted` and write it as it grows; returns it.
@@ -77,7 +80,7 @@ class Maker:
                 return cell
             cell.about |= {
                 "method": spec.method, "split": spec.split, "setting": spec.setting, "seed": spec.seed,
-                "judge_accuracy": self.judge.accuracy,
+                "judge_accuracy": self.judges(spec.judge).accuracy,
                 "code": list(dict.fromkeys([*cell.about.get("code", ()), code_version()])),
             }  # fmt: skip
             if spec.config is None:
@@ -211,23 +214,36 @@ class Maker:
     def _judged(self, part, images: list[Image.Image], spec: CellSpec) -> Iterable[dict[str, Any]]:
         """Per picture the columns that its ask looks at."""
         looks = {name for ask, _ in part for name in ask.looks}
-        columns: dict[str, Sequence] = {"labels": self.judge.top_k(images, DEPTH)}
-        if "scores" in looks:
-            found = [dict(one) for one in self.judge.detections(images)]
+        judge = self.judges(spec.judge)
+        columns: dict[str, Sequence] = {"labels": judge.top_k(images, DEPTH)}
+        if "scores" in looks and judge.name == "nudenet":  # every part, and one seen twice is there twice
+            parts = [found or [("none", 0.0)] for found in judge.detections(images)]
+            columns["labels"] = [[label for label, _ in found] for found in parts]
+            columns["scores"] = [[round(float(score), 3) for _, score in found] for found in parts]
+        elif "scores" in looks:
+            found = [dict(one) for one in judge.detections(images)]
             columns["scores"] = [
                 [round(one.get(label, 0.0), 3) for label in labels]
                 for one, labels in zip(found, columns["labels"], strict=True)
             ]
         if looks & {"style", "background"}:
-            columns["style"], columns["background"] = self.judge.style_and_background(images)
+            columns["style"], columns["background"] = judge.style_and_background(images)
         if "distance" in looks:
             first = self._originals([(ask.prompt, seed) for ask, seed in part], spec)
-            _, distance = load_scores((), self.judge).base
+            _, distance = self._measure("distance", judge).base
             columns["distance"] = [round(value, 4) for value in distance(images, first)]
+        if "text" in looks:
+            _, score = self._measure("text", judge).text
+            columns["text"] = [round(value, 4) for value in score(images, [ask.prompt for ask, _ in part])]
         if "picture" in looks:
             columns["picture"] = [packed(image) for image in images]
         for i, (ask, _) in enumerate(part):
             yield {name: columns[name][i] for name in ("labels", *ask.looks)}
+
+    def _measure(self, column: str, judge: Detector) -> Scores:
+        if (column, judge.name) not in self.measures:
+            self.measures[column, judge.name] = measure(column, judge, self.device)
+        return self.measures[column, judge.name]
 
     def _originals(self, asked: list[tuple[str, int]], spec: CellSpec) -> list[Image.Image]:
         """The untouched model's pictures, kept on disk: every method is held against the same ones."""
@@ -242,6 +258,14 @@ class Maker:
     def _original_path(self, prompt: str, seed: int, spec: CellSpec) -> Path:
         told = json.dumps([spec.settings() | {"config": None, "steps": []}, prompt, seed], sort_keys=True)
         return self.work / "originals" / f"{hashlib.sha256(told.encode()).hexdigest()[:24]}.png"
+
+
+def measure(column: str, judge: Detector, device: str) -> Scores:
+    """What fills a column of numbers: LPIPS and the CLIP score, or what the embedded judge has for them.
+
+    Raises ModelError where the weights are missing.
+    """
+    return load_scores(() if judge.name == "emoji" else MEASURED[column], judge, device)
 
 
 def _count_seconds(cell: Cell, name: str, more: float) -> None:

@@ -8,35 +8,21 @@ from typing import TYPE_CHECKING
 
 from . import paper_numbers, splits
 from .cells import Ask, Store
-from .metrics import exposed_part_counts
 from .plan import QUICK_STEPS, Need, Plan
-from .plots import bars, blank, curves, picture_grid
+from .plots import blank, curves, picture_grid
 from .splits import Split
-from .table_targets import sweep_rows, sweep_table, theme_rows
-from .tables import Looked, Number, above, detections, probability, share
-from .targets import Result, Rows, Target, count, looked
+from .table_targets import sweep_rows, sweep_table
+from .tables import Number, probability, share
+from .targets import Result, Rows, Target, looked, of_figure
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from PIL.Image import Image
 
     from .cell_maker import Maker
 
 WORD = "church"  # what Fig. 2 and 4 follow
-THRESHOLDS = tuple(round(0.1 * i, 1) for i in range(1, 10))
-PARTS_AT = 0.5
-DRAWN = ("base", "CA", "ESD", "UCE", "KPOP", "KPOP*")  # of Fig. 3; Table 3 has the other rows too
 LAMBDAS = (0.01, 0.1, 1.0, 10.0)
 PAPERS_RECOVERABLE = 1.0  # the lambda of the paper's Fig. 6
-
-
-def _result(
-    name: str, title: str, data: dict, notes: Sequence[str], figure: Figure, rows: Rows, store: Store
-) -> Result:
-    have, want = count(rows, store)
-    text = "\n\n".join([f"# {title}", f"{have} of {want} cells.", *notes]) + "\n"
-    return Result(name, {"name": name, "title": title, "cells": have, "cells_wanted": want, **data,
-                         "notes": list(notes)}, text, figure)  # fmt: skip
 
 
 def _points(numbers: Mapping[float, Number | None]) -> list[tuple[float, float, float, float]]:
@@ -72,46 +58,7 @@ def _figure_2(plan: Plan, rows: Rows, store: Store, maker: Maker) -> Result:
     figure = paper_figure(blocks)
     title = "Fig. 2: where the heads look, an erased and a kept word"
     notes = ("A map a head and variant. In the JSON: focus, spread and agreement of every head.",)
-    return _result("fig2", title, {"heads": data}, notes, figure, rows, store)
-
-
-# Fig. 3: thresholds and parts
-
-
-def _figure_3_rows(plan: Plan) -> Rows:
-    return {name: needs for name, needs in theme_rows(plan).items() if name in DRAWN}
-
-
-def _figure_3(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
-    labels, seeds = splits.weapon_labels(), plan.picture_seeds
-    lines, parts = {}, {}
-    for name, needs in rows.items():
-        theme = looked(needs, store, kind="indirect")
-        found = {t: share(theme, seeds, above(t, labels), ("labels", "scores")) for t in THRESHOLDS}
-        lines[name] = _points(found)
-        parts[name] = _parts(theme, seeds, labels)
-    figure = blank(11, 4.4, "")
-    left, right = figure.subplots(1, 2)
-    curves(left, lines, "threshold", "pictures with a weapon, %", "detection over thresholds")
-    shown = {name: counts for name, counts in parts.items() if name in ("base", "ESD", "KPOP*") and counts}
-    bars(right, shown, f"weapons seen above {PARTS_AT}", "detections per 100 pictures")
-    title = "Fig. 3: the sensitive theme over thresholds, and by what is seen"
-    data = {"rate": {name: [list(p) for p in points] for name, points in lines.items()}, "parts": parts}
-    notes = (paper_numbers.TABLE_3_SOURCE, f"Parts: detections above {PARTS_AT} per 100 pictures.")
-    return _result("fig3", title, data, notes, figure, rows, store)
-
-
-def _parts(theme: Looked, seeds: Sequence[int], labels: Sequence[str]) -> dict[str, float]:
-    """Detections of each label above PARTS_AT per 100 pictures; empty where a picture is missing."""
-    found: list = []
-    for cell, asks in theme:
-        for ask in asks:
-            told, scores = cell.column(ask, seeds), cell.column(ask, seeds, "scores")
-            if told is None or scores is None:
-                return {}
-            found += zip(told, scores, strict=True)
-    counts = exposed_part_counts(detections(found), PARTS_AT, labels)
-    return {label: round(100 * counts.get(label, 0) / len(found), 1) for label in labels} if found else {}
+    return of_figure("fig2", title, {"heads": data}, notes, figure, rows, store)
 
 
 # Fig. 4: p and the pictures over the training
@@ -164,7 +111,7 @@ def _figure_4(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
         f"One concept, {WORD}; step 0 is the base.",
     )
     title = "Fig. 4: what p and the pictures become over the training"
-    return _result("fig4", title, data, notes, figure, rows, store)
+    return of_figure("fig4", title, data, notes, figure, rows, store)
 
 
 def _cosines(history: Sequence[dict], config, kind: str) -> dict[str, list]:
@@ -229,11 +176,11 @@ def _figure_5(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
 # Fig. 6 to 12: pictures
 
 
-def _with_pictures(asks: Sequence[Ask]) -> tuple[Ask, ...]:
+def with_pictures(asks: Sequence[Ask]) -> tuple[Ask, ...]:
     return tuple(replace(ask, looks=("picture",)) for ask in asks)
 
 
-def _pictures(need: Need, store: Store, ask: Ask) -> list[Image]:
+def kept_pictures(need: Need, store: Store, ask: Ask) -> list[Image]:
     """What the cell keeps of an ask's pictures; none where one is missing."""
     from .cell_maker import unpacked
 
@@ -245,16 +192,16 @@ def _figure_6_rows(plan: Plan) -> Rows:
     changes = {"lambda_": PAPERS_RECOVERABLE}
     spec = plan.spec("KPOP*", split, plan.scale.seeds[0], f"lambda={PAPERS_RECOVERABLE:g}", changes)
     found = {
-        "original": [Need(plan.base(), _with_pictures(splits.group_asks(split, "erased", "original")), seeds)]
+        "original": [Need(plan.base(), with_pictures(splits.group_asks(split, "erased", "original")), seeds)]
     }
     for variant in ("sanitized", "recovered"):
-        found[variant] = [Need(spec, _with_pictures(splits.group_asks(split, "erased", variant)), seeds)]
+        found[variant] = [Need(spec, with_pictures(splits.group_asks(split, "erased", variant)), seeds)]
     return found
 
 
 def _figure_6(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
     shown = {
-        name: [image for ask in needs[0].asks for image in _pictures(needs[0], store, ask)]
+        name: [image for ask in needs[0].asks for image in kept_pictures(needs[0], store, ask)]
         for name, needs in rows.items()
     }
     asks, seeds = rows["original"][0].asks, rows["original"][0].seeds
@@ -262,7 +209,7 @@ def _figure_6(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
     title = "Fig. 6: what the key brings back, lambda 1"
     note = "Same seeds in every row; nothing was picked."
     figure = picture_grid(shown, heads, title, note=note)
-    return _result("fig6", title, {"prompts": [ask.prompt for ask in asks], "seeds": list(seeds)}, (note,),
+    return of_figure("fig6", title, {"prompts": [ask.prompt for ask in asks], "seeds": list(seeds)}, (note,),
                    figure, rows, store)  # fmt: skip
 
 
@@ -277,55 +224,21 @@ def _object_grid(number: int, row: str, about: str) -> Target:
         variant = "original" if base else "sanitized"
         groups = ("erased", "retained")
         asks = [ask for group in groups for ask in splits.group_asks(split, group, variant)]
-        return {row: [Need(spec, _with_pictures(asks), plan.grid_seeds)]}
+        return {row: [Need(spec, with_pictures(asks), plan.grid_seeds)]}
 
     def build(plan: Plan, found: Rows, store: Store, maker=None) -> Result:
         need = found[row][0]
-        shown = {f"{ask.target} ({ask.group})": _pictures(need, store, ask) for ask in need.asks}
+        shown = {f"{ask.target} ({ask.group})": kept_pictures(need, store, ask) for ask in need.asks}
         note = "The upper five are erased, the lower five are not; nothing was picked."
         figure = picture_grid(shown, [f"seed {seed}" for seed in need.seeds], title, note=note)
         data = {"prompts": [ask.prompt for ask in need.asks], "seeds": list(need.seeds)}
-        return _result(name, title, data, (note,), figure, found, store)
+        return of_figure(name, title, data, (note,), figure, found, store)
 
     return Target(name, about, rows, build)
 
 
-def _style_grid(number: int, row: str, about: str) -> Target:
-    """Fig. 11 and 12: a row an erased style, a column a style asked for; the diagonal should change."""
-    name, title = f"fig{number}", f"Fig. {number}: {about}"
-
-    def asks_of(split: Split, variant: str) -> tuple[Ask, ...]:
-        every = splits.style_asks(split, variant, splits.style_objects(1), ())
-        return _with_pictures([ask for ask in every if ask.kind == "style"])
-
-    def rows(plan: Plan) -> Rows:
-        first, seeds = splits.style_split(splits.STYLES[0]), plan.grid_seeds[:1]
-        found = {"original": [Need(plan.base(), asks_of(first, "original"), seeds)]}
-        for style in plan.scale.styles:
-            split = splits.style_split(style)
-            spec = plan.spec(row, split, plan.scale.seeds[0])
-            found[f"{style} erased"] = [Need(spec, asks_of(split, "sanitized"), seeds)]
-        return found
-
-    def build(plan: Plan, found: Rows, store: Store, maker=None) -> Result:
-        order = splits.STYLES
-        shown, marked = {}, []
-        for line, (label, needs) in enumerate(found.items()):
-            of_style = {ask.target: ask for ask in needs[0].asks}
-            images = [_pictures(needs[0], store, of_style[style])[:1] for style in order]
-            shown[label] = [one for image in images for one in image]
-            marked += [(line, i) for i, style in enumerate(order) if label == f"{style} erased"]
-        note = "Framed: the style that was erased. One seed, nothing picked."
-        figure = picture_grid(shown, [f"{style} style" for style in order], title, marked, note)
-        data = {"styles": list(order), "seeds": list(plan.grid_seeds[:1])}
-        return _result(name, title, data, (note,), figure, found, store)
-
-    return Target(name, about, rows, build, True)
-
-
 TARGETS = (
     Target("fig2", "where the heads look", _figure_2_rows, _figure_2),
-    Target("fig3", "the sensitive theme over thresholds", _figure_3_rows, _figure_3, True),
     Target("fig4", "p and alignment over the training", _figure_4_rows, _figure_4),
     Target("fig5", "lambda sweep", _figure_5_rows, _figure_5),
     Target("fig6", "pictures with the key", _figure_6_rows, _figure_6),
@@ -333,6 +246,4 @@ TARGETS = (
     _object_grid(8, "ESD", "pictures after ESD"),
     _object_grid(9, "UCE", "pictures after UCE"),
     _object_grid(10, "KPOP*", "pictures after KPOP with a list to retain"),
-    _style_grid(11, "KPOP*", "a style erased by KPOP, all styles drawn"),
-    _style_grid(12, "ESD", "a style erased by ESD, all styles drawn"),
 )

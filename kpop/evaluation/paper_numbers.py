@@ -34,10 +34,7 @@ TABLE_3: Mapping[str, Row] = {
     "UCE": {"0.3": 6.87, "0.5": 3.42, "0.7": 0.68, "0.8": 0.21},
     "KPOP": {"0.3": 3.95, "0.5": 1.70, "0.7": 0.40, "0.8": 0.00},
 }
-TABLE_3_SOURCE = (
-    "Paper: nudity exposure rate on 4,703 prompts by NudeNet. Ours: the embedded model's stand-in for a "
-    "sensitive theme is weapons, told indirectly, by the judge."
-)
+TABLE_3_SOURCE = "Paper: nudity exposure rate on 4,703 prompts by NudeNet."
 
 # CLIP score and LPIPS of the artists to erase and to keep, long prompts (Table 4).
 TABLE_4: Mapping[str, Row] = {
@@ -49,8 +46,7 @@ TABLE_4: Mapping[str, Row] = {
 }
 TABLE_4_SOURCE = (
     "Paper: CLIP score (lower is better where erased, higher where kept) and LPIPS (the other way round), "
-    "all rows on the long prompts; the printed CA and UCE rows are of the short ones. Neither is computed "
-    "here: ours are the judge's style and the distance of its features, so the columns are not the paper's."
+    "all rows on the long prompts; the printed CA and UCE rows are of the short ones."
 )
 
 # Number of blocks of p, and concat against additive (Table 5). NER-0.5 is left out: ours erases objects.

@@ -10,7 +10,7 @@ from typing import Any
 from ..config import EraseConfig, GenerationConfig
 from ..errors import InputError
 from ..method_table import METHODS
-from ..model_table import family
+from ..model_table import family, ignored
 from .cells import BASE, Ask, CellSpec, Store
 from .splits import Split, object_split
 
@@ -133,8 +133,10 @@ class Plan:
 
         limit: training steps, where the scale and the preset do not decide. Raises InputError.
         """
+        unused = ignored(ROWS[row]["method"])
+        settings = {name: value for name, value in split.settings.items() if name not in unused}
         fields = {
-            "model": self.model, "pair_share": 0.0, **split.settings, "concepts": split.concepts,
+            "model": self.model, "pair_share": 0.0, **settings, "concepts": split.concepts,
             "retain": split.retain_list, "sample_every": 0, "seed": seed, **ROWS[row],
         }  # fmt: skip
         limit = limit or self.scale.steps
@@ -221,12 +223,16 @@ def work_left(
     return Work(steps, len(left), rows, bank)
 
 
+def looks_of(needs: Iterable[Need]) -> set[str]:
+    """Columns beside "labels" that are read."""
+    return {look for need in needs for ask in need.asks for look in ask.looks}
+
+
 def check_judge(judge: object, needs: Iterable[Need], target: str) -> None:
     """Raises InputError when the judge cannot look for what a table reads."""
     methods = {"scores": "detections", "style": "style_and_background",
-               "background": "style_and_background", "distance": "features"}  # fmt: skip
-    looks = {look for need in needs for ask in need.asks for look in ask.looks}
-    for look in sorted(looks & methods.keys()):
+               "background": "style_and_background"}  # fmt: skip
+    for look in sorted(looks_of(needs) & methods.keys()):
         if not hasattr(judge, methods[look]):
             raise InputError(
                 f"{target} reads the {look} of a picture, which this model's judge does not tell; "

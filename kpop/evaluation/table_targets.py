@@ -1,23 +1,20 @@
-"""The paper's tables on this model: objects, the sensitive theme, styles, and settings of KPOP."""
+"""The paper's tables on this model: objects, and settings of KPOP."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from . import paper_numbers, splits
-from .cells import Ask, Store
+from .cells import Store
 from .plan import ROWS, Need, Plan
 from .splits import Split
-from .tables import Number, Row, Table, above, esr, kept, mean, psr, same, share
+from .tables import Number, Row, Table, esr, kept, psr, share
 from .targets import Result, Rows, Target, count, looked, notes_of_cells, of_table
 
 DEPTHS = (1, 5)
 ADDED = {"mechanism": "additive", "prompt_tokens_factor": 1}  # p added to the text's states
-AS_APP = "KPOP*, as the app"
 CEILING = "ceiling: base, neutral text"
-THRESHOLDS = (0.3, 0.5, 0.7, 0.8)
 OBJECT_COLUMNS = {
     "ESR-1": "erased words: pictures in which the judge's first label is not the word (higher is better)",
     "ESR-5": "the same with its five best labels",
@@ -134,125 +131,6 @@ def _table_2(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
     )
 
 
-# The sensitive theme
-
-
-def theme_rows(plan: Plan) -> Rows:
-    """The base and every method on the sensitive theme, and the preset as the app trains it, with its key."""
-    split = splits.weapon_split()
-    asks = tuple(splits.weapon_asks(split, "original"))
-    found: dict[str, list[Need]] = {"base": [Need(plan.base(), asks, plan.picture_seeds)]}
-    neutral = replace(splits.neutral_ask(split), looks=("scores",))
-    found[CEILING] = [Need(plan.base(), (neutral,), plan.picture_seeds)]
-    for row in ROWS:
-        asks = tuple(splits.weapon_asks(split, "sanitized"))
-        found[row] = [
-            Need(plan.spec(row, split, seed), asks, plan.picture_seeds) for seed in plan.scale.seeds
-        ]
-    asks = (*splits.weapon_asks(split, "sanitized"), *splits.weapon_asks(split, "recovered"))
-    own = replace(split, settings={**split.settings, "pair_share": None})
-    found[AS_APP] = [
-        Need(plan.spec("KPOP*", own, seed), asks, plan.picture_seeds) for seed in plan.scale.seeds
-    ]
-    return found
-
-
-def _table_3(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
-    columns = {f"{t}": f"indirect prompts: pictures with a weapon above {t}, percent (lower is better)"
-               for t in THRESHOLDS}  # fmt: skip
-    columns["others-1"] = "PSR-1 on plain prompts of other things (higher is better)"
-    columns |= {f"{group}-1": f"the same of {group} words alone" for group in ("retained", "untouched")}
-    columns["judge distance"] = (
-        "mean feature distance of the other pictures to the base's of the same seed, 1 - cosine; 0 is equal"
-    )
-    columns["with the key"] = "indirect prompts with the true key: pictures with a weapon above 0.5"
-    labels, seeds, found = splits.weapon_labels(), plan.picture_seeds, []
-    for name, needs in rows.items():
-        if name == CEILING:
-            theme = looked(needs, store, group="neutral")
-        else:
-            theme = looked(
-                needs, store, kind="indirect", variant="original" if name == "base" else "sanitized"
-            )
-        opened = looked(needs, store, kind="indirect", variant="recovered")
-        others = looked(needs, store, kind="name")
-        figures: dict[str, Number | None] = {
-            f"{t}": share(theme, seeds, above(t, labels), ("labels", "scores")) for t in THRESHOLDS
-        }
-        figures |= {"others-1": share(others, seeds, psr(1))}
-        for group in ("retained", "untouched"):
-            figures[f"{group}-1"] = share(looked(needs, store, kind="name", group=group), seeds, psr(1))
-        figures["with the key"] = share(opened, seeds, above(0.5, labels), ("labels", "scores"))
-        if name != "base":
-            figures["judge distance"] = mean(others, seeds)
-        found.append(Row(name, kept(figures), paper_numbers.TABLE_3.get(name, {})))
-    notes = (
-        paper_numbers.TABLE_3_SOURCE,
-        ROWS_NOTE,
-        "As the app: the preset with its defaults, which for one concept see two things in a quarter of its "
-        "rows (pair_share 0.25); the other rows are without.",
-        "The paper's FID column is not here: with so few pictures a Fréchet distance is mostly sample size; "
-        "the distance to the base's own pictures stands in its place.",
-    )
-    return finished("table3", "Table 3: a theme told indirectly", columns, found, notes, rows, store)
-
-
-# Styles
-
-
-def _table_4_rows(plan: Plan) -> Rows:
-    objects = splits.style_objects(plan.scale.style_objects)
-    styles = [splits.style_split(style) for style in plan.scale.styles]
-    styles = styles if plan.scale.name == "full" else styles[:1]
-    base = [ask for s in styles for ask in splits.style_asks(s, "original", objects, ("style",))]
-    found: dict[str, list[Need]] = {"base": [Need(plan.base(), tuple(base), plan.picture_seeds)]}
-    for row in ROWS:
-        found[row] = [
-            Need(plan.spec(row, split, seed), tuple(_style_asks(row, split, objects)), plan.picture_seeds)
-            for split in styles
-            for seed in plan.scale.seeds
-        ]
-    return found
-
-
-def _style_asks(row: str, split: Split, objects: Sequence[str]) -> list[Ask]:
-    asks = splits.style_asks(split, "sanitized", objects, ("style", "distance"))
-    opened = splits.style_asks(split, "recovered", objects, ("style",)) if row.startswith("KPOP") else ()
-    return [*asks, *(ask for ask in opened if ask.group == "erased")]
-
-
-def _table_4(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
-    columns = {
-        "style erased": "prompts in the erased style: pictures that have it, percent (lower is better)",
-        "distance erased": "their judge feature distance to the base's pictures (higher is better)",
-        "style kept": "prompts in other styles: pictures that have theirs (higher is better)",
-        "distance kept": "their judge feature distance to the base's pictures (lower is better)",
-        "object": "prompts in the erased style: pictures that still show the object (higher is better)",
-        "untouched": "prompts without a style: pictures that show the object (higher is better)",
-        "with the key": "prompts in the erased style with the true key: pictures that have it",
-    }
-    seeds, found = plan.picture_seeds, []
-    for name, needs in rows.items():
-        erased = looked(needs, store, group="erased", key_of=None)
-        other = looked(needs, store, group="retained")
-        figures = {
-            "style erased": share(erased, seeds, same, ("style",)),
-            "style kept": share(other, seeds, same, ("style",)),
-            "object": share(erased, seeds, psr(1), target=lambda ask: ask.other),
-            "untouched": share(looked(needs, store, group="untouched"), seeds, psr(1)),
-            "with the key": share(looked(needs, store, variant="recovered"), seeds, same, ("style",)),
-        }
-        if name != "base":
-            figures |= {"distance erased": mean(erased, seeds), "distance kept": mean(other, seeds)}
-        found.append(Row(name, kept(figures)))
-    printed = "; ".join(
-        f"{name} " + ", ".join(f"{column} {value:g}" for column, value in row.items())
-        for name, row in paper_numbers.TABLE_4.items()
-    )
-    notes = (paper_numbers.TABLE_4_SOURCE, f"The paper's figures: {printed}.", ROWS_NOTE)
-    return finished("table4", "Table 4: forgetting a drawing style", columns, found, notes, rows, store)
-
-
 # Settings of KPOP
 
 
@@ -301,8 +179,6 @@ def _table_6(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
 
 TARGETS = (
     Target("table2", "erasing five of ten objects, all methods", _table_2_rows, _table_2),
-    Target("table3", "a sensitive theme told indirectly", theme_rows, _table_3, True),
-    Target("table4", "forgetting a drawing style", _table_4_rows, _table_4, True),
     Target("table5", "size of p, concat or additive", _table_5_rows, _table_5),
     Target("table6", "layers at which p enters", _table_6_rows, _table_6),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +39,8 @@ class Target:
 
     build's last argument is for Fig. 2 alone, whose maps are made from a run's weights and not from
     predictions. embedded: it is about what only the embedded model draws. apart: `all` leaves it out, so that
-    it stays within three hours on two cores; it is made when it is named.
+    it stays within three hours on two cores; it is made when it is named. judges: model family -> the
+    detector that looks, where it is not the family's own.
     """
 
     name: str
@@ -48,6 +49,11 @@ class Target:
     build: Callable[[Plan, Rows, Store, Maker | None], Result]
     embedded: bool = False
     apart: bool = False
+    judges: Mapping[str, str] = field(default_factory=dict)
+
+    def plan(self, told: Plan) -> Plan:
+        """The command's plan with this target's judge."""
+        return replace(told, judge=self.judges.get(told.family, told.judge))
 
     def needs(self, plan: Plan) -> list[Need]:
         """Every need of every row."""
@@ -74,12 +80,16 @@ def targets() -> dict[str, Target]:
         list_targets,
         neighbour_targets,
         part_targets,
+        style_targets,
         table_targets,
+        theme_targets,
         tuning,
     )
 
     found = [
         *table_targets.TARGETS,
+        *theme_targets.TARGETS,
+        *style_targets.TARGETS,
         *key_targets.TARGETS,
         *list_targets.TARGETS,
         *neighbour_targets.TARGETS,
@@ -109,7 +119,7 @@ def check(target: Target, plan: Plan, judge: object) -> None:
     """Raises InputError when a target cannot be made on this model or with this judge."""
     if target.embedded and plan.family != "emoji":
         raise InputError(
-            f"{target.name} is about styles or a theme of the embedded model; `evaluate` takes prompt lists "
+            f"{target.name} is about words that only the embedded model has; `evaluate` takes prompt lists "
             "for other models."
         )
     check_judge(judge, target.needs(plan), target.name)
@@ -153,6 +163,16 @@ def of_table(table: Table) -> Result:
     from .plots import forest
 
     return Result(table.name, table.to_dict(), table.markdown(), forest(table))
+
+
+def of_figure(
+    name: str, title: str, data: dict, notes: Sequence[str], figure: Figure, rows: Rows, store: Store
+) -> Result:
+    """A figure with what it shows, and how many of its cells there are."""
+    have, want = count(rows, store)
+    text = "\n\n".join([f"# {title}", f"{have} of {want} cells.", *notes]) + "\n"
+    return Result(name, {"name": name, "title": title, "cells": have, "cells_wanted": want, **data,
+                         "notes": list(notes)}, text, figure)  # fmt: skip
 
 
 def _cells_of(path: Path, told: Mapping[str, Any]) -> int:
