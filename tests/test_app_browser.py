@@ -296,9 +296,11 @@ def test_what_is_shown_is_what_was_asked_last(chromium, address, folder):
     page.locator("#run-picker input").click()
     page.get_by_role("option").filter(has_text="church").first.click()
     playwright.expect(prompt).to_have_value("a church")
+    churches = page.locator('#compare-grid img[alt^="a church"]')
+    playwright.expect(churches).to_have_count(12)
     page.wait_for_timeout(12_000)  # the houses are drawn by now, of the run before
     assert page.locator('#compare-grid img[alt^="a house"]').count() == 0
-    assert page.locator('#compare-grid img[alt^="a church"]').count() == 12
+    assert churches.count() == 12
 
     # Another run is chosen before the server has heard of the press.
     late = []
@@ -311,8 +313,9 @@ def test_what_is_shown_is_what_was_asked_last(chromium, address, folder):
     page.wait_for_timeout(2000)
     for request in late:
         request.continue_()
+    playwright.expect(churches).to_have_count(12)
     page.wait_for_timeout(5000)
-    assert page.locator('#compare-grid img[alt^="a church"]').count() == 12  # not one row, of seed 3
+    assert churches.count() == 12  # not one row, of seed 3
     assert (visitor.left, visitor.errors) == ([], [])
     page.close()
 
