@@ -14,6 +14,7 @@ from .tables import Looked, Number, Row, both, esr, kept, psr, same, share
 from .targets import Result, Rows, Target, looked
 
 REFUSING = {"decoy_share": 0.5}
+REFUSED = f"; of a run trained to refuse wrong keys (decoy_share {REFUSING['decoy_share']})"
 CONTROL_COLUMNS = {
     "seen-1": "pictures in which the judge's first label is the erased word",
     "seen-5": "pictures in which it is among the five best",
@@ -70,8 +71,7 @@ def control_rows(
 
 def _recovery(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
     columns = CONTROL_COLUMNS | {
-        f"{name}, refusing": f"{about}; of a run trained to refuse wrong keys (decoy_share 0.5)"
-        for name, about in CONTROL_COLUMNS.items()
+        f"{name}, refusing": f"{about}{REFUSED}" for name, about in CONTROL_COLUMNS.items()
     }
     runs = {"": rows["KPOP*"], ", refusing": rows["refusing"]}
     made = control_rows(dict.fromkeys(runs, rows["base"]), runs, store)
