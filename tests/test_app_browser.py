@@ -335,22 +335,23 @@ def test_an_evaluation_fills_its_table_and_outlives_a_reload(chromium, address, 
     page.locator("#evaluate-words input").press("Enter")
     page.locator("#evaluate-pictures input[type=number]").fill("1")
     page.locator("#evaluate-pictures input[type=number]").press("Tab")
-    sees(page.locator("#evaluate-about").get_by_text("3 pictures"))
+    sees(page.locator("#evaluate-about").get_by_text("6 pictures"))
     seeds = page.locator("#evaluate-seeds input, #evaluate-seeds textarea")
     playwright.expect(seeds).to_have_value("500")
     seeds.fill("nine")
     sees(page.locator("#evaluate-about").get_by_text("Seeds are written as 0-3 or 1,5,9, not 'nine'."))
     seeds.fill("9")
-    sees(page.locator("#evaluate-about").get_by_text("3 pictures"))
+    sees(page.locator("#evaluate-about").get_by_text("6 pictures"))
     visitor.reach(page.locator("#evaluate-start"))
     page.keyboard.press("Enter")
     sees(page.locator("#evaluation-card").get_by_text("church, 1 picture each (seeds 9)"))
-    assert page.locator("#evaluation-figures tbody th[scope=row]").count() == 1
+    assert page.locator("#evaluation-figures tbody th[scope=row]").count() == 2
     assert visitor.errors == []
     page.reload()
     sees(page.locator("#evaluation-card").get_by_role("heading", name="Evaluated"), STEP_LIMIT)
     visitor.errors.clear()  # what the reload cut off, as gradio's client says it
-    playwright.expect(page.locator("#evaluation-figures .whiskers i")).to_have_count(3)
+    playwright.expect(page.locator("#evaluation-figures .whiskers i")).to_have_count(6)
+    sees(page.locator("#evaluation-figures").get_by_text("Nothing asked for"))
     assert visitor.fits() and visitor.findings() == []
     with page.expect_download() as saved:
         page.locator("#evaluation-save").click()

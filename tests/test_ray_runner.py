@@ -189,7 +189,7 @@ def test_an_evaluation_of_the_page_is_a_task_and_may_be_stopped_and_resumed(clus
     evaluation_jobs.resume(job)
     until(lambda: job.status.state in ENDED)
     status = job.status
-    assert (status.state, status.step, status.runner) == ("done", 12, "ray"), job.log_tail()
+    assert (status.state, status.step, status.runner) == ("done", 18, "ray"), job.log_tail()
     assert job.has_report
 
 
