@@ -27,7 +27,7 @@ ROLES = {
     "indirect": "Told without its name",
     "others": "Other prompts",
     "all": "All prompts",
-    "neutral": "Nothing asked for",
+    "neutral": "Nothing asked for: any forgotten word counts",
 }
 HEADS = {"original": "base", "sanitized": "sanitized", "recovered": "with the key"}
 
