@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from ..model_table import recommended
 from ..presets import PAPER
@@ -29,9 +28,6 @@ TUNED_ON = ("church", "truck", "gas pump", "parachute")  # words on which settin
 TUNED_SPLIT = "objects-v1"
 BESIDE, KEPT_BESIDE = 3, 2  # prompts of an erased word beside a retained one, and of two retained ones
 ONE, FIVE = "one concept", "five at once"
-PAPERS = (
-    "KPOP as in the paper", "the same, at this model's rates", "the same, with the button's list too",
-)  # fmt: skip
 JUDGED = 3  # of the retained words, one in so many in `composed`
 KEPT_WHOLE = ("neighbours-1", "others-1")  # columns that are empty where the list leaves nothing out
 COMPOSED_COLUMNS = {
@@ -197,13 +193,14 @@ def _paper_rows(plan: Plan) -> Rows:
     asks, seeds = (*splits.name_asks(split), *_with_key(split)), plan.picture_seeds
     told = recommended(plan.model)
     rates = {name: told[name] for name in ("learning_rate", "prompt_learning_rate", "prompt_init_std")}
-    listed = {"retain": split.retain_list, "retain_neutral": True, "retain_weight": told["retain_weight"]}
-    settings: dict[str, dict[str, Any]] = {"paper": {}, "paper-rates": rates, "paper-list": rates | listed}
     found = {
         "base": [Need(plan.base(), tuple(splits.name_asks(split, "original")), seeds)],
         CEILING: ceiling_needs(plan, [split]),
     }
-    for label, (setting, changes) in zip(PAPERS, settings.items(), strict=True):
+    for label, setting, changes in (
+        ("KPOP as in the paper", "paper", {}),
+        ("the same, at this model's rates", "paper-rates", rates),
+    ):
         changes = {"preset": "paper", **changes}
         spec = plan.spec("KPOP", split, seed, setting, changes, limit=PAPER["steps"])
         found[label] = [Need(spec, asks, seeds)]
@@ -218,7 +215,7 @@ def _paper_table(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
         f"One concept, {word}: the first of the erased words on which no setting was chosen. As in the "
         "paper: `--preset paper`, the steps and rates of its section 5.1, without a list. At this model's "
         "rates: the same but for the rates of the weights and of p, and the size at which p starts. Retained "
-        "are the words that the button retains; only the run with the list and the button's know them.",
+        "are the words that the button retains; the paper's runs were told none of them.",
     )
     return finished("paper", "The paper's own settings", COLUMNS, found, notes, rows, store)
 
