@@ -16,7 +16,7 @@ from ..presets import PAPER
 from . import splits
 from .cells import Ask, CellSpec, Store
 from .controls import control_asks
-from .key_targets import CONTROL_COLUMNS, FORGED_NOTE, REFUSED, REFUSING, control_rows, pair_table
+from .key_targets import CONTROL_COLUMNS, FORGED_NOTE, control_rows, pair_table
 from .neighbour_targets import COLUMNS, word_rows
 from .plan import Need, Plan
 from .splits import Split
@@ -120,10 +120,7 @@ def _beside_table(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
 
 
 def _key_rows(plan: Plan) -> Rows:
-    """The button's runs of one concept and of five, with every control of their keys.
-
-    Of one concept also such as are trained to refuse wrong keys.
-    """
+    """The button's runs of one concept and of five, with every control of their keys."""
     found: dict[str, list[Need]] = {}
     fives = [split.erased for split in plan.object_splits() if split.name != TUNED_SPLIT]
     for label, told in ((ONE, [(word,) for word in _untuned(plan)]), (FIVE, fives)):
@@ -133,35 +130,24 @@ def _key_rows(plan: Plan) -> Rows:
             asks = [*control_asks(erased, retained), *splits.name_asks(split)]
             before = tuple(splits.name_asks(split, "original"))
             found.setdefault(f"base, {label}", []).append(Need(plan.base(), before, plan.picture_seeds))
-            settings: dict[str, dict | None] = {"default": None}
-            settings |= {} if label == FIVE else {"refusing": REFUSING}
-            for setting, changes in settings.items():
-                who = "the button" if changes is None else setting
-                for seed in plan.scale.seeds:
-                    spec = plan.spec("KPOP*", split, seed, setting, changes, limit=_own_steps(words))
-                    need = Need(spec, tuple(dict.fromkeys(asks)), plan.picture_seeds)
-                    found.setdefault(f"{who}, {label}", []).append(need)
+            for seed in plan.scale.seeds:
+                spec = plan.spec("KPOP*", split, seed, limit=_own_steps(words))
+                need = Need(spec, tuple(dict.fromkeys(asks)), plan.picture_seeds)
+                found.setdefault(f"the button, {label}", []).append(need)
     return found
 
 
 def _key_table(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
-    told = {  # what a column's name ends with -> whose runs, of how many, and what is said of them
-        "": ("the button", ONE, ""),
-        ", refusing": ("refusing", ONE, REFUSED),
-        f", {FIVE}": ("the button", FIVE, "; of the runs of five concepts"),
-    }
-    shown = {mark: told[mark] for mark, (who, label, _) in told.items() if f"{who}, {label}" in rows}
-    runs = {mark: rows[f"{who}, {label}"] for mark, (who, label, _) in shown.items()}
-    base = {mark: rows[f"base, {label}"] for mark, (_, label, _) in shown.items()}
-    columns = {
-        f"{name}{mark}": f"{about}{more}"
-        for mark, (*_, more) in told.items()
-        for name, about in CONTROL_COLUMNS.items()
+    marks = {ONE: "", FIVE: f", {FIVE}"}  # what a column's name ends with
+    base, runs = (
+        {mark: rows[f"{who}, {label}"] for label, mark in marks.items() if f"{who}, {label}" in rows}
+        for who in ("base", "the button")
+    )
+    columns = CONTROL_COLUMNS | {
+        f"{name}, {FIVE}": f"{about}; of the runs of five concepts" for name, about in CONTROL_COLUMNS.items()
     }
     notes = (
-        "The words and runs of `button`; of one concept a run there is no other concept's key. Refusing is "
-        "ours: in half of L1's rows another p is present, random where there is one concept, and the target "
-        "stays the neutral one.",
+        "The words and runs of `button`; of one concept a run there is no other concept's key.",
         FORGED_NOTE,
     )
     made = control_rows(base, runs, store)
