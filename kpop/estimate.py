@@ -181,10 +181,10 @@ def rows_of_steps(cfg: EraseConfig, unet: nn.Module, earlier: Sequence[Forgotten
     steps = removal_steps(cfg.steps, cfg.key_share)
     method.removal(student, batch, None, cfg)
     backward = sum(rows for rows, graded in asked if graded)
-    return sum(rows for rows, _ in asked) + cfg.steps * _rollout_rows(cfg, earlier), backward
+    return sum(rows for rows, _ in asked) + cfg.steps * rollout_rows(cfg, earlier), backward
 
 
-def _rollout_rows(cfg: EraseConfig, earlier: Sequence[Forgotten]) -> float:
+def rollout_rows(cfg: EraseConfig, earlier: Sequence[Forgotten] = ()) -> float:
     """Rows a step before its losses, a mean: fresh rollouts, half a rollout long; none with a bank."""
     if cfg.latents != "fresh":
         return 0.0

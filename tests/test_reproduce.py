@@ -544,6 +544,9 @@ def test_work_left_counts_what_is_missing(tmp_path):
     (tmp_path / "runs" / spec.name).mkdir(parents=True)
     assert work_left(store, spec, more, tmp_path / "runs").steps == 0
     assert work_left(store, spec, more, tmp_path / "elsewhere").steps == 340  # its run is gone: trained again
+    fresh = work_left(store, *merged(BY_NAME["paper"].rows(QUICK)["KPOP as in the paper"])[0])
+    rolled = 2 * 49 / 2 + 2  # rows a step: half a rollout of 50 steps, both halves, and its two ends
+    assert fresh.rows == 1000 * rolled + 13_728 + fresh.pictures * 50 and fresh.bank == {}
 
 
 def test_trajectories_of_several_cells_are_walked_once(tmp_path):

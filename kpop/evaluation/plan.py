@@ -209,6 +209,7 @@ def work_left(
     if steps:
         from ..batches import bank_parts, erased_on
         from ..descent import removal_steps
+        from ..estimate import rollout_rows
 
         forward, backward = _STEP_ROWS[cfg.method]
         backward += len(erased_on(cfg)) + (cfg.retain_weight > 0)
@@ -216,7 +217,8 @@ def work_left(
         if METHODS[cfg.method].has_key:
             units += steps * (1 + (cfg.key_retain_weight > 0)) * (1 + BACKWARD)
             units *= 1 + A_BLOCK * (cfg.prompt_tokens_factor - 1)
-        bank = bank_parts(cfg)
+        bank = bank_parts(cfg) if cfg.latents == "bank" else {}
+        rows += round(steps * rollout_rows(cfg))
         rows += round(cfg.batch_size * units)
         if "forged-key" in variants:
             rows += round(steps * cfg.batch_size * (1 + BACKWARD))
