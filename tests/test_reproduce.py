@@ -5,11 +5,12 @@ import re
 from dataclasses import fields, replace
 
 import pytest
+import torch
 from judges import PixelJudge
 from PIL import Image
 
 from benchmarks.app_process import REPO
-from kpop import cli, model_table
+from kpop import attribution_measures, cli, model_table
 from kpop.config import EraseConfig, GenerationConfig
 from kpop.errors import InputError
 from kpop.evaluation import cell_maker, detectors, plan, targets, tuning
@@ -667,7 +668,9 @@ def test_a_judge_that_lacks_a_column_is_found_before_anything_is_drawn(ask, monk
     assert status == 2 and "table4 reads the style of a picture" in err and ask.judge.judged == 0
 
 
-def test_figure_2_from_a_run(ask):
+def test_figure_2_from_a_run(ask, monkeypatch):
+    upper = torch.arange(64)[:, None].expand(64, 64) < 32  # where every original is said to show its object
+    monkeypatch.setattr(attribution_measures, "known_object", lambda original, model: upper)
     status, _, err = ask("fig2")
     assert status == 0, err
     drawn = (ask.out / "fig2.svg").read_text()
@@ -682,6 +685,18 @@ def test_figure_2_from_a_run(ask):
         "sanitized",
         "recovered",
     }
+    means = data["means"]["erased"]
+    untouched = {name: one["value"] for name, one in means["original"].items()}
+    assert untouched["agreement"] == pytest.approx(1, abs=1e-5) and untouched["on the key"] == 0
+    assert (
+        0 < means["recovered"]["on the key"]["value"] < 1 and means["sanitized"]["on the key"]["value"] == 0
+    )
+    assert -1 < means["sanitized"]["pull"]["low"] <= means["sanitized"]["pull"]["high"] < 1
+    assert {one["n"] for one in means["sanitized"].values()} == {2}  # two words, one picture each
+    told = (ask.out / "fig2.md").read_text()
+    assert "| retained | recovered | 2 |" in told and told.index("| erased | original |") < told.index(
+        "![fig2]"
+    )
 
 
 def test_a_limit_that_is_over_writes_what_there_is(ask, tmp_path):

@@ -1,4 +1,4 @@
-"""The paper's figures on this model: curves and grids of pictures from cells, Fig. 2's maps from a run."""
+"""The paper's figures on this model: curves and grids of pictures from cells."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from .targets import Result, Rows, Target, looked, of_figure
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from .cell_maker import Maker
 
 WORD = "church"  # what Fig. 2 and 4 follow
 LAMBDAS = (0.01, 0.1, 1.0, 10.0)
@@ -27,38 +26,6 @@ PAPERS_RECOVERABLE = 1.0  # the lambda of the paper's Fig. 6
 
 def _points(numbers: Mapping[float, Number | None]) -> list[tuple[float, float, float, float]]:
     return [(x, n.value, n.low, n.high) for x, n in numbers.items() if n is not None]
-
-
-# Fig. 2: where the heads look
-
-
-def _figure_2_rows(plan: Plan) -> Rows:
-    split = plan.object_splits()[0]
-    spec = plan.spec("KPOP*", split, plan.scale.seeds[0])
-    return {"KPOP*": [Need(spec, tuple(splits.group_asks(split, "erased")), plan.picture_seeds)]}
-
-
-def _figure_2(plan: Plan, rows: Rows, store: Store, maker: Maker) -> Result:
-    from ..attribution_figure import paper_figure
-    from ..attribution_measures import head_table
-    from ..attribution_views import as_blocks, watch_variants
-
-    spec = rows["KPOP*"][0].spec
-    split = next(s for s in plan.object_splits() if s.name == spec.split)
-    run, seed = maker.run_of(spec), plan.picture_seeds[0]
-    asks = (splits.group_asks(split, "erased")[1], splits.group_asks(split, "retained")[0])
-    watched = [
-        (watch_variants(maker.pipe, ask.prompt, seed, run, config=plan.sampling), ask.target) for ask in asks
-    ]
-    blocks = as_blocks(watched, plan.model, layer="all")
-    data = {
-        f"{ask.group}: {ask.target}": [vars(row) for row in head_table(maps, ask.target, block.mask)]
-        for ask, (maps, _), block in zip(asks, watched, blocks, strict=True)
-    }
-    figure = paper_figure(blocks)
-    title = "Fig. 2: where the heads look, an erased and a kept word"
-    notes = ("A map a head and variant. In the JSON: focus, spread and agreement of every head.",)
-    return of_figure("fig2", title, {"heads": data}, notes, figure, rows, store)
 
 
 # Fig. 4: p and the pictures over the training
@@ -238,7 +205,6 @@ def _object_grid(number: int, row: str, about: str) -> Target:
 
 
 TARGETS = (
-    Target("fig2", "where the heads look", _figure_2_rows, _figure_2),
     Target("fig4", "p and alignment over the training", _figure_4_rows, _figure_4),
     Target("fig5", "lambda sweep", _figure_5_rows, _figure_5),
     Target("fig6", "pictures with the key", _figure_6_rows, _figure_6),

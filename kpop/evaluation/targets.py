@@ -74,6 +74,7 @@ ABSENT = {
 def targets() -> dict[str, Target]:
     """Every target by name, in the order in which `all` makes them."""
     from . import (
+        attention_targets,
         button_targets,
         figure_targets,
         key_targets,
@@ -95,6 +96,7 @@ def targets() -> dict[str, Target]:
         *neighbour_targets.TARGETS,
         *button_targets.TARGETS,
         *part_targets.TARGETS,
+        *attention_targets.TARGETS,
         *figure_targets.TARGETS,
         tuning.TUNED,
         tuning.TARGET,
@@ -166,11 +168,19 @@ def of_table(table: Table) -> Result:
 
 
 def of_figure(
-    name: str, title: str, data: dict, notes: Sequence[str], figure: Figure, rows: Rows, store: Store
+    name: str,
+    title: str,
+    data: dict,
+    notes: Sequence[str],
+    figure: Figure,
+    rows: Rows,
+    store: Store,
+    table: str = "",
 ) -> Result:
-    """A figure with what it shows, and how many of its cells there are."""
+    """A figure with what it shows, and how many of its cells there are. table: Markdown above the notes."""
     have, want = count(rows, store)
-    text = "\n\n".join([f"# {title}", f"{have} of {want} cells.", *notes]) + "\n"
+    parts = [f"# {title}", f"{have} of {want} cells.", *([table] if table else []), *notes]
+    text = "\n\n".join(parts) + "\n"
     return Result(name, {"name": name, "title": title, "cells": have, "cells_wanted": want, **data,
                          "notes": list(notes)}, text, figure)  # fmt: skip
 
