@@ -142,12 +142,13 @@ def retained_asks_with_keys(split: Split) -> list[Ask]:
     ]
 
 
-def neutral_ask(split: Split, text: str = "") -> Ask:
-    """The untouched model's pictures of the neutral text; target: all erased words, "|" between them.
+def neutral_ask(*some: Split) -> Ask:
+    """The untouched model's pictures of the empty text; target: all words these splits erase, "|" between.
 
     What these pictures show, no erasure can take away.
     """
-    return Ask(text, "|".join(split.erased), "neutral", "original")
+    words = dict.fromkeys(word for split in some for word in split.erased)
+    return Ask("", "|".join(words), "neutral", "original")
 
 
 def phrasing_asks(split: Split, variant: str) -> list[Ask]:

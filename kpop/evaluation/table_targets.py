@@ -60,14 +60,13 @@ def cases(plan: Plan) -> Iterator[tuple[Split, int]]:
 def base_needs(plan: Plan) -> list[Need]:
     """The untouched model on every object split, and its pictures of the neutral text."""
     asks = [ask for split in plan.object_splits() for ask in splits.name_asks(split, "original")]
-    neutral = [splits.neutral_ask(split) for split in plan.object_splits()]
-    return [Need(plan.base(), tuple(dict.fromkeys([*asks, *neutral])), plan.picture_seeds)]
+    neutral = splits.neutral_ask(*plan.object_splits())
+    return [Need(plan.base(), tuple(dict.fromkeys([*asks, neutral])), plan.picture_seeds)]
 
 
 def ceiling_needs(plan: Plan, some: Iterable[Split], seeds: Sequence[int] | None = None) -> list[Need]:
-    """The untouched model's pictures of the neutral text, for the words that these splits erase."""
-    asks = tuple(dict.fromkeys(map(splits.neutral_ask, some)))
-    return [Need(plan.base(), asks, tuple(seeds or plan.picture_seeds))]
+    """The untouched model's pictures of the neutral text, for all words that these splits erase."""
+    return [Need(plan.base(), (splits.neutral_ask(*some),), tuple(seeds or plan.picture_seeds))]
 
 
 def object_needs(
