@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ..attribution_export import save_figure
-from ..disk import write_bytes
+from ..disk import write_bytes, write_text
 from .tables import Table
 
 if TYPE_CHECKING:
@@ -43,6 +45,8 @@ def save(figure: Figure, path: Path) -> Path:
         save_figure(figure, path)
     if path.suffix == ".png":
         _shrink(path, any(axes.images for axes in figure.axes))
+    elif path.suffix == ".svg":
+        _shrink_inside(path)
     return path
 
 
@@ -53,6 +57,20 @@ def _shrink(path: Path, pictures: bool) -> None:
     found = found if pictures else found.quantize(dither=Image.Dither.NONE)
     found.save(small, "PNG", optimize=True, dpi=drawn.info["dpi"])
     write_bytes(path, small.getvalue())
+
+
+def _shrink_inside(path: Path) -> None:
+    """Write an SVG again with the pictures in it as small as they go, each pixel as it was."""
+
+    def smaller(found: re.Match) -> str:
+        drawn, small = Image.open(io.BytesIO(base64.b64decode(found[1]))), io.BytesIO()
+        opaque = drawn.mode == "RGBA" and drawn.getextrema()[3] == (255, 255)
+        (drawn.convert("RGB") if opaque else drawn).save(small, "PNG", optimize=True)
+        return f"data:image/png;base64,{base64.b64encode(small.getvalue()).decode()}"
+
+    text = path.read_text("utf-8")
+    if "data:image/png" in text:
+        write_text(path, re.sub(r"data:image/png;base64,\s*([^\"]*)", smaller, text))
 
 
 def blank(width: float, height: float, title: str) -> Figure:
