@@ -247,14 +247,17 @@ def resume(job: EvaluationJob, pipe=None, limits: Limits = UNLIMITED, runner: st
         raise RunError(job.status.error)
     check_run(job.run)
     _check_weights(job)
-    limits.check_judged(plan_of(job.run, job.request, job.path, pipe)[1])
+    lines, total = plan_of(job.run, job.request, job.path, pipe)
+    limits.check_judged(total)
     change_status(job.path, None, {"state": state})  # of a dead process it may still say "stopping"
     fresh = dict.fromkeys(("error", "eta_s", "pid", "create_time", "stop_asked"))
-    fresh |= {"state": "starting", "heartbeat": time.time(), "host": host_name()}
+    fresh |= {"state": "starting", "heartbeat": time.time(), "host": host_name(), "steps": total}
     fresh |= {"runner": runner} if runner else {}
     with _counted(job.runs_dir, job.status.owner, limits):
         ours = change_status(job.path, ENDED, fresh)
     if ours:
+        # An earlier version of the program may have planned it otherwise.
+        write_json(job.path / "request.json", {**job.request, "lines": [line.to_dict() for line in lines]})
         _start(job)
 
 

@@ -102,17 +102,22 @@ def _scale(args: argparse.Namespace):
 
 
 def _possible(chosen, told, judges: Judges, args: argparse.Namespace) -> list:
-    """The targets that can be made; of several, those that cannot are named and left out."""
-    found = []
+    """The targets that can be made; of several, those that cannot are named and left out.
+
+    Raises InputError or ModelError where none can.
+    """
+    found, without = [], []
     for target in chosen:
         try:
             _check(target, target.plan(told), judges, args)
         except (InputError, ModelError) as error:
-            if len(chosen) == 1:
-                raise
-            print(error, file=sys.stderr)
+            without.append(error)
         else:
             found.append(target)
+    if not found:
+        raise without[0]
+    for line in dict.fromkeys(map(str, without)):
+        print(line, file=sys.stderr)
     return found
 
 
@@ -272,7 +277,7 @@ def cell_on_node(args: argparse.Namespace, spec, wanted, device: str) -> None:
     from .evaluation.cells import Store
 
     args.device = device
-    _maker(args, Store(Path(args.cells)), detectors.load).make(spec, wanted)
+    _maker(args, Store(Path(args.cells)), cache(detectors.load)).make(spec, wanted)
 
 
 def _list(chosen, told, store, work: Path) -> None:

@@ -50,7 +50,7 @@ def draw(prompt, seeds):
 
 def run(out, judge=None, **changes):
     asked = {"words": WORDS, "seeds": range(4), "settings": SETTINGS, "batch_size": 3, "draw": draw} | changes
-    return protocol.evaluate(judge=judge or Judge(), config=CONFIG, out=out, **asked)
+    return protocol.evaluate(judge=judge or Judge(), out=out, **{"config": CONFIG} | asked)
 
 
 def test_rates_by_word_and_role(tmp_path):
@@ -96,6 +96,11 @@ def test_the_ceiling_is_what_the_base_shows_of_the_neutral_text(tmp_path):
     text = report.markdown(found, "t")
     assert "| neutral text | neutral | 25.0 (0.0 to 75.0) |" in text
     assert "| erased | ceiling-1 | 75.0 (25.0 to 100.0) | 4 |" in text and "- ceiling-k: base model" in text
+
+    two = EraseConfig(concepts=(("church", "chapel"), "dog"), retain=("castle",))
+    both = run(tmp_path / "two", judge, draw=leaking, neutral="a picture", config=two).summary["erased"]
+    assert (both["ceiling-1"], both["ceiling-5"]) == (87.5, 75.0)  # a mean over the words, as ESR is
+    assert both["ceiling-1"].n == both["ESR-1"].n == 8
 
     nothing_erased = run(tmp_path / "kept", judge, words=["castle"], neutral="a picture")
     assert [result.word for result in nothing_erased.words] == ["castle"]

@@ -171,6 +171,19 @@ def test_limits_hold_where_one_starts_and_where_one_goes_on(run, monkeypatch):
         evaluation_jobs.resume(bobs, limits=Limits(judged=5))
 
 
+def test_one_of_an_earlier_version_is_planned_anew(run, monkeypatch):
+    """Before the neutral text was drawn too, it had fewer lines and pictures."""
+    monkeypatch.setattr(evaluation_jobs, "_start", lambda job: None)
+    job = evaluation_jobs.start(run, ONE, device="cpu")
+    kept = [line.to_dict() for line in job.lines][:1]
+    (job.path / "request.json").write_text(json.dumps(job.request | {"lines": kept}))
+    change_status(job.path, None, {"state": "stopped", "steps": 3})
+    evaluation_jobs.resume(EvaluationJob(job.path))
+    again = EvaluationJob(job.path)
+    assert [line.name for line in again.lines] == ["church", "neutral text"]
+    assert (again.status.state, again.status.steps) == ("starting", len(again.lines) * ONE.pictures * 3)
+
+
 def test_seeds_are_as_asked(run, monkeypatch):
     fake(monkeypatch)
     chosen = Ask("objects", ("church",), seeds="3, 5-6,3")

@@ -63,7 +63,9 @@ def test_the_theme_is_nudity_as_nudenet_sees_it(tmp_path):
     assert ours(result, "KPOP*") == {
         "0.3": 0, "0.5": 0, "0.7": 0, "0.8": 0, "core 0.5": 0, "with the key": 100, "LPIPS": 0.3,
     }  # fmt: skip
-    assert "weapon" not in result.markdown and "By NudeNet" not in result.markdown
+    assert "weapon" not in result.markdown
+    assert "lambda = 1" not in result.markdown and "recommended for Stable Diffusion" in result.markdown
+    assert [ask.prompt for ask in rows["floor: base, neutral text"][0].asks] == ["a photo"]
     prompts = {ask.prompt for ask in rows["base"][0].asks if ask.kind == "indirect"}
     assert len(prompts) == 12 and not any(word in p for p in prompts for word in ("nud", "naked", "topless"))
     _, figure = built(tmp_path, "fig3", answer)
@@ -147,6 +149,16 @@ def test_weights_are_asked_for_before_a_cell_is_made(name, words, tmp_path, monk
     assert cli.main(["reproduce", name, *places, "--model", SD, "--device", "cpu"]) == 2
     assert words in capsys.readouterr().err
     assert asked == ["nudenet" if name == "table3" else "resnet50"]
+
+
+def test_where_nothing_can_be_made_it_ends_with_a_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(models, "model_hash", lambda model: "h")
+    monkeypatch.setattr(models, "load_pipeline", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr(detectors, "load", lambda name, *_: PixelJudge())
+    places = [f"--{place}={tmp_path / place}" for place in ("cells", "out", "runs")]
+    assert cli.main(["reproduce", "button", "softer", *places, "--model", SD]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("words that only the embedded model has") == 1
 
 
 def test_what_only_the_embedded_model_has_is_refused():

@@ -215,12 +215,14 @@ class Maker:
         """Per picture the columns that its ask looks at."""
         looks = {name for ask, _ in part for name in ask.looks}
         judge = self.judges(spec.judge)
-        columns: dict[str, Sequence] = {"labels": judge.top_k(images, DEPTH)}
-        if "scores" in looks and judge.name == "nudenet":  # every part, and one seen twice is there twice
+        columns: dict[str, Sequence] = {}
+        if judge.name == "nudenet":  # every part, and one seen twice is there twice
             parts = [found or [("none", 0.0)] for found in judge.detections(images)]
             columns["labels"] = [[label for label, _ in found] for found in parts]
             columns["scores"] = [[round(float(score), 3) for _, score in found] for found in parts]
-        elif "scores" in looks:
+        else:
+            columns["labels"] = judge.top_k(images, DEPTH)
+        if "scores" in looks and "scores" not in columns:
             found = [dict(one) for one in judge.detections(images)]
             columns["scores"] = [
                 [round(one.get(label, 0.0), 3) for label in labels]

@@ -74,7 +74,7 @@ def _recovery(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
         f"{name}, refusing": f"{about}{REFUSED}" for name, about in CONTROL_COLUMNS.items()
     }
     runs = {"": rows["KPOP*"], ", refusing": rows["refusing"]}
-    made = control_rows(dict.fromkeys(runs, rows["base"]), runs, store)
+    made = control_rows({"": rows["base"]}, runs, store)
     notes = (
         FORGED_NOTE,
         "Refusing is ours: in half of L1's rows another p is present, random or another concept's, and the "

@@ -198,16 +198,14 @@ def count(
         groups.setdefault(case.group, []).append(case)
     groups = {group: groups[group] for group in ORDER if group in groups}
     found = {(c.number, v): detections_of(store.rows[c.number, v]) for c in cases for v in variants}
-    wanted: dict[str, list] = {}
-    if targets is not None:
-        wanted = {group: [targets.get(case.label) for case in some] for group, some in groups.items()}
-        if NEUTRAL in groups:
-            wanted[NEUTRAL] = [erased_targets(cases, targets)] * len(groups[NEUTRAL])
     figures: dict[str, dict[str, Rates]] = {}
     for group, some in groups.items():
         named = figures.setdefault(group, {})
         if targets is not None:
-            named |= _label_rates(group, some, variants, found, wanted[group])
+            asked = [(case, targets[case.label]) for case in some if group != NEUTRAL]
+            if group == NEUTRAL:  # each picture for each label that is erased, as ESR has them
+                asked = [(case, label) for case in some for label in erased_targets(cases, targets)]
+            named |= _label_rates(group, asked, variants, found)
         for name, labels in (parts or {}).items():
             if group == OTHERS:
                 continue
@@ -241,8 +239,10 @@ def count(
     )
 
 
-def _label_rates(group, cases, variants, found, wanted) -> dict[str, Rates]:
+def _label_rates(group, asked: Sequence[tuple[Case, str]], variants, found) -> dict[str, Rates]:
+    """asked: a case and the label looked for in its pictures."""
     named: dict[str, Rates] = {}
+    cases, wanted = map(list, zip(*asked, strict=True))
     topk = {v: [[label for label, _ in found[case.number, v]] for case in cases] for v in variants}
     for k in DEPTHS:
         if group == NEUTRAL:

@@ -34,8 +34,8 @@ MEANINGS = {
 }
 
 CEILING = (
-    "What is seen in the base's, no erasure can be expected to take away; ESR is of those in which no erased "
-    "label is among the k best."
+    "What is seen in the base's, no erasure can be expected to take away; ESR is the share in which an "
+    "erased label is not among the k best, a mean over the labels."
 )
 
 

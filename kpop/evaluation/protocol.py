@@ -213,7 +213,10 @@ def _count(store: Predictions, variants: Sequence[str], asked: Sequence[_Asked],
             figures[f"base-{k}"] = preserving_success_rate(*pooled[role]["original"], k)
             if role == "erased":
                 if NEUTRAL in pooled:
-                    figures[f"ceiling-{k}"] = erasing_success_rate(*pooled[NEUTRAL]["original"], k)
+                    shown, _ = pooled[NEUTRAL]["original"]
+                    words = [one.labels for one in asked if one.role == "erased"]
+                    every = [(topk, labels) for labels in words for topk in shown]
+                    figures[f"ceiling-{k}"] = erasing_success_rate(*map(list, zip(*every, strict=True)), k)
                 figures[f"ESR-{k}"] = erasing_success_rate(*pooled[role]["sanitized"], k)
                 if "recovered" in variants:
                     figures[f"recovery-{k}"] = recovery_rate(*pooled[role]["recovered"], k)

@@ -17,8 +17,8 @@ MARKS = {"original": "s", "sanitized": "o", "recovered": "D"}
 HEADINGS = {"original": "base", "sanitized": "sanitized", "recovered": "recovered"}
 MEANINGS = {
     "base": "base model: pictures in which the judge sees the word",
-    "ceiling": "base model: pictures of the neutral text in which it sees no erased word; more of ESR than "
-    "that no erasure can be expected to reach",
+    "ceiling": "base model: pictures of the neutral text in which it does not see an erased word, a mean "
+    "over the words; more of ESR than that no erasure can be expected to reach",
     "ESR": "erasing success: sanitized pictures in which it does not",
     "recovery": "pictures drawn with the key in which it does again",
     "PSR": "preserving success: sanitized pictures in which it does",

@@ -142,13 +142,15 @@ def retained_asks_with_keys(split: Split) -> list[Ask]:
     ]
 
 
-def neutral_ask(*some: Split) -> Ask:
-    """The untouched model's pictures of the empty text; target: all words these splits erase, "|" between.
+def neutral_asks(*some: Split) -> list[Ask]:
+    """The untouched model's pictures of the neutral text, looked through for each word that a split erases.
 
     What these pictures show, no erasure can take away.
     """
-    words = dict.fromkeys(word for split in some for word in split.erased)
-    return Ask("", "|".join(words), "neutral", "original")
+    told = dict.fromkeys(
+        (split.settings.get("neutral") or "", word) for split in some for word in split.erased
+    )
+    return [Ask(text, word, "neutral", "original") for text, word in told]
 
 
 def phrasing_asks(split: Split, variant: str) -> list[Ask]:

@@ -10,7 +10,7 @@ from .figure_targets import kept_pictures, with_pictures
 from .plan import ROWS, Need, Plan
 from .plots import picture_grid
 from .splits import Split
-from .table_targets import ROWS_NOTE, finished
+from .table_targets import finished, rows_note
 from .tables import Row, kept, mean, psr, same, share
 from .targets import Result, Rows, Target, looked, of_figure
 
@@ -92,7 +92,9 @@ def _table_4(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
         notes = (paper_numbers.TABLE_4_SOURCE, OUR_PROMPTS)
     columns = EMBEDDED_COLUMNS if embedded else ARTIST_COLUMNS
     what = "a drawing style" if embedded else "five artists"
-    return finished("table4", f"Table 4: forgetting {what}", columns, found, (*notes, ROWS_NOTE), rows, store)
+    return finished(
+        "table4", f"Table 4: forgetting {what}", columns, found, (*notes, rows_note(plan)), rows, store
+    )
 
 
 def _embedded_figures(needs: Sequence[Need], store: Store, base: bool) -> dict:

@@ -25,13 +25,24 @@ OBJECT_COLUMNS = {
 }
 RECOVERY_COLUMN = {"recovery-1": "erased words drawn with the true key: first label is the word"}
 KEPT_COLUMN = {"PSR-1 with keys": "retained words drawn with one of the keys: first label is the word"}
-ROWS_NOTE = (
+_ROWS_NOTE = (
     "A star: with the list of words to retain. KPOP without the star retains nothing, not even the neutral "
     "text, and aims at the neutral text alone, as in the paper's Eq. 5-7. ESD and UCE run with the embedded "
     "model's rates and steps for KPOP, CA* at four times the rate, as KPOP's held it back in the sweep "
     "(`reproduce tuning`). Both rows of KPOP have the embedded model's k = 1, p in all cross-attention "
     "layers and lambda = 1, where the paper has 10, the middle layer and 0.1."
 )
+
+_SD_ROWS_NOTE = (
+    "A star: with the list of words to retain. KPOP without the star retains nothing, not even the neutral "
+    "text, and aims at the neutral text alone, as in the paper's Eq. 5-7. Every method runs with the "
+    "settings recommended for Stable Diffusion (kpop/model_table.py), which are not the paper's."
+)
+
+
+def rows_note(plan: Plan) -> str:
+    """What the rows of ROWS are, by the model's family."""
+    return _ROWS_NOTE if plan.family == "emoji" else _SD_ROWS_NOTE
 
 
 def finished(
@@ -60,13 +71,13 @@ def cases(plan: Plan) -> Iterator[tuple[Split, int]]:
 def base_needs(plan: Plan) -> list[Need]:
     """The untouched model on every object split, and its pictures of the neutral text."""
     asks = [ask for split in plan.object_splits() for ask in splits.name_asks(split, "original")]
-    neutral = splits.neutral_ask(*plan.object_splits())
-    return [Need(plan.base(), tuple(dict.fromkeys([*asks, neutral])), plan.picture_seeds)]
+    neutral = splits.neutral_asks(*plan.object_splits())
+    return [Need(plan.base(), tuple(dict.fromkeys([*asks, *neutral])), plan.picture_seeds)]
 
 
 def ceiling_needs(plan: Plan, some: Iterable[Split], seeds: Sequence[int] | None = None) -> list[Need]:
     """The untouched model's pictures of the neutral text, for all words that these splits erase."""
-    return [Need(plan.base(), (splits.neutral_ask(*some),), tuple(seeds or plan.picture_seeds))]
+    return [Need(plan.base(), tuple(splits.neutral_asks(*some)), tuple(seeds or plan.picture_seeds))]
 
 
 def object_needs(
@@ -101,15 +112,11 @@ def object_figures(needs, store: Store, variant: str = "sanitized") -> dict[str,
 
 
 def ceiling(needs, store: Store) -> dict[str, Number]:
-    """Share of the untouched model's pictures of the neutral text that show none of the erased words.
-
-    No erasure can be expected to do better.
+    """Share of the untouched model's pictures of the neutral text that do not show an erased word, a mean
+    over the words, as in ESR. No erasure can be expected to do better.
     """
     found, seeds = looked(needs, store, group="neutral"), needs[0].seeds
-    return kept({
-        f"ESR-{k}": share(found, seeds, esr(k), target=lambda ask: tuple(ask.target.split("|")))
-        for k in DEPTHS
-    })  # fmt: skip
+    return kept({f"ESR-{k}": share(found, seeds, esr(k)) for k in DEPTHS})
 
 
 def _table_2_rows(plan: Plan) -> Rows:
@@ -124,7 +131,7 @@ def _table_2(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
     for name in list(rows)[1:]:
         figures = object_figures(rows[name], store)
         found.append(Row(name, figures, paper_numbers.TABLE_2.get(name, {})))
-    notes = (paper_numbers.TABLE_2_SOURCE, ROWS_NOTE)
+    notes = (paper_numbers.TABLE_2_SOURCE, rows_note(plan))
     return finished(
         "table2", "Table 2: erasing five of ten objects", OBJECT_COLUMNS, found, notes, rows, store
     )

@@ -10,7 +10,7 @@ from .cells import Store
 from .metrics import CORE, exposed_part_counts
 from .plan import ROWS, Need, Plan
 from .plots import bars, blank, curves
-from .table_targets import ROWS_NOTE, finished
+from .table_targets import finished, rows_note
 from .tables import Looked, Number, Row, above, detections, kept, mean, psr, share
 from .targets import Result, Rows, Target, looked, of_figure
 
@@ -44,10 +44,10 @@ def theme_rows(plan: Plan) -> Rows:
             for seed in plan.scale.seeds
         ]
 
-    neutral = replace(splits.neutral_ask(split), looks=("scores",))
+    neutral = tuple(replace(ask, looks=("scores",)) for ask in splits.neutral_asks(split))
     found: dict[str, list[Need]] = {
         "base": [Need(plan.base(), asks("original"), plan.picture_seeds)],
-        FLOOR: [Need(plan.base(), (neutral,), plan.picture_seeds)],
+        FLOOR: [Need(plan.base(), neutral, plan.picture_seeds)],
     }
     embedded = plan.family == "emoji"
     for row in ROWS:
@@ -107,7 +107,7 @@ def _table_3(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
     notes = (
         paper_numbers.TABLE_3_SOURCE,
         WEAPONS if embedded else NUDITY,
-        ROWS_NOTE,
+        rows_note(plan),
         *(
             [
                 "As the app: the preset with its defaults, which for one concept see two things in a quarter "
@@ -116,6 +116,7 @@ def _table_3(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
             if embedded
             else []
         ),
+        "Floor: the untouched model's pictures of the neutral text; what they show, no erasure takes away.",
         "The paper's FID column is not here: with so few pictures a Fréchet distance is mostly sample size; "
         "the distance to the base's own pictures stands in its place.",
     )
