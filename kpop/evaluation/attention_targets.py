@@ -118,7 +118,7 @@ def _table(means: Mapping[str, Mapping[str, Mapping[str, Estimate]]]) -> str:
     ]
     for group, table in means.items():
         for variant, row in table.items():
-            told = [f"{one.value:.2f} ({one.low:.2f} to {one.high:.2f})" for one in row.values()]
+            told = [f"{one.value:.3f} ({one.low:.3f} to {one.high:.3f})" for one in row.values()]
             lines.append(f"| {group} | {variant} | {next(iter(row.values())).n} | {' | '.join(told)} |")
     return "\n".join(lines)
 
