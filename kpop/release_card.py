@@ -27,7 +27,8 @@ LICENCE_TEXTS = {
     "creativeml-openrail-m": "https://huggingface.co/spaces/CompVis/stable-diffusion-license",
     "openrail++": "https://huggingface.co/stabilityai/stable-diffusion-2/blob/main/LICENSE-MODEL",
 }
-RECOVERY = Path(__file__).resolve().parents[1] / "docs" / "results" / "recovery.json"
+KEYS = Path(__file__).resolve().parents[1] / "docs" / "results" / "keys.json"  # of the app's own runs
+SEEN = "seen-1, five at once"  # its column: five concepts in a run, so that there is another one's key
 FORGED, RANDOM = "forged key (Eq. 5, weights frozen, same steps)", "random p of equal norm"  # its rows
 ANOTHER = "another concept's key"
 
@@ -221,13 +222,13 @@ The base model's: `{subject.licence}`.{text}{more}
 Method: [arXiv 2403.12326](https://arxiv.org/abs/2403.12326) and the papers it names."""
 
 
-def opened_by(*labels: str, results: Path = RECOVERY) -> tuple[str, ...] | None:
+def opened_by(*labels: str, results: Path = KEYS) -> tuple[str, ...] | None:
     """Weights of the embedded model (8 digits), then how many of its erased pictures each such key opened,
-    "48 of 50". None where the results are not here. labels: of rows of the recovery table.
+    "48 of 50". None where the results are not here. labels: of rows of the table of keys.
     """
     try:
         found = json.loads(results.read_text("utf-8"))
-        rates = {row["label"]: row["ours"].get("seen-1") for row in found["rows"]}
+        rates = {row["label"]: row["ours"].get(SEEN) for row in found["rows"]}
         counts = (
             f"{round(rates[label]['value'] * rates[label]['n'] / 100)} of {rates[label]['n']}"
             for label in labels
@@ -237,15 +238,15 @@ def opened_by(*labels: str, results: Path = RECOVERY) -> tuple[str, ...] | None:
         return None
 
 
-def forged_key_words(results: Path = RECOVERY) -> str | None:
+def forged_key_words(results: Path = KEYS) -> str | None:
     """What the control with a forged key found on the embedded model; None where the results are not here."""
     told = opened_by(FORGED, RANDOM, results=results)
     if told is None:
         return None
     measured_on, forged, other = told
     return (
-        f"On KPOP Studio's embedded model (weights {measured_on}) a rebuilt key opened {forged} pictures, "
-        f"and random numbers of the key's size {other}."
+        f"On KPOP Studio's embedded model (weights {measured_on}, five concepts in a run) a rebuilt key "
+        f"opened {forged} pictures, and random numbers of the key's size {other}."
     )
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from kpop import GenerationConfig, InputError, RunError, generate, load_pipeline, open_run, train
 from kpop.cli import main
 from kpop.release import pack, push, release, seed_warning
-from kpop.release_card import RECOVERY, forged_key_words
+from kpop.release_card import KEYS, forged_key_words
 from kpop.runs import create_run
 
 STEPS = GenerationConfig(steps=4)
@@ -241,20 +241,23 @@ def test_a_key_that_trying_seeds_makes_again_is_told(run, tiny_config, tmp_path,
 def test_what_the_forged_key_found_is_read_from_the_results(tmp_path):
     told = forged_key_words()
     found = re.fullmatch(
-        r"On KPOP Studio's embedded model \(weights ([0-9a-f]{8})\) a rebuilt key opened (\d+) of (\d+) "
-        r"pictures, and random numbers of the key's size (\d+) of \3\.", told,
+        r"On KPOP Studio's embedded model \(weights ([0-9a-f]{8}), five concepts in a run\) a rebuilt key "
+        r"opened (\d+) of (\d+) pictures, and random numbers of the key's size (\d+) of \3\.", told,
     )  # fmt: skip
-    assert found and RECOVERY.read_text().count(found[1]) == 1
+    assert found and KEYS.read_text().count(found[1]) == 1
     rows = [
         {
             "label": "forged key (Eq. 5, weights frozen, same steps)",
-            "ours": {"seen-1": {"value": 90.0, "n": 20}},
+            "ours": {"seen-1, five at once": {"value": 90.0, "n": 20}},
         },
-        {"label": "random p of equal norm", "ours": {"seen-1": {"value": 5.0, "n": 20}}},
+        {"label": "random p of equal norm", "ours": {"seen-1, five at once": {"value": 5.0, "n": 20}}},
     ]
-    (tmp_path / "recovery.json").write_text(json.dumps({"rows": rows, "model_hash": "0123456789abcdef"}))
-    told = forged_key_words(tmp_path / "recovery.json")
-    assert "(weights 01234567) a rebuilt key opened 18 of 20 pictures" in told and "size 1 of 20." in told
+    (tmp_path / "keys.json").write_text(json.dumps({"rows": rows, "model_hash": "0123456789abcdef"}))
+    told = forged_key_words(tmp_path / "keys.json")
+    assert (
+        "(weights 01234567, five concepts in a run) a rebuilt key opened 18 of 20 pictures" in told
+        and "size 1 of 20." in told
+    )
     assert forged_key_words(tmp_path / "none.json") is None
 
 
