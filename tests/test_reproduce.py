@@ -473,7 +473,8 @@ def test_with_the_apps_list_every_method_is_judged_on_styles_backgrounds_and_pai
     def answer(spec, ask, seed):
         """CA loses styles in half of the pictures, ESD the second of two objects, UCE the backgrounds."""
         labels = [ask.target] if ask.kind != "pair" else [ask.other, ask.target, "none"]
-        labels = ["none"] if ask.group == "erased" and ask.variant == "sanitized" else labels
+        hidden = ask.group == "neutral" or (ask.group == "erased" and ask.variant == "sanitized")
+        labels = ["none"] if hidden else labels
         if spec.method == "ESD*" and ask.kind == "pair":
             labels = [ask.target, "none", ask.other]
         style = "none" if spec.method == "CA*" and seed % 2 else ask.target
@@ -523,7 +524,8 @@ def test_quick_stays_within_25_minutes_a_table(tmp_path):
     for name, target in BY_NAME.items():
         cells = merged(target.needs(told))
         minutes = minutes_of(work_left(store, *cell) for cell in cells)
-        assert name in ("tuning", "tuned") or minutes < 25, (name, minutes)
+        # With the paper's own settings every step walks a fresh rollout of 50 steps.
+        assert name in ("tuning", "tuned") or minutes < (40 if name == "paper" else 25), (name, minutes)
     every = merged(need for target in targets.named(["all"]) for need in target.needs(told))
     assert minutes_of(work_left(store, *cell) for cell in every) < 180
 
