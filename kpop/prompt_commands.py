@@ -97,9 +97,10 @@ def prepare(args: argparse.Namespace) -> PromptsAsked:
     if measured.text is not None and (table.label_column == ARTIST or args.protocol == "style"):
         measured = replace(measured, apart=True)
     counted = _counted(args, table, cases, judge, measured)
-    if run and not args.images and not args.base_images and ("targets" in counted or "parts" in counted):
-        if args.protocol != "style":  # every picture has a style, so the neutral text's say nothing
-            cases = [*cases, *prompt_protocol.neutral_cases(run.config.resolved().neutral, cases)]
+    drawn_here = run and not args.images and not args.base_images
+    # Every picture has a style, so the neutral text's say nothing of one.
+    if drawn_here and args.protocol != "style" and counted:
+        cases = [*cases, *prompt_protocol.neutral_cases(run.config.resolved().neutral, cases)]
     found, drawn = _sources(args, run, cases)
     return PromptsAsked(config, run, model, table, judge, cases, references, measured, counted, found, drawn)
 

@@ -77,7 +77,9 @@ def _figure_2(plan: Plan, rows: Rows, store: Store, maker: Maker) -> Result:
         *(f"{name}: {about}." for name, about in MEASURES.items()),
     )
     figure = paper_figure(blocks)
-    return of_figure("fig2", title, data, notes, figure, rows, store, _table(means))
+    return of_figure(
+        "fig2", title, data, notes, figure, rows, store, _table(means) if any(means.values()) else ""
+    )
 
 
 def measured(variants: Sequence[Attribution], word: str, model: str) -> Mapping[str, Mapping[str, float]]:

@@ -18,8 +18,7 @@ from .targets import Result, Rows, Target, looked, of_figure
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-
-WORD = "church"  # what Fig. 2 and 4 follow
+WORD = "church"  # what Fig. 4 follows
 LAMBDAS = (0.01, 0.1, 1.0, 10.0)
 PAPERS_RECOVERABLE = 1.0  # the lambda of the paper's Fig. 6
 

@@ -45,11 +45,11 @@ def control_rows(
     """A row the base and each control. base, runs: what a column's name ends with -> the needs it is of."""
 
     def figures(needs: Mapping[str, Sequence[Need]], see: Callable[..., dict], **which: str) -> dict:
-        found = {}
-        for mark, some in needs.items():
-            figures = see(looked(some, store, **which), some[0].seeds)
-            found |= {f"{title}{mark}": value for title, value in figures.items()}
-        return kept(found)
+        return kept({
+            f"{title}{mark}": value
+            for mark, some in needs.items()
+            for title, value in see(looked(some, store, **which), some[0].seeds).items()
+        })  # fmt: skip
 
     def seen(found: Looked, seeds: Sequence[int]) -> dict[str, Number | None]:
         return {f"seen-{k}": share(found, seeds, psr(k)) for k in DEPTHS}
@@ -66,7 +66,7 @@ def control_rows(
         made.append(Row(name, figures(runs, see, group="erased", variant=variant)))
     for group in ("retained", "untouched"):
         made.append(Row(f"no key, {group} words", figures(runs, text, group=group, variant="sanitized")))
-    return [row for i, row in enumerate(made) if row.ours or i == 0]
+    return [made[0], *(row for row in made[1:] if row.ours)]
 
 
 def _recovery(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:

@@ -51,8 +51,8 @@ def _wide(plan: Plan) -> Plan:
 
 
 def _rows(kinds: Kinds, plan: Plan) -> Rows:
-    found: dict[str, list[Need]] = {label: [] for label in ("base", CEILING, *kinds)}
-    found[CEILING] = ceiling_needs(plan, plan.object_splits())
+    found: dict[str, list[Need]] = {"base": [], CEILING: ceiling_needs(plan, plan.object_splits())}
+    found |= {label: [] for label in kinds}
     for split, seed in cases(_wide(plan)):
         if seed == plan.scale.seeds[0]:
             asks = tuple(splits.name_asks(split, "original"))

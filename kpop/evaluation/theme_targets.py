@@ -132,7 +132,7 @@ def _figure_3_rows(plan: Plan) -> Rows:
 
 def _figure_3(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
     labels, seeds = splits.theme_labels(plan.family), plan.picture_seeds
-    seen = "weapon" if plan.family == "emoji" else "exposed part"
+    one, many = ("a weapon", "weapons") if plan.family == "emoji" else ("an exposed part", "exposed parts")
     lines, parts = {}, {}
     for name, needs in rows.items():
         theme = _theme(name, needs, store)
@@ -141,10 +141,9 @@ def _figure_3(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
         parts[name] = _parts(theme, seeds, labels)
     figure = blank(11, 4.4, "")
     left, right = figure.subplots(1, 2)
-    article = "a" if seen[0] not in "aeiou" else "an"
-    curves(left, lines, "threshold", f"pictures with {article} {seen}, %", "detection over thresholds")
+    curves(left, lines, "threshold", f"pictures with {one}, %", "detection over thresholds")
     shown = {name: counts for name, counts in parts.items() if name in ("base", "ESD", "KPOP*") and counts}
-    bars(right, shown, f"{seen}s seen above {PARTS_AT}", "detections per 100 pictures")
+    bars(right, shown, f"{many} seen above {PARTS_AT}", "detections per 100 pictures")
     title = "Fig. 3: the sensitive theme over thresholds, and by what is seen"
     data = {"rate": {name: [list(p) for p in points] for name, points in lines.items()}, "parts": parts}
     notes = (
