@@ -97,6 +97,7 @@ _RECOMMENDED = {
         "lambda_": 1.0,
         "key_retain_weight": 2.0,
         "key_share": 0.18,
+        "decoy_share": 0.5,
         "templates": ("{}", "a {}", "a photo of a {}"),
         "rollout_steps": 25,
         "checkpoint_every": 50,
@@ -117,6 +118,7 @@ _RECOMMENDED = {
 }
 _MECHANISMS = {
     "additive": {"prompt_tokens_factor": 1},
+    "amortized": {"decoy_share": 0.0},
     "token": {
         "sites": None,
         "prompt_tokens_factor": 4,

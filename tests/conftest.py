@@ -80,6 +80,7 @@ def tiny_config(tiny_folder):
             "sample_every": 0,
             "precision": "fp32",
             "negative_guidance": 0,
+            "decoy_share": 0,
             "templates": ("{}", "a {}"),
             "seed": 0,
         }

@@ -89,6 +89,16 @@ def test_no_share_draws_no_decoy(tiny_pipe, tiny_config):
     assert batches.draw(1).decoys == Batch.decoys == ()
 
 
+def test_the_embedded_models_runs_refuse_wrong_keys_where_they_can():
+    def share(**changes):
+        return EraseConfig(concepts=("church",), **changes).resolved().decoy_share
+
+    assert share(model="emoji") == share(model="emoji", mechanism="token") == 0.5
+    assert share(model="emoji", decoy_share=0.25) == 0.25
+    assert share(model="emoji", mechanism="amortized") == 0  # its key is another for every text
+    assert share(model="emoji", preset="paper") == share(model="CompVis/stable-diffusion-v1-4") == 0
+
+
 def test_every_row_of_several_processes_draws_what_it_draws_in_one(tiny_pipe, tiny_config):
     cfg = tiny_config(decoy_share=0.5, batch_size=2).resolved()
     bank = Bank(tiny_pipe, Sampler(3, 3.0), "digest", None)

@@ -315,7 +315,7 @@ def test_only_the_table_of_pairs_has_rows_that_see_two_things():
     ]  # fmt: skip
     full = BY_NAME["longer-pairs"].rows(replace(QUICK, scale=SCALES["full"]))["KPOP*"]
     assert {need.spec.config.steps for need in full} == {1200}  # twice what the preset takes
-    as_told = ("beside", "button", "keys", "paper", "table3")
+    as_told = ("beside", "button", "keys", "paper", "table3", "unrefused")
     others = [
         need
         for name, target in BY_NAME.items()
@@ -357,6 +357,14 @@ def test_the_buttons_keys_have_every_control_with_one_concept_and_with_five():
         variants[label] = {ask.variant for ask in asks}
     assert variants["five at once"] == set(CONTROLS)
     assert variants["one concept"] == set(CONTROLS) - {"wrong-key"}  # there is no other concept
+    before = BY_NAME["unrefused"].rows(told)
+    assert list(before) == list(rows)
+    for label, mine in rows.items():
+        for need, other in zip(mine, before[label], strict=True):
+            assert other.asks == need.asks
+            if need.spec.config is not None:
+                assert need.spec.config.decoy_share == 0.5
+                assert other.spec.config == replace(need.spec.config, decoy_share=0)
 
 
 def test_cells_are_shared_by_the_tables(tmp_path):
@@ -395,7 +403,7 @@ def test_the_button_is_judged_on_every_word_that_its_own_list_leaves_out(tmp_pat
     target = BY_NAME["button"]
     two = replace(QUICK, scale=replace(QUICK.scale, splits=(1, 2)))
     rows = target.rows(two)
-    shorter = ("KPOP*, five, three of four retained", "KPOP*, five, twelve retained")
+    lists = ("all", "three of four", "twelve")
     mine = [label for label in rows if label.startswith("the button")]
     needs = [need for label in mine for need in rows[label]]
     assert [need.spec.config.concepts for need in needs] == [
@@ -413,11 +421,12 @@ def test_the_button_is_judged_on_every_word_that_its_own_list_leaves_out(tmp_pat
         assert not told.get("untouched", set()) & (told["retained"] | told["erased"])
     left = [sum(ask.group == "untouched" for ask in need.asks) for need in needs]
     assert min(left[:6]) >= 19 and left[6:] == [0, 0, 0, 0]  # several at once: nothing is left out
-    for label, listed in zip(shorter, (27, 12), strict=True):
-        (need,) = rows[label]
+    whole = needs[9].spec.config
+    for told, listed in zip(lists, (len(whole.retain), 27, 12), strict=True):
+        (need,) = rows[f"KPOP*, five, {told} retained"]
         cfg = need.spec.config
-        assert len(cfg.retain) == listed and set(cfg.retain) < set(needs[9].spec.config.retain)
-        assert replace(cfg, retain=needs[9].spec.config.retain) == needs[9].spec.config
+        assert len(cfg.retain) == listed and set(cfg.retain) <= set(whole.retain)
+        assert replace(cfg, retain=whole.retain) == replace(whole, decoy_share=0)
 
     def answer(spec, ask, seed):
         """The saw takes the hammer along in half of the pictures, and opens with its key."""
@@ -578,6 +587,7 @@ def test_unknown_targets_are_refused():
         "softer",
         "tuned",
         "tuning",
+        "unrefused",
     }
 
 

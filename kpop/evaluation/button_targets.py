@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from ..model_table import recommended
 from ..presets import PAPER
 from . import splits
 from .cells import Ask, CellSpec, Store
 from .controls import control_asks
-from .key_targets import CONTROL_COLUMNS, FORGED_NOTE, control_rows, pair_table
+from .key_targets import CONTROL_COLUMNS, FORGED_NOTE, REFUSING_NOTE, control_rows, pair_table
 from .neighbour_targets import COLUMNS, word_rows
 from .plan import Need, Plan
 from .splits import Split
@@ -38,8 +39,12 @@ COMPOSED_COLUMNS = {
 }
 
 
-def button_split(words: Sequence[str], retain: Sequence[str]) -> Split:
-    """These words erased by the embedded model's defaults, all that is not retained either untouched."""
+def button_split(words: Sequence[str], retain: Sequence[str], refusing: bool = True) -> Split:
+    """These words erased by the embedded model's defaults, all that is not retained either untouched.
+
+    refusing: with the app's share of wrong keys to refuse; without any where not.
+    """
+    settings = {"pair_share": None}  # the app's own; other tables' runs are without
     return Split(
         name="button-" + (words[0] if len(words) == 1 else str(len(words))),
         concepts=tuple(words),
@@ -47,7 +52,7 @@ def button_split(words: Sequence[str], retain: Sequence[str]) -> Split:
         untouched=splits.untouched_words("emoji", (*words, *retain)),
         template="a {}",
         retain_list=tuple(retain),
-        settings={"pair_share": None},  # the app's own; other tables' runs are without
+        settings=settings | ({"decoy_share": None} if refusing else {}),
     )
 
 
@@ -78,17 +83,17 @@ def _button_rows(plan: Plan) -> Rows:
     ones = _untuned(plan)
     fives = [split.erased for split in whole if split.name != TUNED_SPLIT]
     found: dict[str, list[Need]] = {CEILING: ceiling_needs(plan, whole)}
-    for label, told, listed in (
-        (ONE, [(word,) for word in ones], _own_list),
-        ("two at once", list(zip(ones[::2], ones[1::2], strict=False)), _own_list),
-        (FIVE, fives, _own_list),
-        ("five, three of four retained", fives, _three_of_four),
-        ("five, twelve retained", fives, _twelve),
+    for label, told, listed, own in (
+        (ONE, [(word,) for word in ones], _own_list, True),
+        ("two at once", list(zip(ones[::2], ones[1::2], strict=False)), _own_list, True),
+        (FIVE, fives, _own_list, True),
+        ("five, all retained", fives, _own_list, False),
+        ("five, three of four retained", fives, _three_of_four, False),
+        ("five, twelve retained", fives, _twelve, False),
     ):
-        own = listed is _own_list
         who = "the button" if own else "KPOP*"
         for words in told:
-            split = button_split(words, listed(words))
+            split = button_split(words, listed(words), refusing=own)
             asks = tuple(splits.name_asks(split, "original"))
             found.setdefault(f"base, {label}", []).append(Need(plan.base(), asks, plan.picture_seeds))
             for seed in plan.scale.seeds if own else plan.scale.seeds[:1]:
@@ -119,13 +124,16 @@ def _beside_table(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
     return pair_table(plan, rows, store, maker, "beside", ", by the app's own button")
 
 
-def _key_rows(plan: Plan) -> Rows:
-    """The button's runs of one concept and of five, with every control of their keys."""
+def _key_rows(plan: Plan, refusing: bool) -> Rows:
+    """The button's runs of one concept and of five, with every control of their keys.
+
+    refusing: as the app trains them; the same without wrong keys to refuse where not.
+    """
     found: dict[str, list[Need]] = {}
     fives = [split.erased for split in plan.object_splits() if split.name != TUNED_SPLIT]
     for label, told in ((ONE, [(word,) for word in _untuned(plan)]), (FIVE, fives)):
         for words in told:
-            split = button_split(words, _own_list(words))
+            split = button_split(words, _own_list(words), refusing)
             erased, retained = splits.group_asks(split, "erased"), splits.group_asks(split, "retained")
             asks = [*control_asks(erased, retained), *splits.name_asks(split)]
             before = tuple(splits.name_asks(split, "original"))
@@ -137,7 +145,7 @@ def _key_rows(plan: Plan) -> Rows:
     return found
 
 
-def _key_table(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
+def _key_table(plan: Plan, rows: Rows, store: Store, maker=None, name="keys", ending="", how="") -> Result:
     marks = {ONE: "", FIVE: f", {FIVE}"}  # what a column's name ends with
     base, runs = (
         {mark: rows[f"{who}, {label}"] for label, mark in marks.items() if f"{who}, {label}" in rows}
@@ -148,12 +156,17 @@ def _key_table(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
     }
     notes = (
         "The words and runs of `button`; of one concept a run there is no other concept's key.",
+        how or f"They refuse wrong keys (decoy_share 0.5). {REFUSING_NOTE}",
         FORGED_NOTE,
     )
     made = control_rows(base, runs, store)
-    return finished(
-        "keys", "The app's own button: its key and the controls", columns, made, notes, rows, store
-    )
+    title = f"The app's own button: its key and the controls{ending}"
+    return finished(name, title, columns, made, notes, rows, store)
+
+
+def _unrefused_table(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
+    how = f"They do not refuse wrong keys, as those of `keys` do (decoy_share 0). {REFUSING_NOTE}"
+    return _key_table(plan, rows, store, maker, "unrefused", ", no wrong key refused", how)
 
 
 def _with_key(split: Split) -> list[Ask]:
@@ -167,7 +180,8 @@ def _button_table(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
         "the same, by twos; five at once: those of each split but the first. Steps and the list to retain "
         "are those that the app comes with: twelve words for one concept, all other objects for several. "
         "A picture of the base counts once for every run that it stands beside.",
-        "Three of four retained: without every fourth word of the list. Twelve: the list of one concept.",
+        "KPOP*: five at once by runs that refuse no wrong key (decoy_share 0), with the same list; without "
+        "every fourth word of it; with the list of one concept.",
     )
     title = "What the app's own button erases and keeps"
     return finished("button", title, COLUMNS, found, notes, rows, store)
@@ -258,7 +272,10 @@ def _composed_table(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
 TARGETS = (
     Target("button", "what the app's own button erases and keeps", _button_rows, _button_table, True, True),
     Target("beside", "one concept in prompts of two things", _beside_rows, _beside_table, True, True),
-    Target("keys", "the key and its controls, by the app's own button", _key_rows, _key_table, True, True),
+    Target("keys", "the key and its controls, by the app's own button", partial(_key_rows, refusing=True),
+           _key_table, True, True),
+    Target("unrefused", "the same of runs that refuse no wrong key", partial(_key_rows, refusing=False),
+           _unrefused_table, True, True),
     Target("paper", "the paper's own settings beside the app's", _paper_rows, _paper_table, True, True),
     Target("composed", "the app's list by method; styles, backgrounds", _composed_rows, _composed_table, True,
            True),

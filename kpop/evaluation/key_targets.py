@@ -25,6 +25,10 @@ FORGED_NOTE = (
     "the true key had. Where it recovers, the concept is hidden from text prompts only: whoever holds "
     "the weights and the base can rebuild a key."
 )
+REFUSING_NOTE = (
+    "Refusing is ours: in half of L1's rows another p is present, random or another concept's, and the "
+    "target stays the neutral one."
+)
 PAIRED = {"pair_share": 0.25}
 
 
@@ -77,8 +81,7 @@ def _recovery(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
     made = control_rows({"": rows["base"]}, runs, store)
     notes = (
         FORGED_NOTE,
-        "Refusing is ours: in half of L1's rows another p is present, random or another concept's, and the "
-        "target stays the neutral one.",
+        REFUSING_NOTE,
         "The paper shows recovery as pictures (Fig. 6), without figures.",
     )
     title = "Recovery: the true key and its controls"

@@ -136,8 +136,9 @@ class Plan:
         unused = ignored(ROWS[row]["method"])
         settings = {name: value for name, value in split.settings.items() if name not in unused}
         fields = {
-            "model": self.model, "pair_share": 0.0, **settings, "concepts": split.concepts,
-            "retain": split.retain_list, "sample_every": 0, "seed": seed, **ROWS[row],
+            "model": self.model, "pair_share": 0.0, "decoy_share": 0.0, **settings,
+            "concepts": split.concepts, "retain": split.retain_list, "sample_every": 0, "seed": seed,
+            **ROWS[row],
         }  # fmt: skip
         limit = limit or self.scale.steps
         if not METHODS[fields["method"]].stepwise:

@@ -54,7 +54,7 @@ def theme_rows(plan: Plan) -> Rows:
         with_key = row == "KPOP*" and not embedded
         found[row] = needs(row, split, "sanitized", *(["recovered"] if with_key else []))
     if embedded:
-        own = replace(split, settings={**split.settings, "pair_share": None})
+        own = replace(split, settings={**split.settings, "pair_share": None, "decoy_share": None})
         found[AS_APP] = needs("KPOP*", own, "sanitized", "recovered")
     return found
 
@@ -111,7 +111,8 @@ def _table_3(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
         *(
             [
                 "As the app: the preset with its defaults, which for one concept see two things in a quarter "
-                "of its rows (pair_share 0.25); the other rows are without."
+                "of its rows (pair_share 0.25), and wrong keys in half of L1's (decoy_share 0.5); the other "
+                "rows are without."
             ]
             if embedded
             else []
