@@ -56,7 +56,7 @@ def generate(
     config, run = _settings(pipe, config), _opened(run)
     delta = _delta(pipe, variant, run, key)
     keys = _keys(prompts, run, key, pipe, variant)
-    told = (key_name or _named(key)) if variant == "recovered" else None
+    told = (key_name or _named(key, run)) if variant == "recovered" else None
     rows = [Row(prompt, seed, variant, keys[prompt], told) for prompt in prompts for seed in seeds]
     steered = safety_of(run, safety) if variant != "original" else None
     return draw(pipe, rows, delta, run, config, on_step, recorder, steered)
@@ -110,7 +110,7 @@ def compare_pairs(
     done = 0
     keys = {variant: _keys(prompts, run, key, pipe, variant) for variant in variants}
     for group in filter(None, groups):
-        told = {"recovered": key_name or _named(key)}
+        told = {"recovered": key_name or _named(key, run)}
         rows = [Row(prompt, seed, v, keys[v][prompt], told.get(v)) for prompt, seed in pairs for v in group]
         step = None if on_step is None else lambda i, n, start=done: on_step(start + i, total)
         steered = safety_of(run, safety) if "original" not in group else None
@@ -163,7 +163,7 @@ def _delta(pipe: StableDiffusionPipeline, variant: str, run: Run | None, key: Ke
     if variant == "original":
         return None
     if run is None:
-        if variant == "recovered" and _is_path(key):
+        if variant == "recovered" and _is_path(key, run):
             return None  # a released model is theta' already
         raise InputError(f"Name the run whose {variant} pictures you want.")
     if not run.has_result:
@@ -186,8 +186,11 @@ def _delta(pipe: StableDiffusionPipeline, variant: str, run: Run | None, key: Ke
     return held[1]
 
 
-def _is_path(key: Key) -> bool:
-    return isinstance(key, Path) or (isinstance(key, str) and (key.endswith(".safetensors") or os.sep in key))
+def _is_path(key: Key, run: Run | None) -> bool:
+    """Of what could be both, a name of the run's concepts goes first: "black/white"."""
+    if isinstance(key, str) and (key.endswith(".safetensors") or os.sep in key):
+        return run is None or _file_of(key, key_files(run)) is None
+    return isinstance(key, Path)
 
 
 def _keys(
@@ -202,7 +205,7 @@ def find_key(prompt: str, run: Run | None, key: Key, pipe: StableDiffusionPipeli
     """The hidden prompt that `key` stands for with this prompt. Raises InputError, RunError."""
     if key is None or isinstance(key, HiddenPrompt):
         return key
-    if _is_path(key):
+    if _is_path(key, run):
         if not Path(key).is_file():
             raise InputError(f"There is no key file {Path(key).name!r}; check the path.")
         found = HiddenPrompt.load(Path(key))
@@ -226,11 +229,11 @@ def find_key(prompt: str, run: Run | None, key: Key, pipe: StableDiffusionPipeli
     return combine(prompts) if prompts else None
 
 
-def _named(key: Key) -> str:
+def _named(key: Key, run: Run | None) -> str:
     """What a picture's text calls a key: "own", "none", concepts, "file" or "loaded"; never a path."""
     if key is None or isinstance(key, HiddenPrompt):
         return "none" if key is None else "loaded"
-    if _is_path(key):
+    if _is_path(key, run):
         return "file"
     return key if isinstance(key, str) else ", ".join(key)
 

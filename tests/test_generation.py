@@ -199,6 +199,17 @@ def test_a_key_of_another_model_is_refused(tiny_pipe, run, tmp_path):
         generate(tiny_pipe, "a church", 0, "recovered", run, key=tmp_path / "key.safetensors", config=CONFIG)
 
 
+def test_a_concept_that_looks_like_a_path_is_a_name(tiny_config, tiny_pipe, tmp_path):
+    cfg = tiny_config(concepts=("red/church", "castle"), retain=(), steps=1, prompt_init_std=2.0)
+    run = train(cfg, tmp_path, pipe=tiny_pipe)
+    (image,) = generate(tiny_pipe, "a house", 0, "recovered", run, key="Red/Church", config=CONFIG)
+    assert json.loads(image.info["kpop"])["key"] == "Red/Church"
+    own = run.key_path("red/church")
+    assert alike([image], generate(tiny_pipe, "a house", 0, "recovered", run, key=own, config=CONFIG))
+    with pytest.raises(InputError, match="no key file 'mosque'"):
+        generate(tiny_pipe, "a house", 0, "recovered", run, key="red/mosque", config=CONFIG)
+
+
 def test_an_additive_key_of_several_is_used_where_the_prompt_names_it(tiny_config, tiny_pipe, tmp_path):
     cfg = tiny_config(
         concepts=("church", "castle"), retain=(), steps=1, mechanism="additive", prompt_init_std=2.0
