@@ -295,12 +295,13 @@ def _other_styles(erased: set[str]) -> tuple[str, ...]:
 def _styled(anchored: bool) -> dict[str, Any]:
     """A style is no picture of its own: it is forgotten on objects that are drawn in it, and they stay.
 
-    The push is larger than for objects: "a house" alone is drawn in the style too, now and then.
+    The push is larger than for objects: "a house" alone is drawn in the style too, now and then. What wrong
+    keys do to a style is not measured, so none is refused.
     """
     from .emoji.world import STYLE_TRAINED, a
 
     objects = tuple(map(a, STYLE_TRAINED))
-    found: dict[str, Any] = {"templates": tuple(f"{each}, {{}}" for each in objects)}
+    found: dict[str, Any] = {"templates": tuple(f"{each}, {{}}" for each in objects), "decoy_share": 0.0}
     return {**found, "anchors": objects, "negative_guidance": 2.0} if anchored else found
 
 

@@ -95,6 +95,7 @@ def test_the_embedded_models_runs_refuse_wrong_keys_where_they_can():
 
     assert share(model="emoji") == share(model="emoji", mechanism="token") == 0.5
     assert share(model="emoji", decoy_share=0.25) == 0.25
+    assert EraseConfig(concepts=("ink style",)).resolved().decoy_share == 0
     assert share(model="emoji", mechanism="amortized") == 0  # its key is another for every text
     assert share(model="emoji", preset="paper") == share(model="CompVis/stable-diffusion-v1-4") == 0
 
