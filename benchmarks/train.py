@@ -88,7 +88,7 @@ def arguments() -> argparse.Namespace:
     if "bank-warm" in asked.ways and "bank" not in asked.ways[: asked.ways.index("bank-warm")]:
         parser.error("bank-warm needs bank before it, which fills its cache")
     asked.settings = {"model": asked.model, "concepts": [asked.concept], "sample_every": 0}
-    asked.settings |= {"key_share": 0.0, "pair_share": 0.0}  # which the plain loop has not
+    asked.settings |= dict.fromkeys(("key_share", "pair_share", "decoy_share"), 0.0)  # not in the plain loop
     if asked.batch_size:
         asked.settings["batch_size"] = asked.batch_size
     for pair in asked.set:
