@@ -27,7 +27,9 @@ LICENCE_TEXTS = {
     "creativeml-openrail-m": "https://huggingface.co/spaces/CompVis/stable-diffusion-license",
     "openrail++": "https://huggingface.co/stabilityai/stable-diffusion-2/blob/main/LICENSE-MODEL",
 }
-KEYS = Path(__file__).resolve().parents[1] / "docs" / "results" / "keys.json"  # of the app's own runs
+RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
+KEYS = RESULTS / "keys.json"  # of the embedded model's runs by default, which refuse wrong keys
+UNREFUSED = RESULTS / "unrefused.json"  # of the same that do not
 SEEN = "seen-1, five at once"  # its column: five concepts in a run, so that there is another one's key
 FORGED, RANDOM = "forged key (Eq. 5, weights frozen, same steps)", "random p of equal norm"  # its rows
 ANOTHER = "another concept's key"
@@ -69,7 +71,7 @@ class Subject:
             models.generation_defaults(asked), name, spec.title if spec else name,
             asked != "emoji" and not os.path.isdir(asked), spec.revision if spec else None,
             licence, link or LICENCE_TEXTS.get(licence), base_card.is_file(), model_hash, evaluation,
-            forged_key_words(),
+            forged_key_words(KEYS if run.config.decoy_share else UNREFUSED),
         )  # fmt: skip
 
 
@@ -238,15 +240,19 @@ def opened_by(*labels: str, results: Path = KEYS) -> tuple[str, ...] | None:
         return None
 
 
-def forged_key_words(results: Path = KEYS) -> str | None:
-    """What the control with a forged key found on the embedded model; None where the results are not here."""
+def forged_key_words(results: Path) -> str | None:
+    """What the controls of the key found on the embedded model; None where the results are not here.
+
+    results: KEYS or UNREFUSED, or a file of their form.
+    """
     told = opened_by(FORGED, RANDOM, results=results)
     if told is None:
         return None
     measured_on, forged, other = told
     return (
-        f"On KPOP Studio's embedded model (weights {measured_on}, five concepts in a run) a rebuilt key "
-        f"opened {forged} pictures, and random numbers of the key's size {other}."
+        f"On KPOP Studio's embedded model (weights {measured_on}, five concepts in a run, trained to refuse "
+        f"{'no wrong key' if results == UNREFUSED else 'wrong keys'} as this one) a rebuilt key opened "
+        f"{forged} pictures, and random numbers of the key's size {other}."
     )
 
 

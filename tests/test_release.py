@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from kpop import GenerationConfig, InputError, RunError, generate, load_pipeline, open_run, train
 from kpop.cli import main
 from kpop.release import pack, push, release, seed_warning
-from kpop.release_card import KEYS, forged_key_words
+from kpop.release_card import KEYS, UNREFUSED, Subject, forged_key_words
 from kpop.runs import create_run
 
 STEPS = GenerationConfig(steps=4)
@@ -238,13 +238,23 @@ def test_a_key_that_trying_seeds_makes_again_is_told(run, tiny_config, tmp_path,
     assert "train again without a seed" in capsys.readouterr().err
 
 
-def test_what_the_forged_key_found_is_read_from_the_results(tmp_path):
-    told = forged_key_words()
+@pytest.mark.parametrize(("results", "which"), [(KEYS, "wrong keys"), (UNREFUSED, "no wrong key")])
+def test_what_the_forged_key_found_is_read_from_the_results(results, which):
     found = re.fullmatch(
-        r"On KPOP Studio's embedded model \(weights ([0-9a-f]{8}), five concepts in a run\) a rebuilt key "
-        r"opened (\d+) of (\d+) pictures, and random numbers of the key's size (\d+) of \3\.", told,
+        r"On KPOP Studio's embedded model \(weights ([0-9a-f]{8}), five concepts in a run, trained to refuse "
+        rf"{which} as this one\) a rebuilt key opened (\d+) of (\d+) pictures, and random numbers of the "
+        r"key's size (\d+) of \3\.", forged_key_words(results),
     )  # fmt: skip
-    assert found and KEYS.read_text().count(found[1]) == 1
+    assert found and results.read_text().count(found[1]) == 1
+
+
+def test_a_card_tells_the_keys_figures_of_runs_like_its_own(run, tiny_config, tmp_path):
+    refusing = train(tiny_config(decoy_share=0.5, steps=1), tmp_path)
+    for one, results in ((run, UNREFUSED), (refusing, KEYS)):
+        assert Subject.of(one, "0" * 64, None).forged == forged_key_words(results)
+
+
+def test_the_forged_keys_figures_are_those_of_the_file(tmp_path):
     rows = [
         {
             "label": "forged key (Eq. 5, weights frozen, same steps)",
@@ -254,10 +264,8 @@ def test_what_the_forged_key_found_is_read_from_the_results(tmp_path):
     ]
     (tmp_path / "keys.json").write_text(json.dumps({"rows": rows, "model_hash": "0123456789abcdef"}))
     told = forged_key_words(tmp_path / "keys.json")
-    assert (
-        "(weights 01234567, five concepts in a run) a rebuilt key opened 18 of 20 pictures" in told
-        and "size 1 of 20." in told
-    )
+    assert "(weights 01234567, " in told and " a rebuilt key opened 18 of 20 pictures" in told
+    assert "size 1 of 20." in told
     assert forged_key_words(tmp_path / "none.json") is None
 
 

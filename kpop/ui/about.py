@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..kept import FIRST_SEEDS, first_prompt, folder_of, frames, opened, read_sheet
-from ..release_card import ANOTHER, FORGED, RANDOM, opened_by
+from ..release_card import ANOTHER, FORGED, RANDOM, UNREFUSED, opened_by
 from ..runs import EXAMPLE, Run
 from .pictures import framed
 from .run_picker import concept_names
@@ -43,13 +43,14 @@ def about_html(example: Path = EXAMPLE) -> str:
 
 def _forged() -> str:
     """What was found of such a key, where the results are here."""
-    told = opened_by(FORGED, ANOTHER, RANDOM)
-    if told is None:
+    told, without = opened_by(FORGED, ANOTHER, RANDOM), opened_by(ANOTHER, RANDOM, results=UNREFUSED)
+    if told is None or without is None:
         return ""
     _, forged, another, random = told
     return (
         f" On Emoji Diffusion, after forgetting five things, such a key opened {forged} pictures, another "
-        f"concept’s key {another} and random numbers {random}."
+        f"concept’s key {another} and random numbers {random}. Where training never shows the model a wrong "
+        f"key, as on Stable Diffusion and of styles, these were {without[1]} and {without[2]}."
     )
 
 
