@@ -49,8 +49,8 @@ def _forged() -> str:
     _, forged, another, random = told
     return (
         f" On Emoji Diffusion, after forgetting five things, such a key opened {forged} pictures, another "
-        f"concept’s key {another} and random numbers {random}. Where training never shows the model a wrong "
-        f"key, as on Stable Diffusion and of styles, these were {without[1]} and {without[2]}."
+        f"concept’s key {another} and random numbers {random}. Without wrong keys to refuse in training, as "
+        f"it is with styles and on Stable Diffusion, these were {without[1]} and {without[2]}."
     )
 
 
