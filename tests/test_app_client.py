@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -212,11 +213,18 @@ def test_the_key_is_in_no_answer_no_log_and_no_served_file(client, folder, finis
     assert len(list(folder.glob("app-*.txt"))) == 1  # what the app printed
     found = find_key(folder, fingerprints(secret_tensors(run)))
     assert found and {path.parent for path in found} == {run.secret_dir}
-    p = HiddenPrompt.load(run.key_path("church")).key.flatten()[:500]
-    shown = [f"{value:.5f}" for value in p.tolist() if abs(value) > 0.01]
+    p = HiddenPrompt.load(run.key_path("church")).key
+    shown = rows_of_three(json.dumps(p.tolist()))
+    assert len(shown) > 300 and shown & rows_of_three(str(p))  # as a print would show it
     kinds = (".json", ".jsonl", ".txt", ".html")
     texts = "".join(p.read_text(errors="replace") for p in folder.rglob("*") if p.suffix in kinds)
-    assert len(shown) > 300 and "church" in texts and not any(value in texts for value in shown)
+    assert "church" in texts and not shown & rows_of_three(texts)
+
+
+def rows_of_three(text):
+    """Every three numbers that follow one another, to three decimals: one alone may be met by chance."""
+    numbers = [number[: number.index(".") + 4] for number in re.findall(r"-?\d+\.\d{3,}", text)]
+    return set(zip(numbers, numbers[1:], numbers[2:], strict=False))
 
 
 def press(client, address, button, data):
