@@ -1,6 +1,7 @@
 """The app as a workshop shares it, in this process, and people in front of it."""
 
 import json
+import re
 import shutil
 import socket
 import tempfile
@@ -92,6 +93,12 @@ class Person:
         said = self.get(f"/gradio_api/call/{name}/{answer.json()['event_id']}").text
         kind, _, data = said.strip().rpartition("\ndata: ")
         return "event: complete" in kind.splitlines()[-1], json.loads(data)
+
+
+def rows_of_three(text):
+    """Every three numbers that follow one another, to three decimals: one alone may be met by chance."""
+    numbers = [number[: number.index(".") + 4] for number in re.findall(r"-?\d+\.\d{3,}", text)]
+    return set(zip(numbers, numbers[1:], numbers[2:], strict=False))
 
 
 def run_events(person):

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import socket
 import subprocess
@@ -16,6 +15,7 @@ import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from PIL import Image
+from shared_app import rows_of_three
 
 from benchmarks.app_process import app_command, free_port, running_app
 from kpop import open_run
@@ -219,12 +219,6 @@ def test_the_key_is_in_no_answer_no_log_and_no_served_file(client, folder, finis
     kinds = (".json", ".jsonl", ".txt", ".html")
     texts = "".join(p.read_text(errors="replace") for p in folder.rglob("*") if p.suffix in kinds)
     assert "church" in texts and not shown & rows_of_three(texts)
-
-
-def rows_of_three(text):
-    """Every three numbers that follow one another, to three decimals: one alone may be met by chance."""
-    numbers = [number[: number.index(".") + 4] for number in re.findall(r"-?\d+\.\d{3,}", text)]
-    return set(zip(numbers, numbers[1:], numbers[2:], strict=False))
 
 
 def press(client, address, button, data):

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from shared_app import rows_of_three
 
 from kpop import InputError, RunError, cli, compare, generate, jobs, key_sealing, open_run, train
 from kpop.continual import key_files
@@ -273,6 +274,7 @@ def test_the_key_is_in_no_file_but_those_in_secret(trained):
     prints = fingerprints(secret_tensors(trained))
     assert {path.parent.name for path in find_key(trained.path, prints)} == {"secret"}
     told = "".join(p.read_text() for p in trained.path.iterdir() if p.suffix in (".json", ".jsonl", ".txt"))
-    p = HiddenPrompt.load(trained.key_path("church")).key.flatten()[:200]
-    assert not any(f"{value:.5f}" in told for value in p.tolist() if abs(value) > 0.01)
+    p = HiddenPrompt.load(trained.key_path("church")).key
+    shown = rows_of_three(json.dumps(p.tolist()))
+    assert len(shown) > 300 and not shown & rows_of_three(told)
     assert json.loads((trained.path / "config.json").read_text())["concepts"] == ["church"]
