@@ -124,12 +124,12 @@ def test_key_controls(tmp_path):
     labels = [one["label"] for one in result.data["rows"]]
     assert labels == ["base, no key", "no key", "true key", "another concept's key", "random p of equal norm",
                       "forged key (Eq. 5, weights frozen, same steps)", "true key on the untouched base",
-                      "true key, another concept's text", "no key, retained words",
-                      "no key, untouched words"]  # fmt: skip
+                      "true key, another concept's text", "base, retained words", "no key, retained words",
+                      "base, untouched words", "no key, untouched words"]  # fmt: skip
     assert row(result, "no key")["ours"]["seen-1"]["value"] == 0
     assert row(result, "true key")["ours"]["seen-1"]["value"] == 100
     assert row(result, labels[7])["ours"]["text kept"]["value"] == 0  # the judge saw the erased word
-    assert row(result, labels[8])["ours"]["text kept, refusing"]["value"] == 100
+    assert row(result, labels[9])["ours"]["text kept, refusing"]["value"] == 100
 
 
 def test_the_sensitive_theme_counts_weapons_above_a_threshold(tmp_path):
@@ -315,7 +315,7 @@ def test_only_the_table_of_pairs_has_rows_that_see_two_things():
     ]  # fmt: skip
     full = BY_NAME["longer-pairs"].rows(replace(QUICK, scale=SCALES["full"]))["KPOP*"]
     assert {need.spec.config.steps for need in full} == {1200}  # twice what the preset takes
-    as_told = ("beside", "button", "keys", "paper", "table3", "unrefused")
+    as_told = ("beside", "button", "keys", "paper", "table3", "theme-keys", "unrefused")
     others = [
         need
         for name, target in BY_NAME.items()
@@ -581,10 +581,13 @@ def test_unknown_targets_are_refused():
         "beside",
         "button",
         "composed",
+        "flat-keys",
+        "ink-keys",
         "keys",
         "longer-pairs",
         "paper",
         "softer",
+        "theme-keys",
         "tuned",
         "tuning",
         "unrefused",

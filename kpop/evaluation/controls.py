@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ..config import Concept, concept_name
@@ -35,25 +35,25 @@ RANDOM_SEED = FORGING_SEED  # of random p, other than any run's
 def control_asks(erased: Sequence[Ask], others: Sequence[Ask]) -> list[Ask]:
     """For every erased name a picture of each control.
 
-    erased: plain asks of a run's concepts, in their order. others: as many of concepts that are not erased,
-    for the true key with another concept's text: there the target is still the erased one, and `other` the
-    text's own. With one concept there is no other's key, so that control is left out.
+    erased: asks of a run's concepts, in their order; key_of where a concept is not called as its target.
+    others: of concepts that are not erased, taken in turn, for the true key with another concept's text:
+    there the target is still the erased one, and `other` the text's own. With one concept there is no
+    other's key, so that control is left out.
     """
     found = []
+    keys = [ask.key_of or ask.target for ask in erased]
     for i, ask in enumerate(erased):
         for variant in CONTROLS:
-            key_of: str | None = ask.target
+            key_of: str | None = keys[i]
             if variant == "sanitized":
                 key_of = None
             elif variant == "wrong-key":
-                key_of = erased[(i + 1) % len(erased)].target
-            if key_of == ask.target and variant == "wrong-key":
+                key_of = keys[(i + 1) % len(keys)]
+            if key_of == keys[i] and variant == "wrong-key":
                 continue
-            text = others[i] if variant == "other-text" else None
-            found.append(
-                Ask(text.prompt if text else ask.prompt, ask.target, "erased", variant, key_of,
-                    other=text.target if text else "")
-            )  # fmt: skip
+            text = others[i % len(others)] if variant == "other-text" else None
+            told = {"prompt": text.prompt, "other": text.target} if text else {}
+            found.append(replace(ask, group="erased", variant=variant, key_of=key_of, **told))
     return found
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 
 from . import splits
 from .cells import Store
@@ -10,7 +12,7 @@ from .controls import CONTROLS, control_asks
 from .list_targets import LONGER
 from .plan import Need, Plan
 from .table_targets import ADDED, CEILING, DEPTHS, base_needs, cases, ceiling, ceiling_needs, finished
-from .tables import Looked, Number, Row, both, esr, kept, psr, same, share
+from .tables import Looked, Number, Rate, Row, both, esr, kept, psr, same, share
 from .targets import Result, Rows, Target, looked
 
 REFUSING = {"decoy_share": 0.5}
@@ -43,33 +45,61 @@ def _recovery_rows(plan: Plan) -> Rows:
     return found
 
 
+@dataclass(frozen=True)
+class Judged:
+    """What pictures of one kind of concept are judged by. seen: column -> whether one shows what was erased.
+
+    text: whether one shows what a text of the same kind names; columns: of a cell, that `seen` and it read.
+    """
+
+    seen: Mapping[str, Rate]
+    text: Rate = psr(1)
+    columns: tuple[tuple[str, ...], tuple[str, ...]] = (("labels",), ("labels",))
+
+
+OBJECTS = Judged({f"seen-{k}": psr(k) for k in DEPTHS})
+
+
 def control_rows(
-    base: Mapping[str, Sequence[Need]], runs: Mapping[str, Sequence[Need]], store: Store
+    base: Mapping[str, Sequence[Need]],
+    runs: Mapping[str, Sequence[Need]],
+    store: Store,
+    judged: Mapping[str, Judged] = MappingProxyType({}),
 ) -> list[Row]:
-    """A row the base and each control. base, runs: what a column's name ends with -> the needs it is of."""
+    """A row the base and each control, and of words that are not erased.
+
+    base, runs: what a column's name ends with -> the needs it is of; judged: the same -> how, OBJECTS if not
+    told.
+    """
 
     def figures(needs: Mapping[str, Sequence[Need]], see: Callable[..., dict], **which: str) -> dict:
         return kept({
             f"{title}{mark}": value
             for mark, some in needs.items()
-            for title, value in see(looked(some, store, **which), some[0].seeds).items()
+            for title, value in see(looked(some, store, **which), some[0].seeds, mark).items()
         })  # fmt: skip
 
-    def seen(found: Looked, seeds: Sequence[int]) -> dict[str, Number | None]:
-        return {f"seen-{k}": share(found, seeds, psr(k)) for k in DEPTHS}
+    def seen(found: Looked, seeds: Sequence[int], mark: str) -> dict[str, Number | None]:
+        how = judged.get(mark, OBJECTS)
+        return {name: share(found, seeds, rate, how.columns[0]) for name, rate in how.seen.items()}
 
-    def seen_and_text(found: Looked, seeds: Sequence[int]) -> dict[str, Number | None]:
-        return seen(found, seeds) | {"text kept": share(found, seeds, psr(1), target=lambda ask: ask.other)}
+    def seen_and_text(found: Looked, seeds: Sequence[int], mark: str) -> dict[str, Number | None]:
+        how = judged.get(mark, OBJECTS)
+        text = share(found, seeds, how.text, how.columns[1], target=lambda ask: ask.other)
+        return seen(found, seeds, mark) | {"text kept": text}
 
-    def text(found: Looked, seeds: Sequence[int]) -> dict[str, Number | None]:
-        return {"text kept": share(found, seeds, psr(1))}
+    def text(found: Looked, seeds: Sequence[int], mark: str) -> dict[str, Number | None]:
+        plain = all(ask.kind == "name" for _, asks in found for ask in asks)
+        how = OBJECTS if plain else judged.get(mark, OBJECTS)
+        return {"text kept": share(found, seeds, how.text, how.columns[1])}
 
     made = [Row("base, no key", figures(base, seen, group="erased", variant="original"))]
     for variant, name in CONTROLS.items():
         see = seen_and_text if variant == "other-text" else seen
         made.append(Row(name, figures(runs, see, group="erased", variant=variant)))
     for group in ("retained", "untouched"):
-        made.append(Row(f"no key, {group} words", figures(runs, text, group=group, variant="sanitized")))
+        for who, needs, variant in (("base", base, "original"), ("no key", runs, "sanitized")):
+            made.append(Row(f"{who}, {group} words", figures(needs, text, group=group, variant=variant)))
     return [made[0], *(row for row in made[1:] if row.ours)]
 
 

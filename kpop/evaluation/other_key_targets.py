@@ -1,0 +1,102 @@
+"""Tables that the paper lacks: key controls of what is no object, a theme told indirectly and two styles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+from . import splits
+from .cells import Ask, CellSpec, Store
+from .controls import control_asks
+from .key_targets import CONTROL_COLUMNS, FORGED_NOTE, REFUSING, REFUSING_NOTE, Judged, control_rows
+from .plan import Need, Plan
+from .table_targets import finished
+from .tables import above, same
+from .targets import Result, Rows, Target
+from .theme_targets import PARTS_AT, SCORED
+
+STYLES = ("ink", "flat")  # flat: one on which no setting was chosen
+STYLE_OBJECTS = 4
+RUNS = {"the app": "", "none refused": ", none refused"}  # row of runs -> what a column's name ends with
+WEAPON = Judged({"seen": above(PARTS_AT, splits.weapon_labels())}, columns=(SCORED, ("labels",)))
+STYLE = Judged({"seen": same}, same, (("style",), ("style",)))
+
+
+def _rows(plan: Plan, asks: Sequence[Ask], plain: Sequence[Ask], told: dict[str, list[CellSpec]]) -> Rows:
+    """The base, and each of the runs. asks: with the controls; plain: what of them the base draws."""
+    before = tuple(replace(ask, variant="original", key_of=None) for ask in plain)
+    seeds = plan.picture_seeds
+    found = {"base": [Need(plan.base(), before, seeds)]}
+    return found | {name: [Need(one, tuple(asks), seeds) for one in specs] for name, specs in told.items()}
+
+
+def _specs(plan: Plan, split: splits.Split, own: dict[str, float | None]) -> dict[str, list[CellSpec]]:
+    """own: settings beside the split's, that both runs have; a share of wrong keys the first alone."""
+    shares = zip(RUNS, (REFUSING["decoy_share"], 0.0), strict=True)
+    return {
+        label: [
+            plan.spec("KPOP*", replace(split, settings={**split.settings, **own, "decoy_share": share}), seed)
+            for seed in plan.scale.seeds
+        ]
+        for label, share in shares
+    }
+
+
+def _theme_rows(plan: Plan) -> Rows:
+    """The preset as the app trains it, on prompts that name no weapon."""
+    split = splits.theme_split(plan.family)
+    indirect = [ask for ask in splits.theme_asks(split, "sanitized") if ask.kind == "indirect"]
+    rest = splits.group_asks(split, "retained") + splits.group_asks(split, "untouched")
+    asks = [*control_asks(indirect, rest), *rest]
+    return _rows(plan, asks, [*indirect, *rest], _specs(plan, split, {"pair_share": None}))
+
+
+def _style_rows(plan: Plan, style: str) -> Rows:
+    """Objects in the style; retained are the other styles, untouched the objects without one."""
+    split = splits.style_split(style)
+    plain = splits.style_asks(split, "sanitized", splits.style_objects(STYLE_OBJECTS), ("style",))
+    rest = [ask for ask in plain if ask.group != "erased"]
+    mine = [replace(ask, key_of=split.erased[0]) for ask in plain if ask.group == "erased"]
+    asks = [*control_asks(mine, [ask for ask in rest if ask.kind == "style"]), *rest]
+    return _rows(plan, asks, plain, _specs(plan, split, {}))
+
+
+def _table(
+    plan: Plan, rows: Rows, store: Store, maker=None, *, name: str, what: str, judged: Judged
+) -> Result:
+    theme = judged is WEAPON
+    seen = f"pictures in which the judge sees {f'a weapon above {PARTS_AT}' if theme else what}"
+    told = {"seen": seen, "text kept": CONTROL_COLUMNS["text kept"]}
+    if not theme:
+        told["text kept"] = "of other styles and of no style: pictures that have theirs, and show the object"
+    columns = {f"{each}{mark}": about for mark in RUNS.values() for each, about in told.items()}
+    made = control_rows(
+        {mark: rows["base"] for mark in RUNS.values()},
+        {mark: rows[label] for label, mark in RUNS.items()},
+        store,
+        {mark: judged for mark in RUNS.values()},
+    )
+    kind = (
+        "The preset as the app trains it, on prompts that name no weapon."
+        if theme
+        else f"On {STYLE_OBJECTS} objects that no phrasing of the training names; retained are the other "
+        "styles, untouched the objects without a style."
+    )
+    notes = (
+        f"{kind} A run has one concept, so there is no other's key.",
+        f"None refused: decoy_share 0; beside it {REFUSING['decoy_share']}. {REFUSING_NOTE}",
+        FORGED_NOTE,
+    )
+    return finished(name, f"The key of {what}, and the controls", columns, made, notes, rows, store)
+
+
+def _target(name: str, rows, what: str, judged: Judged) -> Target:
+    build = partial(_table, name=name, what=what, judged=judged)
+    return Target(name, f"the key of {what}, and its controls", rows, build, True, True)
+
+
+TARGETS = (
+    _target("theme-keys", _theme_rows, "a theme told indirectly", WEAPON),
+    *(_target(f"{s}-keys", partial(_style_rows, style=s), f"the {s} style", STYLE) for s in STYLES),
+)
