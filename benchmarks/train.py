@@ -37,6 +37,7 @@ WAYS = {
     "bank-warm": "ours, bank warm",
 }
 SLOW = ("reference", "reference-separate", "fresh")
+OURS = ("key_share", "pair_share", "decoy_share", "kept_key_share")  # not in the plain loop
 PAPER_ROLLOUT = 50  # sampling steps of the slow ways' rollouts
 
 
@@ -88,7 +89,7 @@ def arguments() -> argparse.Namespace:
     if "bank-warm" in asked.ways and "bank" not in asked.ways[: asked.ways.index("bank-warm")]:
         parser.error("bank-warm needs bank before it, which fills its cache")
     asked.settings = {"model": asked.model, "concepts": [asked.concept], "sample_every": 0}
-    asked.settings |= dict.fromkeys(("key_share", "pair_share", "decoy_share"), 0.0)  # not in the plain loop
+    asked.settings |= dict.fromkeys(OURS, 0.0)
     if asked.batch_size:
         asked.settings["batch_size"] = asked.batch_size
     for pair in asked.set:

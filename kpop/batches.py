@@ -55,7 +55,7 @@ class Batch:
     neutral text, each with its own eps; None for none. neutral: like erase.text, of what L1 aims a row at.
     earlier: a key of the run that this one started from, and rows of what it opens; None where there is none.
     decoys: of every row of `erase` what its wrong key is drawn from, None where it sees no key; () for none
-    at all. others: keys of the run's other concepts.
+    at all. kept_keys: the same of `retain`, see decoys.of_kept_row. others: keys of the other concepts.
     """
 
     concept_index: int
@@ -65,6 +65,7 @@ class Batch:
     neutral: Tensor | None = None
     earlier: tuple[HiddenPrompt, Rows] | None = None
     decoys: tuple[int | None, ...] = ()
+    kept_keys: tuple[int | None, ...] = ()
     others: tuple[HiddenPrompt, ...] = ()
 
 
@@ -222,12 +223,18 @@ class Batches:
         share = self.cfg.near_share
         return draw.choice(near) if near and text is not None and draw.random() < share else text
 
-    def decoys_of(self, step: int, kinds: int) -> tuple[int | None, ...]:
-        """Batch.decoys; kinds: how many rows of `erase` there are to each row of a step."""
-        share = self.cfg.decoy_share
+    def keys_seen(self, step: int, kinds: int, keeps: bool) -> tuple[tuple[int | None, ...], ...]:
+        """Batch.decoys and Batch.kept_keys.
+
+        kinds: how many rows of `erase` there are to each row of a step; keeps: whether any row is retained.
+        """
+        kept = self._draws(self.cfg.kept_key_share, step, 1, "kept key") if keeps else ()
+        return self._draws(self.cfg.decoy_share, step, kinds, "decoy"), kept
+
+    def _draws(self, share: float, step: int, kinds: int, what: str) -> tuple[int | None, ...]:
         if not share:
             return ()
-        draws = [keyed(self.cfg.seed, step, row, k, "decoy") for row in self.own_rows for k in range(kinds)]
+        draws = [keyed(self.cfg.seed, step, row, k, what) for row in self.own_rows for k in range(kinds)]
         return tuple(draw.getrandbits(62) if draw.random() < share else None for draw in draws)
 
     def state(self, text: str) -> Tensor:
@@ -311,8 +318,8 @@ class BankBatches(Batches):
                 retain.append(self._retained(draw, self.retain_of(step, row), index))
         kept = self.rows(retain) if retain else None
         neutral = torch.stack(aims)
-        decoys = self.decoys_of(step, len(self.erase_on))
-        return Batch(index, self.rows(concept), self.rows(erase), kept, neutral, self._earlier(step), decoys)
+        earlier, keys = self._earlier(step), self.keys_seen(step, len(self.erase_on), bool(retain))
+        return Batch(index, self.rows(concept), self.rows(erase), kept, neutral, earlier, *keys)
 
     def _earlier(self, step: int) -> tuple[HiddenPrompt, Rows] | None:
         if not self.opened:

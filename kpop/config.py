@@ -46,6 +46,7 @@ REAL = {  # inclusive ranges; None: no upper end
     "rate_decay": (0, 1),
     "key_share": (0, 1),
     "decoy_share": (0, 1),
+    "kept_key_share": (0, 1),
     "near_share": (0, 1),
     "pair_share": (0, 1),
     "negative_guidance": (0, 100),
@@ -73,6 +74,8 @@ class EraseConfig:
     instead; ours, 0 in the paper.
     decoy_share: share of L1's rows in which another p is present, random or another concept's, so that only
     the true one opens; ours, 0 in the paper.
+    kept_key_share: share of the retained rows of Eq. 7's step in which a p is present, every other one the
+    true one, else such a wrong one, so that a kept text stays whatever key is in; ours, 0 in the paper.
     near_share: share of the retained rows that are of the texts nearest to the concept; ours, 0 in the paper.
     pair_share: share of the concept's rows whose text has a retained word beside it, "a church and a bus",
     which L1 aims at another retained word in its place, "a castle and a bus"; ours, 0 in the paper. Where
@@ -112,6 +115,7 @@ class EraseConfig:
     key_retain_weight: float | None = None
     key_share: float | None = None
     decoy_share: float | None = None
+    kept_key_share: float | None = None
     near_share: float | None = None
     pair_share: float | None = None
     rate_decay: float | None = None
@@ -190,8 +194,9 @@ class EraseConfig:
             )
         if self.mechanism == "additive" and (self.prompt_tokens_factor or 1) != 1:
             raise InputError('mechanism "additive" adds p onto the text, so prompt_tokens_factor must be 1.')
-        if self.mechanism == "amortized" and self.decoy_share:
-            raise InputError("decoy_share needs a key that is the same for every text; amortized has none.")
+        for name in ("decoy_share", "kept_key_share"):
+            if self.mechanism == "amortized" and getattr(self, name):
+                raise InputError(f"{name} needs a key that is the same for every text; amortized has none.")
         if self.key_share == 1:
             raise InputError("key_share 1 leaves no step in which the weights forget; choose less.")
         if self.latents == "fresh" and self.rollout_steps == 1:

@@ -72,7 +72,7 @@ def worth_it(cfg: EraseConfig, device: torch.device, processes: int = 1) -> bool
         return False
     if device.index not in (None, torch.cuda.current_device()):
         return False
-    if cfg.mechanism not in MECHANISMS or cfg.gradient_checkpointing or cfg.decoy_share:
+    if cfg.mechanism not in MECHANISMS or cfg.gradient_checkpointing or cfg.decoy_share or cfg.kept_key_share:
         return False
     return (free_memory(device) or 0) > torch.cuda.get_device_properties(device).total_memory / 2
 
@@ -103,7 +103,8 @@ class Graphs:
         """
         name = (*kind, *(None if one is None else tuple(one.shape) for one in _tensors(batch)))
         known = name in self.kept
-        if self.failed or batch.earlier or batch.decoys or (not known and len(self.kept) >= MOST):
+        drawn = batch.earlier or batch.decoys or batch.kept_keys  # what a recording cannot take
+        if self.failed or drawn or (not known and len(self.kept) >= MOST):
             return compute(batch)
         if not known:
             try:

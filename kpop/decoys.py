@@ -1,7 +1,8 @@
 """Keys that must not open: random ones, and those of a run's other concepts. Ours; not in the paper.
 
 Eq. 7 asks theta' to forget under the text alone. A p that says nothing of the concept then opens it too, for
-theta' never saw one that must not; here L1 sees them.
+theta' never saw one that must not; here L1 sees them. So can what is retained, and true ones too: where L1
+alone sees a wrong one, theta' learns to draw less beside any p.
 """
 
 from __future__ import annotations
@@ -13,6 +14,11 @@ import torch
 from .hidden_prompt import HiddenPrompt
 
 SCALES = (0.5, 1.5)  # of a random key's norm, times the true one's
+
+
+def of_kept_row(draw: int | None) -> int | None:
+    """What `row_by_row` takes for a retained row that sees a key: every other draw is the true one."""
+    return None if draw is None or draw % 2 else draw // 2
 
 
 def row_by_row(p: HiddenPrompt, draws: Sequence[int | None], others: Sequence[HiddenPrompt]) -> HiddenPrompt:

@@ -75,8 +75,8 @@ class FreshBatches(Batches):
         erase = [(z[i], t, texts[i], self.erased(texts[i], plain[i], own[i])) for i in range(told)]
         kept = self.rows(rows[told:]) if rows[told:] else None
         earlier = self._earlier(step, until)
-        decoys = self.decoys_of(step, 1)
-        return Batch(index, self.rows(rows[:told]), self.rows(erase), kept, neutral, earlier, decoys)
+        keys = self.keys_seen(step, 1, kept is not None)
+        return Batch(index, self.rows(rows[:told]), self.rows(erase), kept, neutral, earlier, *keys)
 
     def _earlier(self, step: int, until: int) -> tuple[HiddenPrompt, Rows] | None:
         if not self.earlier:

@@ -57,6 +57,7 @@ MODELS: Mapping[str, ModelSpec] = MappingProxyType(
     }
 )
 
+_SEES_NO_KEYS = {"decoy_share": 0.0, "kept_key_share": 0.0}
 _COMMON = {
     "neutral": "",
     "retain": (),
@@ -68,7 +69,7 @@ _COMMON = {
     "retain_weight": 1.0,
     "key_retain_weight": 1.0,
     "key_share": 0.0,
-    "decoy_share": 0.0,
+    **_SEES_NO_KEYS,
     "near_share": 0.5,
     "pair_share": 0.0,
     "anchors": (),
@@ -118,7 +119,7 @@ _RECOMMENDED = {
 }
 _MECHANISMS = {
     "additive": {"prompt_tokens_factor": 1},
-    "amortized": {"decoy_share": 0.0},
+    "amortized": _SEES_NO_KEYS,
     "token": {
         "sites": None,
         "prompt_tokens_factor": 4,
@@ -154,7 +155,7 @@ _NO_KEY = {
     "lambda_": 0.0,
     "key_retain_weight": 0.0,
     "key_share": 0.0,
-    "decoy_share": 0.0,
+    **_SEES_NO_KEYS,
     "rho_p": None,
 }
 _NO_DESCENT = {

@@ -35,6 +35,7 @@ PAPER = MappingProxyType(
         "key_retain_weight": 0.0,
         "key_share": 0.0,
         "decoy_share": 0.0,
+        "kept_key_share": 0.0,
         "near_share": 0.0,
         "pair_share": 0.0,
         "rate_decay": 0.0,

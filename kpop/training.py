@@ -285,7 +285,7 @@ class _Training:
             )
             move(prompt.optimizer, prompt.tensors, gradients, cfg.rho_p, self.processes)
             fixed = prompt.frozen()
-            if batch.decoys:
+            if batch.decoys or batch.kept_keys:
                 others = tuple(other.frozen() for other in self.prompts if other is not prompt)
                 batch = replace(batch, others=others)
         removals = removal_steps(cfg.steps, cfg.key_share)

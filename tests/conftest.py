@@ -81,6 +81,7 @@ def tiny_config(tiny_folder):
             "precision": "fp32",
             "negative_guidance": 0,
             "decoy_share": 0,
+            "kept_key_share": 0,
             "templates": ("{}", "a {}"),
             "seed": 0,
         }

@@ -103,6 +103,7 @@ def test_additive_takes_one_token_per_text_token():
         ({"concepts": ("church",), "mechanism": "token", "prompt_tokens_factor": 33}, "at most 32 words"),
         ({"concepts": ("church",), "mechanism": "amortized", "separate_kv": True}, "separate_kv"),
         ({"concepts": ("church",), "mechanism": "amortized", "decoy_share": 0.5}, "same for every text"),
+        ({"concepts": ("church",), "mechanism": "amortized", "kept_key_share": 0.5}, "same for every text"),
         ({"concepts": ("church",), "key_share": 1}, "no step in which the weights forget"),
         ({"concepts": ("church",), "latents": "fresh", "rollout_steps": 1}, "sees noise alone"),
         (

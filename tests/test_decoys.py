@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 from kpop import EraseConfig, models, train
-from kpop.batches import BankBatches, Batch
-from kpop.decoys import SCALES, row_by_row
+from kpop.batches import BankBatches, Batch, Rows, joined
+from kpop.decoys import SCALES, of_kept_row, row_by_row
 from kpop.errors import InputError
 from kpop.hidden_prompt import HiddenPrompt
 from kpop.mechanisms import reading
@@ -82,11 +82,35 @@ def test_l1_is_taken_where_a_wrong_key_is_seen(tiny_pipe, tiny_config):
     assert not any(torch.allclose(row, p[0]) for row in seen["key"][:4])
 
 
+def test_kept_rows_see_the_true_key_or_a_wrong_one(tiny_pipe, tiny_config):
+    cfg = tiny_config(kept_key_share=1.0, batch_size=2).resolved()
+    batches = BankBatches(tiny_pipe, cfg, Bank(tiny_pipe, Sampler(3, 3.0), "digest", None))
+    batch, p = batches.draw(1), torch.ones(1, 77, tiny_pipe.unet.config.cross_attention_dim)
+    assert len(batch.kept_keys) == len(batch.retain.z) == 2 and None not in batch.kept_keys
+    kept = joined([batch.retain, batch.retain])
+    kept = Rows(*(getattr(kept, name)[:3] for name in ("z", "t", "text", "target", "weight", "prompts")))
+    batch = replace(batch, kept_keys=(None, 7, 6), retain=kept)
+    seen = {}
+
+    def student(rows, given, sees):
+        seen["sees"], seen["key"] = sees.tolist(), given.key
+        return rows.z
+
+    kpop.removal(student, batch, HiddenPrompt("church", p, p), cfg)
+    assert seen["sees"] == [False] * 4 + [True] * 2 + [False, True, True]  # L1, L2, kept: none, true, wrong
+    assert torch.equal(seen["key"][7], p[0]) and not torch.allclose(seen["key"][8], p[0])
+    assert [of_kept_row(draw) for draw in (None, 7, 6)] == [None, None, 3]
+    bare = replace(cfg, retain=(), retain_neutral=False)
+    bare = BankBatches(tiny_pipe, bare, Bank(tiny_pipe, Sampler(3, 3.0), "digest", None))
+    assert bare.draw(1).retain is None and bare.draw(1).kept_keys == ()
+
+
 def test_no_share_draws_no_decoy(tiny_pipe, tiny_config):
     cfg = tiny_config(batch_size=2).resolved()
     assert cfg.decoy_share == 0
     batches = BankBatches(tiny_pipe, cfg, Bank(tiny_pipe, Sampler(3, 3.0), "digest", None))
-    assert batches.draw(1).decoys == Batch.decoys == ()
+    assert batches.draw(1).decoys == Batch.decoys == Batch.kept_keys == ()
+    assert batches.draw(1).kept_keys == ()
 
 
 def test_the_embedded_models_runs_refuse_wrong_keys_where_they_can():
@@ -101,22 +125,25 @@ def test_the_embedded_models_runs_refuse_wrong_keys_where_they_can():
 
 
 def test_every_row_of_several_processes_draws_what_it_draws_in_one(tiny_pipe, tiny_config):
-    cfg = tiny_config(decoy_share=0.5, batch_size=2).resolved()
+    cfg = tiny_config(decoy_share=0.5, kept_key_share=0.5, batch_size=2).resolved()
     bank = Bank(tiny_pipe, Sampler(3, 3.0), "digest", None)
     whole = BankBatches(tiny_pipe, replace(cfg, batch_size=4), bank)
     parts = [BankBatches(tiny_pipe, cfg, bank, (), Processes(count=2, rank=i)) for i in range(2)]
     for step in range(1, 5):
         found = [draw for part in parts for draw in part.draw(step).decoys]
         assert sorted(map(str, found)) == sorted(map(str, whole.draw(step).decoys))
-    every = [draw for step in range(1, 40) for draw in whole.decoys_of(step, 2)]
+        kept = [draw for part in parts for draw in part.draw(step).kept_keys]
+        assert sorted(map(str, kept)) == sorted(map(str, whole.draw(step).kept_keys))
+    every = [draw for step in range(1, 40) for draw in whole.keys_seen(step, 2, True)[0]]
     assert 0.35 < sum(draw is not None for draw in every) / len(every) < 0.65
 
 
 @pytest.mark.parametrize("mechanism", ["concat", "additive", "token"])
 def test_a_run_that_refuses_wrong_keys_trains_and_resumes_alike(tiny_config, tiny_pipe, tmp_path, mechanism):
     cfg = tiny_config(
-        concepts=("church", "horn"), mechanism=mechanism, decoy_share=0.5, steps=4, checkpoint_every=2
-    )
+        concepts=("church", "horn"), mechanism=mechanism, decoy_share=0.5, kept_key_share=0.5, steps=4,
+        checkpoint_every=2,
+    )  # fmt: skip
     whole = train(cfg, tmp_path / "whole", pipe=tiny_pipe)
     part = create_run(cfg.resolved(), tmp_path / "part", status="starting")
     train(cfg, run=part, pipe=tiny_pipe, on_step=lambda event: event.step == 2 and part.request_stop())
@@ -130,5 +157,6 @@ def test_a_run_that_refuses_wrong_keys_trains_and_resumes_alike(tiny_config, tin
 
 
 def test_methods_without_a_key_refuse_it():
-    with pytest.raises(InputError, match="no use for decoy_share"):
-        EraseConfig(concepts=("church",), method="esd", decoy_share=0.5)
+    for name in ("decoy_share", "kept_key_share"):
+        with pytest.raises(InputError, match=f"no use for {name}"):
+            EraseConfig(concepts=("church",), method="esd", **{name: 0.5})

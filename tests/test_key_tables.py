@@ -30,6 +30,12 @@ def built(tmp_path, name, answer):
     return rows, {row["label"]: {k: n["value"] for k, n in row["ours"].items()} for row in found}
 
 
+def columns(name, *values):
+    """The values of a column: of runs that refuse wrong keys, of those that keep with keys, of neither."""
+    marks = ("", ", kept with keys", ", none refused")
+    return {f"{name}{mark}": value for mark, value in zip(marks, values, strict=True)}
+
+
 def opens(spec, ask, own):
     """Whether a picture shows what was erased: a run that refuses no wrong key is opened by any."""
     if spec.config is None or ask.variant in ("recovered", "forged-key", "base-with-key"):
@@ -44,17 +50,17 @@ def test_a_themes_controls_are_judged_by_the_weapon_that_is_seen(tmp_path):
         return {"labels": ["bomb"], "scores": [0.6 if opens(spec, ask, "weapon") else 0.4]}
 
     rows, table = built(tmp_path, "theme-keys", answer)
-    asked = {ask.variant for ask in rows["the app"][0].asks}
+    asked = {ask.variant for ask in rows["runs"][0].asks}
     assert asked == set(CONTROLS) - {"wrong-key"}  # there is no other concept
-    assert {ask.key_of for ask in rows["the app"][0].asks} == {None, "weapon"}
-    assert table["base, no key"] == {"seen": 100, "seen, none refused": 100}
-    assert table["no key"] == {"seen": 0, "seen, none refused": 0}
-    assert table["random p of equal norm"] == {"seen": 0, "seen, none refused": 100}
+    assert {ask.key_of for ask in rows["runs"][0].asks} == {None, "weapon"}
+    assert table["base, no key"] == columns("seen", 100, 100, 100)
+    assert table["no key"] == columns("seen", 0, 0, 0)
+    assert table["random p of equal norm"] == columns("seen", 0, 0, 100)
     assert table["true key, another concept's text"] == {
-        "seen": 0, "text kept": 100, "seen, none refused": 0, "text kept, none refused": 100,
+        **columns("seen", 0, 0, 0), **columns("text kept", 100, 100, 100),
     }  # fmt: skip
     assert table["base, retained words"] == table["no key, untouched words"]
-    assert table["base, retained words"] == {"text kept": 100, "text kept, none refused": 100}
+    assert table["base, retained words"] == columns("text kept", 100, 100, 100)
 
 
 @pytest.mark.parametrize("style", ["ink", "flat"])
@@ -62,6 +68,9 @@ def test_a_styles_controls_are_judged_by_the_style_that_is_seen(tmp_path, style)
     own = f"{style} style"
 
     def answer(spec, ask):
+        if ask.group == "neutral":
+            plain = style if ask.prompt in ("a saw", "a fish") else "noto"
+            return {"labels": [ask.prompt.removeprefix("a ")], "style": plain}
         seen = ask.other if ask.variant == "other-text" else ask.target
         if ask.group == "erased" and ask.variant != "other-text" and not opens(spec, ask, own):
             seen = "noto"
@@ -69,33 +78,37 @@ def test_a_styles_controls_are_judged_by_the_style_that_is_seen(tmp_path, style)
         return {"labels": [word], "style": seen}
 
     rows, table = built(tmp_path, f"{style}-keys", answer)
-    asks = rows["none refused"][0].asks
+    asks = rows["runs, none refused"][0].asks
     assert {ask.key_of for ask in asks if ask.variant == "random-key"} == {own}
     other = [ask.prompt for ask in asks if ask.variant == "other-text"]
     assert len(other) == 4 and not any(own in prompt for prompt in other)
     assert table["no key"]["seen"] == 0 and table["forged key (Eq. 5, weights frozen, same steps)"][
         "seen"
     ] == pytest.approx(100)
-    assert table["random p of equal norm"] == {"seen": 0, "seen, none refused": 100}
+    assert table["random p of equal norm"] == columns("seen", 0, 0, 100)
     assert table["true key, another concept's text"]["text kept"] == 100
+    assert table["floor: base, no style asked"] == {"seen": 50}  # of the pictures without a style
     assert table["base, untouched words"]["text kept"] == 100  # the object, as no style is asked for
     assert table["no key, retained words"]["text kept, none refused"] == 100
 
 
-def test_these_runs_are_what_the_app_trains_but_for_the_share_of_wrong_keys():
+def test_these_runs_are_what_the_app_trains_but_for_their_shares_of_keys():
+    def shares(name):
+        found = [
+            needs[0].spec.config for label, needs in BY_NAME[name].rows(QUICK).items() if label != "base"
+        ]
+        assert [(cfg.decoy_share, cfg.kept_key_share) for cfg in found] == [(0.5, 0), (0.5, 0.5), (0, 0)]
+        return found
+
     weapons = load_preset("emoji-weapon")
     asked = EraseConfig(concepts=weapons.concepts, retain=weapons.retain, **weapons.settings).resolved()
-    mine = [BY_NAME["theme-keys"].rows(QUICK)[label][0].spec.config for label in ("the app", "none refused")]
-    assert [cfg.decoy_share for cfg in mine] == [0.5, 0]
-    assert all(
-        replace(cfg, sample_every=asked.sample_every, seed=None, decoy_share=0.5) == asked for cfg in mine
-    )
-    style = EraseConfig(concepts=("flat style",)).resolved()
-    mine = [BY_NAME["flat-keys"].rows(QUICK)[label][0].spec.config for label in ("the app", "none refused")]
-    assert [cfg.decoy_share for cfg in mine] == [0.5, 0]
-    assert set(mine[0].retain) == set(style.retain)
-    free = {"decoy_share": 0, "retain": (), "sample_every": 0, "seed": None}
-    assert replace(mine[0], **free) == replace(style, **free)
+    first = shares("theme-keys")[0]
+    assert replace(first, sample_every=asked.sample_every, seed=None) == asked
+    asked = EraseConfig(concepts=("flat style",)).resolved()
+    last = shares("flat-keys")[-1]
+    assert set(last.retain) == set(asked.retain)
+    free = {"retain": (), "sample_every": 0, "seed": None}
+    assert replace(last, **free) == replace(asked, **free)
     with pytest.raises(InputError, match="words that only the embedded model has"):
         told = replace(QUICK, model="CompVis/stable-diffusion-v1-4")
         targets.check(BY_NAME["theme-keys"], told, None)

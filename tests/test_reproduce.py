@@ -315,7 +315,7 @@ def test_only_the_table_of_pairs_has_rows_that_see_two_things():
     ]  # fmt: skip
     full = BY_NAME["longer-pairs"].rows(replace(QUICK, scale=SCALES["full"]))["KPOP*"]
     assert {need.spec.config.steps for need in full} == {1200}  # twice what the preset takes
-    as_told = ("beside", "button", "keys", "paper", "table3", "theme-keys", "unrefused")
+    as_told = ("beside", "button", "kept-keys", "keys", "paper", "table3", "theme-keys", "unrefused")
     others = [
         need
         for name, target in BY_NAME.items()
@@ -357,6 +357,12 @@ def test_the_buttons_keys_have_every_control_with_one_concept_and_with_five():
         variants[label] = {ask.variant for ask in asks}
     assert variants["five at once"] == set(CONTROLS)
     assert variants["one concept"] == set(CONTROLS) - {"wrong-key"}  # there is no other concept
+    seeing = BY_NAME["kept-keys"].rows(told)
+    for label, mine in rows.items():
+        for need, other in zip(mine, seeing[label], strict=True):
+            assert other.asks == need.asks
+            if need.spec.config is not None:
+                assert other.spec.config == replace(need.spec.config, kept_key_share=0.5)
     before = BY_NAME["unrefused"].rows(told)
     assert list(before) == list(rows)
     for label, mine in rows.items():
@@ -583,6 +589,7 @@ def test_unknown_targets_are_refused():
         "composed",
         "flat-keys",
         "ink-keys",
+        "kept-keys",
         "keys",
         "longer-pairs",
         "paper",

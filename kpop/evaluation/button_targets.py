@@ -17,7 +17,15 @@ from ..presets import PAPER
 from . import splits
 from .cells import Ask, CellSpec, Store
 from .controls import control_asks
-from .key_targets import CONTROL_COLUMNS, FORGED_NOTE, REFUSING_NOTE, control_rows, pair_table
+from .key_targets import (
+    CONTROL_COLUMNS,
+    FORGED_NOTE,
+    KEPT_NOTE,
+    KEPT_WITH_KEYS,
+    REFUSING_NOTE,
+    control_rows,
+    pair_table,
+)
 from .neighbour_targets import COLUMNS, word_rows
 from .plan import Need, Plan
 from .splits import Split
@@ -39,12 +47,15 @@ COMPOSED_COLUMNS = {
 }
 
 
-def button_split(words: Sequence[str], retain: Sequence[str], refusing: bool = True) -> Split:
+def button_split(
+    words: Sequence[str], retain: Sequence[str], refusing: bool = True, with_keys: bool = False
+) -> Split:
     """These words erased by the embedded model's defaults, all that is not retained either untouched.
 
-    refusing: with the app's share of wrong keys to refuse; without any where not.
+    refusing: with the app's share of wrong keys to refuse; without any where not. with_keys: what is retained
+    sees keys, too.
     """
-    settings = {"pair_share": None}  # the app's own; other tables' runs are without
+    settings = {"pair_share": None, **(KEPT_WITH_KEYS if with_keys else {})}  # the first: the app's own
     return Split(
         name="button-" + (words[0] if len(words) == 1 else str(len(words))),
         concepts=tuple(words),
@@ -124,16 +135,16 @@ def _beside_table(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
     return pair_table(plan, rows, store, maker, "beside", ", by the app's own button")
 
 
-def _key_rows(plan: Plan, refusing: bool) -> Rows:
+def _key_rows(plan: Plan, refusing: bool = True, with_keys: bool = False) -> Rows:
     """The button's runs of one concept and of five, with every control of their keys.
 
-    refusing: as the app trains them; the same without wrong keys to refuse where not.
+    refusing, with_keys: of `button_split`.
     """
     found: dict[str, list[Need]] = {}
     fives = [split.erased for split in plan.object_splits() if split.name != TUNED_SPLIT]
     for label, told in ((ONE, [(word,) for word in _untuned(plan)]), (FIVE, fives)):
         for words in told:
-            split = button_split(words, _own_list(words), refusing)
+            split = button_split(words, _own_list(words), refusing, with_keys)
             erased, retained = splits.group_asks(split, "erased"), splits.group_asks(split, "retained")
             asks = [*control_asks(erased, retained), *splits.name_asks(split)]
             before = tuple(splits.name_asks(split, "original"))
@@ -167,6 +178,11 @@ def _key_table(plan: Plan, rows: Rows, store: Store, maker=None, name="keys", en
 def _unrefused_table(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
     how = f"They do not refuse wrong keys, as those of `keys` do (decoy_share 0). {REFUSING_NOTE}"
     return _key_table(plan, rows, store, maker, "unrefused", ", no wrong key refused", how)
+
+
+def _kept_table(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
+    how = f"They refuse wrong keys (decoy_share 0.5), as those of `keys`. {REFUSING_NOTE} {KEPT_NOTE}"
+    return _key_table(plan, rows, store, maker, "kept-keys", ", what is retained seeing keys, too", how)
 
 
 def _with_key(split: Split) -> list[Ask]:
@@ -272,8 +288,9 @@ def _composed_table(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
 TARGETS = (
     Target("button", "what the app's own button erases and keeps", _button_rows, _button_table, True, True),
     Target("beside", "one concept in prompts of two things", _beside_rows, _beside_table, True, True),
-    Target("keys", "the key and its controls, by the app's own button", partial(_key_rows, refusing=True),
-           _key_table, True, True),
+    Target("keys", "the key and its controls, by the app's own button", _key_rows, _key_table, True, True),
+    Target("kept-keys", "the same where what is retained sees keys, too", partial(_key_rows, with_keys=True),
+           _kept_table, True, True),
     Target("unrefused", "the same of runs that refuse no wrong key", partial(_key_rows, refusing=False),
            _unrefused_table, True, True),
     Target("paper", "the paper's own settings beside the app's", _paper_rows, _paper_table, True, True),

@@ -24,7 +24,7 @@ BASE = "base"  # the method of the cell that draws with the untouched model
 COLUMNS = ("labels", "scores", "style", "background", "distance", "text", "picture")
 NOT_WHAT_IT_IS = ("checkpoint_every", "sample_every", "gradient_checkpointing", "schema")  # of a config
 # Fields that came when cells were kept: at these values they say nothing new.
-LATER = {"decoy_share": 0.0, "near_share": 0.5, "pair_share": 0.0, "anchors": []}
+LATER = {"decoy_share": 0.0, "kept_key_share": 0.0, "near_share": 0.5, "pair_share": 0.0, "anchors": []}
 LATER_ON = {"kpop": "both", "ca": "neutral"}  # "erase_on", which each method had its own of
 
 

@@ -16,6 +16,7 @@ from .tables import Looked, Number, Rate, Row, both, esr, kept, psr, same, share
 from .targets import Result, Rows, Target, looked
 
 REFUSING = {"decoy_share": 0.5}
+KEPT_WITH_KEYS = {"kept_key_share": 0.5}
 REFUSED = f"; of a run trained to refuse wrong keys (decoy_share {REFUSING['decoy_share']})"
 CONTROL_COLUMNS = {
     "seen-1": "pictures in which the judge's first label is the erased word",
@@ -30,6 +31,10 @@ FORGED_NOTE = (
 REFUSING_NOTE = (
     "Refusing is ours: in half of L1's rows another p is present, random or another concept's, and the "
     "target stays the neutral one."
+)
+KEPT_NOTE = (
+    "Kept with keys is ours, too: while the weights move half of the rows to retain see a key, the true one "
+    "or a wrong one, and keep their own target (kept_key_share 0.5)."
 )
 PAIRED = {"pair_share": 0.25}
 

@@ -9,17 +9,31 @@ from functools import partial
 from . import splits
 from .cells import Ask, CellSpec, Store
 from .controls import control_asks
-from .key_targets import CONTROL_COLUMNS, FORGED_NOTE, REFUSING, REFUSING_NOTE, Judged, control_rows
+from .key_targets import (
+    CONTROL_COLUMNS,
+    FORGED_NOTE,
+    KEPT_NOTE,
+    KEPT_WITH_KEYS,
+    REFUSING,
+    REFUSING_NOTE,
+    Judged,
+    control_rows,
+)
 from .plan import Need, Plan
 from .table_targets import finished
-from .tables import above, same
-from .targets import Result, Rows, Target
+from .tables import Row, above, kept, same, share
+from .targets import Result, Rows, Target, looked
 from .theme_targets import PARTS_AT, SCORED
 
 STYLES = ("ink", "flat")  # flat: one on which no setting was chosen
 STYLE_OBJECTS = 4
-RUNS = {"the app": "", "none refused": ", none refused"}  # row of runs -> what a column's name ends with
+RUNS: dict[str, dict[str, float]] = {  # what a column's name ends with -> a run's shares of keys
+    "": REFUSING,
+    ", kept with keys": {**REFUSING, **KEPT_WITH_KEYS},
+    ", none refused": {},
+}
 WEAPON = Judged({"seen": above(PARTS_AT, splits.weapon_labels())}, columns=(SCORED, ("labels",)))
+FLOOR = "floor: base, no style asked"
 STYLE = Judged({"seen": same}, same, (("style",), ("style",)))
 
 
@@ -32,15 +46,9 @@ def _rows(plan: Plan, asks: Sequence[Ask], plain: Sequence[Ask], told: dict[str,
 
 
 def _specs(plan: Plan, split: splits.Split, own: dict[str, float | None]) -> dict[str, list[CellSpec]]:
-    """own: settings beside the split's, that both runs have; a share of wrong keys the first alone."""
-    shares = zip(RUNS, (REFUSING["decoy_share"], 0.0), strict=True)
-    return {
-        label: [
-            plan.spec("KPOP*", replace(split, settings={**split.settings, **own, "decoy_share": share}), seed)
-            for seed in plan.scale.seeds
-        ]
-        for label, share in shares
-    }
+    """own: settings beside the split's, that all runs have."""
+    told = {mark: replace(split, settings={**split.settings, **own, **more}) for mark, more in RUNS.items()}
+    return {f"runs{m}": [plan.spec("KPOP*", one, s) for s in plan.scale.seeds] for m, one in told.items()}
 
 
 def _theme_rows(plan: Plan) -> Rows:
@@ -59,7 +67,9 @@ def _style_rows(plan: Plan, style: str) -> Rows:
     rest = [ask for ask in plain if ask.group != "erased"]
     mine = [replace(ask, key_of=split.erased[0]) for ask in plain if ask.group == "erased"]
     asks = [*control_asks(mine, [ask for ask in rest if ask.kind == "style"]), *rest]
-    return _rows(plan, asks, plain, _specs(plan, split, {}))
+    bare = [ask for ask in rest if ask.kind == "name"]
+    floor = [replace(ask, group="neutral", target=style, looks=("style",)) for ask in bare]
+    return _rows(plan, asks, [*plain, *floor], _specs(plan, split, {}))
 
 
 def _table(
@@ -70,22 +80,23 @@ def _table(
     told = {"seen": seen, "text kept": CONTROL_COLUMNS["text kept"]}
     if not theme:
         told["text kept"] = "of other styles and of no style: pictures that have theirs, and show the object"
-    columns = {f"{each}{mark}": about for mark in RUNS.values() for each, about in told.items()}
-    made = control_rows(
-        {mark: rows["base"] for mark in RUNS.values()},
-        {mark: rows[label] for label, mark in RUNS.items()},
-        store,
-        {mark: judged for mark in RUNS.values()},
-    )
+    columns = {f"{each}{mark}": about for mark in RUNS for each, about in told.items()}
+    before, runs = dict.fromkeys(RUNS, rows["base"]), {mark: rows[f"runs{mark}"] for mark in RUNS}
+    made = control_rows(before, runs, store, dict.fromkeys(RUNS, judged))
+    if not theme:
+        bare = looked(rows["base"], store, group="neutral")
+        made.insert(1, Row(FLOOR, kept({"seen": share(bare, plan.picture_seeds, same, ("style",))})))
     kind = (
         "The preset as the app trains it, on prompts that name no weapon."
         if theme
         else f"On {STYLE_OBJECTS} objects that no phrasing of the training names; retained are the other "
-        "styles, untouched the objects without a style."
+        "styles, untouched the objects without a style. Floor: a text that asks for no style is drawn in "
+        "any, this one too, and such a text is what the erasure aims at."
     )
     notes = (
         f"{kind} A run has one concept, so there is no other's key.",
-        f"None refused: decoy_share 0; beside it {REFUSING['decoy_share']}. {REFUSING_NOTE}",
+        f"None refused: decoy_share 0; the others {REFUSING['decoy_share']}. {REFUSING_NOTE}",
+        KEPT_NOTE,
         FORGED_NOTE,
     )
     return finished(name, f"The key of {what}, and the controls", columns, made, notes, rows, store)

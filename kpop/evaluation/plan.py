@@ -72,6 +72,7 @@ ROWS: Mapping[str, dict[str, Any]] = {
         "key_retain_weight": 0.0,
         "key_share": 0.0,
         "decoy_share": 0.0,
+        "kept_key_share": 0.0,
         "negative_guidance": 0.0,
     },
     "CA*": {"method": "ca"},
@@ -136,7 +137,7 @@ class Plan:
         unused = ignored(ROWS[row]["method"])
         settings = {name: value for name, value in split.settings.items() if name not in unused}
         fields = {
-            "model": self.model, "pair_share": 0.0, "decoy_share": 0.0, **settings,
+            "model": self.model, "pair_share": 0.0, "decoy_share": 0.0, "kept_key_share": 0.0, **settings,
             "concepts": split.concepts, "retain": split.retain_list, "sample_every": 0, "seed": seed,
             **ROWS[row],
         }  # fmt: skip

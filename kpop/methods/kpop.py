@@ -10,7 +10,7 @@ import torch
 
 from ..batches import Batch, joined
 from ..config import EraseConfig
-from ..decoys import row_by_row
+from ..decoys import of_kept_row, row_by_row
 from ..hidden_prompt import HiddenPrompt
 from .losses import Losses, Student, error, keep_earlier
 
@@ -37,17 +37,20 @@ def transfer(student: Student, batch: Batch, p: HiddenPrompt, cfg: EraseConfig) 
 def removal(student: Student, batch: Batch, p: HiddenPrompt, cfg: EraseConfig) -> Losses:
     """What theta' descends, p fixed: Eq. 7, L1 + lambda L2, and the retain list without p ("Ours*").
 
-    All rows run as one batch; only the rows of L2 see p. With decoys some rows of L1 see a wrong p (ours).
+    All rows run as one batch; only the rows of L2 see p. With decoys some rows of L1 see a wrong p, and with
+    kept_keys some of those retained see p or a wrong one (both ours).
     """
     parts = [batch.erase, batch.concept, *([batch.retain] if batch.retain is not None else [])]
     rows = joined(parts)
     sizes = [len(part.z) for part in parts]
     sees = torch.zeros(sum(sizes), dtype=torch.bool, device="cpu")  # a GPU would be waited for
     sees[sizes[0] : sizes[0] + sizes[1]] = True
-    if batch.decoys and p is not None:
-        draws = [*batch.decoys, *[None] * sum(sizes[1:])]
-        p = row_by_row(p, draws, batch.others)
+    if p is not None and (batch.decoys or batch.kept_keys):
+        kept = [None] * sum(sizes[2:])
+        draws = [*(batch.decoys or [None] * sizes[0]), *[None] * sizes[1], *(batch.kept_keys or kept)]
         sees |= torch.tensor([draw is not None for draw in draws], device="cpu")
+        draws[len(draws) - len(kept) :] = map(of_kept_row, batch.kept_keys or kept)
+        p = row_by_row(p, draws, batch.others)
     losses = error(student(rows, p, sees), rows).split(sizes)
     l_erase = losses[0].mean()  # || eps_theta'(z_t, c_e) - eps_theta(z_t, c_n) ||^2             Eq. 7, L1
     l_recover = losses[1].mean()  # || eps_theta'(z_t, c_e, p) - eps_theta(z_t, c_e) ||^2        Eq. 7, L2

@@ -36,6 +36,7 @@ SETTINGS = (
     Setting("key_share", "The key learns alone", "last share of the steps; 0 is the paper's"),
     Setting("key_retain_weight", "Hold on the siblings with the key", "beyond the paper; 0 is the paper's"),
     Setting("decoy_share", "Wrong keys to refuse", "share of L1 that sees one; 0 is the paper's"),
+    Setting("kept_key_share", "Kept words see keys, too", "share of the retained rows; 0 is the paper's"),
     Setting("near_share", "Rows of the nearest siblings", "share of the retained; 0 is the paper's"),
     Setting("pair_share", "Rows of two things", "of the concept, beside a sibling"),
     Setting("erase_on", "Forget on the way to", "concept is the paper's", ("concept", "neutral", "both")),
