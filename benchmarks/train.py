@@ -35,9 +35,12 @@ WAYS = {
     "fresh": "ours, latents fresh",
     "bank": "ours, bank cold",
     "bank-warm": "ours, bank warm",
+    "bank-keys": "ours, bank warm, L1 and what is retained see keys",
 }
 SLOW = ("reference", "reference-separate", "fresh")
 OURS = ("key_share", "pair_share", "decoy_share", "kept_key_share")  # not in the plain loop
+WITH_KEYS, SEEN = "bank-keys", {"decoy_share": 0.5, "kept_key_share": 0.5}  # asked for by name
+WARM = ("bank-warm", WITH_KEYS)  # go on with what the cold bank left
 PAPER_ROLLOUT = 50  # sampling steps of the slow ways' rollouts
 
 
@@ -49,7 +52,7 @@ def main() -> None:
         found = measure_all(asked, Path(folder))
         if not asked.quality:
             part = "train" if asked.model == "emoji" else f"train {asked.model}"
-            put(cost_table(asked, found), part, asked.out)
+            put(cost_table(asked, found), asked.part or part, asked.out)
         else:
             from benchmarks.quality import quality_table
 
@@ -65,7 +68,7 @@ def arguments() -> argparse.Namespace:
     add("--model", default="emoji", help='"emoji", a diffusers folder, or "sd-random"')
     add("--concept", default="church")
     add("--steps", type=int, nargs="+", default=[200, 1000])
-    add("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    add("--ways", nargs="+", choices=WAYS, default=[way for way in WAYS if way != WITH_KEYS])
     add("--measure-steps", type=int, help="time this many steps after one to warm up, and extrapolate")
     add("--measure", nargs="*", choices=WAYS, default=list(SLOW), help="ways that --measure-steps is for")
     add("--most-seconds", type=float, help="end the other ways' runs after this long, and extrapolate")
@@ -85,9 +88,11 @@ def arguments() -> argparse.Namespace:
     )
     add("--judge", default="emoji")
     add("--out", type=Path, help="markdown file whose marked part is replaced (default: print)")
+    add("--part", help="name of the part that is replaced (default: of the model's costs)")
     asked = parser.parse_args()
-    if "bank-warm" in asked.ways and "bank" not in asked.ways[: asked.ways.index("bank-warm")]:
-        parser.error("bank-warm needs bank before it, which fills its cache")
+    for way in WARM:
+        if way in asked.ways and "bank" not in asked.ways[: asked.ways.index(way)]:
+            parser.error(f"{way} needs bank before it, which fills its cache")
     asked.settings = {"model": asked.model, "concepts": [asked.concept], "sample_every": 0}
     asked.settings |= dict.fromkeys(OURS, 0.0)
     if asked.batch_size:
@@ -108,8 +113,8 @@ def measure_all(asked: argparse.Namespace, folder: Path) -> dict[tuple[str, int]
         for steps in asked.steps:
             ways = list(asked.ways)
             if number % 2:  # the other way round, but a warm bank after the cold one
-                ways = [way for way in reversed(ways) if way != "bank-warm"]
-                ways += ["bank-warm"] if "bank-warm" in asked.ways else []
+                ways = [way for way in reversed(ways) if way not in WARM]
+                ways += [way for way in reversed(asked.ways) if way in WARM]
             cache = folder / f"cache-{number}-{steps}"
             turns = [Turn(asked, way, steps, number, folder, cache) for way in ways]
             if asked.together:
@@ -137,6 +142,7 @@ class Turn:
     ):
         self.way, self.title, self.process = way, f"{WAYS[way]}, {steps} steps", None
         settings = dict(asked.settings, latents="fresh" if way in SLOW else "bank")
+        settings |= SEEN if way == WITH_KEYS else {}
         if way in SLOW:
             settings.setdefault("rollout_steps", PAPER_ROLLOUT)
         partly = asked.measure_steps is not None and way in asked.measure and asked.measure_steps + 1 < steps

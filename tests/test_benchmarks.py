@@ -127,6 +127,22 @@ def test_ways_take_turns_and_one_that_fails_is_left_out(tiny_folder, tmp_path, m
     assert "status" in capfd.readouterr().err
 
 
+def test_keys_seen_in_training_are_a_way_of_their_own(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["train", "--ways", "bank", "bank-keys"])
+    asked = train_command.arguments()
+    shares = [
+        train_command.Turn(asked, way, 200, 0, tmp_path, tmp_path).order["settings"]["kept_key_share"]
+        for way in asked.ways
+    ]
+    assert shares == [0, 0.5]
+    monkeypatch.setattr("sys.argv", ["train"])
+    assert "bank-keys" not in train_command.arguments().ways  # what the plain loop is held against
+    monkeypatch.setattr("sys.argv", ["train", "--ways", "bank-keys"])
+    with pytest.raises(SystemExit):
+        train_command.arguments()
+    assert "bank-keys needs bank before it" in capsys.readouterr().err
+
+
 def test_a_burst_tells_who_was_overtaken():
     def status(code, rank=None):
         return StatusUpdate(code, rank, None, None, None, None, None)
