@@ -13,7 +13,7 @@ from benchmarks.app_process import REPO
 from kpop import attribution_measures, cli, model_table
 from kpop.config import EraseConfig, GenerationConfig
 from kpop.errors import InputError
-from kpop.evaluation import cell_maker, detectors, plan, targets, tuning
+from kpop.evaluation import cell_maker, detectors, plan, style_targets, targets, tuning
 from kpop.evaluation.cell_maker import packed
 from kpop.evaluation.cells import Store
 from kpop.evaluation.controls import CONTROLS
@@ -155,7 +155,7 @@ def test_of_a_style_the_table_tells_what_goes_what_stays_and_what_the_key_opens(
     def answer(spec, ask, seed):
         """KPOP* takes the style and leaves the object, ESD takes both."""
         gone = spec.config is not None and ask.group == "erased" and ask.key_of is None
-        style = "noto" if gone else ask.target
+        style = "noto" if gone or (ask.group == "neutral" and seed % 2) else ask.target
         word = "none" if gone and spec.method == "ESD" else ask.other or ask.target
         return {"labels": [word], "style": style, "distance": 0.25}
 
@@ -165,6 +165,10 @@ def test_of_a_style_the_table_tells_what_goes_what_stays_and_what_the_key_opens(
     assert config.anchors[:2] == ("a house", "a cat") and not {"a cassette", "a saw"} & {*config.anchors}
     result = target.build(QUICK, rows, filled(tmp_path, target, answer), None)
     names = ("style erased", "object", "style kept", "untouched")
+    assert {k: n["value"] for k, n in row(result, style_targets.FLOOR)["ours"].items()} == {
+        "style erased": 50
+    }
+    rows = [label for label in rows if label != style_targets.FLOOR]
     found = {label: [row(result, label)["ours"][name]["value"] for name in names] for label in rows}
     assert found["base"] == [100, 100, 100, 100] and found["KPOP*"] == [0, 100, 100, 100]
     assert found["ESD"] == [0, 0, 100, 100]

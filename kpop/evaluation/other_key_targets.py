@@ -20,6 +20,7 @@ from .key_targets import (
     control_rows,
 )
 from .plan import Need, Plan
+from .style_targets import FLOOR, FLOOR_NOTE, floor_asks
 from .table_targets import finished
 from .tables import Row, above, kept, same, share
 from .targets import Result, Rows, Target, looked
@@ -33,7 +34,6 @@ RUNS: dict[str, dict[str, float]] = {  # what a column's name ends with -> a run
     ", none refused": {},
 }
 WEAPON = Judged({"seen": above(PARTS_AT, splits.weapon_labels())}, columns=(SCORED, ("labels",)))
-FLOOR = "floor: base, no style asked"
 STYLE = Judged({"seen": same}, same, (("style",), ("style",)))
 
 
@@ -63,12 +63,12 @@ def _theme_rows(plan: Plan) -> Rows:
 def _style_rows(plan: Plan, style: str) -> Rows:
     """Objects in the style; retained are the other styles, untouched the objects without one."""
     split = splits.style_split(style)
-    plain = splits.style_asks(split, "sanitized", splits.style_objects(STYLE_OBJECTS), ("style",))
+    objects = splits.style_objects(STYLE_OBJECTS)
+    plain = splits.style_asks(split, "sanitized", objects, ("style",))
     rest = [ask for ask in plain if ask.group != "erased"]
     mine = [replace(ask, key_of=split.erased[0]) for ask in plain if ask.group == "erased"]
     asks = [*control_asks(mine, [ask for ask in rest if ask.kind == "style"]), *rest]
-    bare = [ask for ask in rest if ask.kind == "name"]
-    floor = [replace(ask, group="neutral", target=style, looks=("style",)) for ask in bare]
+    floor = floor_asks(split, objects)
     return _rows(plan, asks, [*plain, *floor], _specs(plan, split, {}))
 
 
@@ -90,8 +90,7 @@ def _table(
         "The preset as the app trains it, on prompts that name no weapon."
         if theme
         else f"On {STYLE_OBJECTS} objects that no phrasing of the training names; retained are the other "
-        "styles, untouched the objects without a style. Floor: a text that asks for no style is drawn in "
-        "any, this one too, and such a text is what the erasure aims at."
+        f"styles, untouched the objects without a style. {FLOOR_NOTE}"
     )
     notes = (
         f"{kind} A run has one concept, so there is no other's key.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..run_texts import phrase
 from . import paper_numbers, splits
 from .cells import Ask, Store
 from .figure_targets import kept_pictures, with_pictures
@@ -35,6 +36,11 @@ JUDGE_COLUMNS = (
     "Neither is computed here: ours are the judge's style and the distance of its features, so the columns "
     "are not the paper's."
 )
+FLOOR = "floor: base, no style asked"  # of a rate that is to fall, what the ceiling is of ESR
+FLOOR_NOTE = (
+    "Floor: a text that asks for no style is drawn in any, this one too, and such a text is what the erasure "
+    "aims at."
+)
 OUR_PROMPTS = "Ours: prompts of our own; `evaluate --prompts` takes long_niche_art itself."
 LOOKS = {"emoji": ("style", "distance"), "sd": ("text", "distance")}
 
@@ -54,6 +60,16 @@ def _asks(plan: Plan, split: Split, variant: str, count: int, looks: tuple[str, 
     return splits.artist_asks(split, variant, count, looks)
 
 
+def floor_asks(split: Split, objects: Sequence[str]) -> list[Ask]:
+    """The untouched model's pictures of the objects, without a style, looked through for the erased one."""
+    return [
+        Ask(phrase("a {}", word), concept.removesuffix(" style"), "neutral", "original", None, "style",
+            word, looks=("style",))
+        for concept in split.erased
+        for word in objects
+    ]  # fmt: skip
+
+
 def _table_4_rows(plan: Plan) -> Rows:
     if plan.family == "emoji":
         styles = _style_splits(plan)
@@ -63,6 +79,9 @@ def _table_4_rows(plan: Plan) -> Rows:
     count, looks = plan.scale.style_objects, LOOKS[plan.family]
     base = [ask for split in styles for ask in _asks(plan, split, "original", count, looks[:1])]
     found = {"base": [Need(plan.base(), tuple(base), plan.picture_seeds)]}
+    if plan.family == "emoji":
+        floor = [ask for split in styles for ask in floor_asks(split, splits.style_objects(count))]
+        found[FLOOR] = [Need(plan.base(), tuple(floor), plan.picture_seeds)]
     for row in ROWS:
         found[row] = []
         for split in styles:
@@ -87,7 +106,8 @@ def _table_4(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
             f"{name} " + ", ".join(f"{column} {value:g}" for column, value in row.items())
             for name, row in paper_numbers.TABLE_4.items()
         )
-        notes = (f"{paper_numbers.TABLE_4_SOURCE} {JUDGE_COLUMNS}", f"The paper's figures: {printed}.")
+        source = f"{paper_numbers.TABLE_4_SOURCE} {JUDGE_COLUMNS}"
+        notes = (FLOOR_NOTE, source, f"The paper's figures: {printed}.")
     else:
         notes = (paper_numbers.TABLE_4_SOURCE, OUR_PROMPTS)
     columns = EMBEDDED_COLUMNS if embedded else ARTIST_COLUMNS
@@ -99,6 +119,9 @@ def _table_4(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
 
 def _embedded_figures(needs: Sequence[Need], store: Store, base: bool) -> dict:
     seeds = needs[0].seeds
+    floor = looked(needs, store, group="neutral")
+    if floor:
+        return {"style erased": share(floor, seeds, same, ("style",))}
     erased = looked(needs, store, group="erased", key_of=None)
     other = looked(needs, store, group="retained")
     figures = {
