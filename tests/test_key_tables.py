@@ -59,6 +59,7 @@ def test_a_themes_controls_are_judged_by_the_weapon_that_is_seen(tmp_path):
     assert table["true key, another concept's text"] == {
         **columns("seen", 0, 0, 0), **columns("text kept", 100, 100, 100),
     }  # fmt: skip
+    assert table["base, another concept's text"] == columns("text kept", 100, 100, 100)
     assert table["base, retained words"] == table["no key, untouched words"]
     assert table["base, retained words"] == columns("text kept", 100, 100, 100)
 
@@ -80,8 +81,9 @@ def test_a_styles_controls_are_judged_by_the_style_that_is_seen(tmp_path, style)
     rows, table = built(tmp_path, f"{style}-keys", answer)
     asks = rows["runs, none refused"][0].asks
     assert {ask.key_of for ask in asks if ask.variant == "random-key"} == {own}
-    other = [ask.prompt for ask in asks if ask.variant == "other-text"]
-    assert len(other) == 4 and not any(own in prompt for prompt in other)
+    other = [ask for ask in asks if ask.variant == "other-text"]
+    assert [ask.prompt.split(",")[0] for ask in other] == ["a cassette", "a saw", "a fish", "a golf flag"]
+    assert len({ask.other for ask in other}) == 4 and style not in {ask.other for ask in other}
     assert table["no key"]["seen"] == 0 and table["forged key (Eq. 5, weights frozen, same steps)"][
         "seen"
     ] == pytest.approx(100)

@@ -122,14 +122,16 @@ def test_means_and_deviations_over_splits(tmp_path):
 def test_key_controls(tmp_path):
     result = built(tmp_path, "recovery")
     labels = [one["label"] for one in result.data["rows"]]
-    assert labels == ["base, no key", "no key", "true key", "another concept's key", "random p of equal norm",
-                      "forged key (Eq. 5, weights frozen, same steps)", "true key on the untouched base",
-                      "true key, another concept's text", "base, retained words", "no key, retained words",
-                      "base, untouched words", "no key, untouched words"]  # fmt: skip
+    assert labels == [
+        "base, no key", "no key", "true key", "another concept's key", "random p of equal norm",
+        "forged key (Eq. 5, weights frozen, same steps)", "true key on the untouched base",
+        "base, another concept's text", "true key, another concept's text", "base, retained words",
+        "no key, retained words", "base, untouched words", "no key, untouched words",
+    ]  # fmt: skip
     assert row(result, "no key")["ours"]["seen-1"]["value"] == 0
     assert row(result, "true key")["ours"]["seen-1"]["value"] == 100
-    assert row(result, labels[7])["ours"]["text kept"]["value"] == 0  # the judge saw the erased word
-    assert row(result, labels[9])["ours"]["text kept, refusing"]["value"] == 100
+    assert row(result, labels[8])["ours"]["text kept"]["value"] == 0  # the judge saw the erased word
+    assert row(result, labels[10])["ours"]["text kept, refusing"]["value"] == 100
 
 
 def test_the_sensitive_theme_counts_weapons_above_a_threshold(tmp_path):

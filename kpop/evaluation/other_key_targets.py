@@ -67,7 +67,8 @@ def _style_rows(plan: Plan, style: str) -> Rows:
     plain = splits.style_asks(split, "sanitized", objects, ("style",))
     rest = [ask for ask in plain if ask.group != "erased"]
     mine = [replace(ask, key_of=split.erased[0]) for ask in plain if ask.group == "erased"]
-    asks = [*control_asks(mine, [ask for ask in rest if ask.kind == "style"]), *rest]
+    others = [ask for ask in rest if ask.kind == "style"][:: len(mine) + 1]  # an object each, a style each
+    asks = [*control_asks(mine, others), *rest]
     floor = floor_asks(split, objects)
     return _rows(plan, asks, [*plain, *floor], _specs(plan, split, {}))
 
