@@ -74,7 +74,7 @@ class EraseConfig:
     instead; ours, 0 in the paper.
     decoy_share: share of L1's rows in which another p is present, random or another concept's, so that only
     the true one opens; ours, 0 in the paper.
-    kept_key_share: share of the retained rows of Eq. 7's step in which a p is present, every other one the
+    kept_key_share: share of the retained rows of Eq. 7's step in which a p is present, in half of these the
     true one, else such a wrong one, so that a kept text stays whatever key is in; ours, 0 in the paper.
     near_share: share of the retained rows that are of the texts nearest to the concept; ours, 0 in the paper.
     pair_share: share of the concept's rows whose text has a retained word beside it, "a church and a bus",

@@ -1,8 +1,8 @@
 """Keys that must not open: random ones, and those of a run's other concepts. Ours; not in the paper.
 
 Eq. 7 asks theta' to forget under the text alone. A p that says nothing of the concept then opens it too, for
-theta' never saw one that must not; here L1 sees them. So can what is retained, and true ones too: where L1
-alone sees a wrong one, theta' learns to draw less beside any p.
+theta' never saw one that must not; here L1 sees them. What is retained can see them, too, and true ones:
+where L1 alone does, theta' learns to draw less beside any p.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ def test_what_is_told_while_recording_is_told_at_every_launch(monkeypatch):
         at_replay(lambda: told.append(1))
         return {}, ()
 
-    batch = type("NoBatch", (), {"earlier": None, "decoys": ()})()
+    batch = type("NoBatch", (), {"earlier": None, "decoys": (), "kept_keys": ()})()
     monkeypatch.setattr(cuda_graphs, "_tensors", lambda _: [])
     monkeypatch.setattr(cuda_graphs, "_copied", lambda it: it)
     graphs = Graphs(lambda compute: (compute(), lambda: None))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -102,7 +102,7 @@ def _table(
     return finished(name, f"The key of {what}, and the controls", columns, made, notes, rows, store)
 
 
-def _target(name: str, rows, what: str, judged: Judged) -> Target:
+def _target(name: str, rows: Callable[[Plan], Rows], what: str, judged: Judged) -> Target:
     build = partial(_table, name=name, what=what, judged=judged)
     return Target(name, f"the key of {what}, and its controls", rows, build, True, True)
 
