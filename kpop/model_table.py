@@ -296,8 +296,8 @@ def _other_styles(erased: set[str]) -> tuple[str, ...]:
 def _styled(anchored: bool) -> dict[str, Any]:
     """A style is no picture of its own: it is forgotten on objects that are drawn in it, and they stay.
 
-    The push is larger than for objects: "a house" alone is drawn in the style too, now and then. What wrong
-    keys do to a style is not measured, so none is refused.
+    The push is larger than for objects: "a house" alone is drawn in the style too, now and then. A wrong key
+    brings no more of it than that text, so none is refused.
     """
     from .emoji.world import STYLE_TRAINED, a
 
@@ -333,8 +333,7 @@ def embedded_folder() -> Path:
 
 def words_of(folder: Path) -> set[str]:
     """Single words of words.json, in lower case; a name of several words counts as each of its words."""
-    path = folder / "words.json"
-    if not path.is_file():
+    if not (path := folder / "words.json").is_file():
         return set()
     return {word for name in read_json(path) for word in str(name).lower().split()}
 
