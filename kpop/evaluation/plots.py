@@ -54,7 +54,7 @@ def _shrink(path: Path, pictures: bool) -> None:
     """Write a PNG again as small as it goes: they are kept in the repository. Lines need no more colours."""
     drawn, small = Image.open(path), io.BytesIO()
     found = drawn.convert("RGB")
-    found = found if pictures else found.quantize(dither=Image.Dither.NONE)
+    found = found if pictures else found.quantize(64, dither=Image.Dither.NONE)
     found.save(small, "PNG", optimize=True, dpi=drawn.info["dpi"])
     write_bytes(path, small.getvalue())
 
