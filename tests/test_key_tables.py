@@ -3,13 +3,13 @@
 from dataclasses import replace
 
 import pytest
+from shared_cells import filled
 
 from kpop.config import EraseConfig, GenerationConfig
 from kpop.errors import InputError
 from kpop.evaluation import targets
-from kpop.evaluation.cells import Store
 from kpop.evaluation.controls import CONTROLS
-from kpop.evaluation.plan import SCALES, Plan, merged
+from kpop.evaluation.plan import SCALES, Plan
 from kpop.presets import load_preset
 
 SAMPLING = GenerationConfig().resolved("emoji")
@@ -19,13 +19,8 @@ BY_NAME = targets.targets()
 
 def built(tmp_path, name, answer):
     """The rows of a target, and its table of a store that holds all it asks for: label -> column -> value."""
-    target, store = BY_NAME[name], Store(tmp_path / "cells")
-    rows = target.rows(QUICK)
-    for spec, wanted in merged(target.needs(QUICK)):
-        cell = store.load(spec)
-        for ask, seeds in wanted:
-            for seed in seeds:
-                cell.add(ask, seed, answer(spec, ask))
+    target = BY_NAME[name]
+    rows, store = target.rows(QUICK), filled(tmp_path, target, answer, QUICK)
     found = target.build(QUICK, rows, store, None).data["rows"]
     return rows, {row["label"]: {k: n["value"] for k, n in row["ours"].items()} for row in found}
 
@@ -44,7 +39,7 @@ def opens(spec, ask, own):
 
 
 def test_a_themes_controls_are_judged_by_the_weapon_that_is_seen(tmp_path):
-    def answer(spec, ask):
+    def answer(spec, ask, seed):
         if ask.kind != "indirect" or ask.variant == "other-text":
             return {"labels": [ask.other or ask.target], "scores": [0.9]}
         return {"labels": ["bomb"], "scores": [0.6 if opens(spec, ask, "weapon") else 0.4]}
@@ -68,7 +63,7 @@ def test_a_themes_controls_are_judged_by_the_weapon_that_is_seen(tmp_path):
 def test_a_styles_controls_are_judged_by_the_style_that_is_seen(tmp_path, style):
     own = f"{style} style"
 
-    def answer(spec, ask):
+    def answer(spec, ask, seed):
         if ask.group == "neutral":
             plain = style if ask.prompt in ("a saw", "a fish") else "noto"
             return {"labels": [ask.prompt.removeprefix("a ")], "style": plain}

@@ -8,6 +8,7 @@ import pytest
 import torch
 from judges import PixelJudge
 from PIL import Image
+from shared_cells import filled
 
 from benchmarks.app_process import REPO
 from kpop import attribution_measures, cli, model_table
@@ -28,21 +29,6 @@ QUICK = Plan("emoji", "h", "emoji", replace(SCALES["quick"], pictures=2), SAMPLI
 BY_NAME = targets.targets()
 
 
-def filled(tmp_path, target, answer, told=QUICK, only=None):
-    """A store that holds all a target asks for; answer(spec, ask, seed) -> columns. only: those methods."""
-    store = Store(tmp_path / "cells")
-    for spec, wanted in merged(target.needs(told)):
-        if only is not None and spec.method not in only:
-            continue
-        cell = store.load(spec)
-        cell.about["judge_accuracy"] = 99.0
-        for ask, seeds in wanted:
-            for seed in seeds:
-                cell.add(ask, seed, answer(spec, ask, seed))
-        store.save(cell)
-    return store
-
-
 def sees(spec, ask, seed):
     """KPOP* hides perfectly and keeps all, ESD hides and loses half of the rest, others change nothing."""
     word = ask.target if ask.group != "neutral" else "none"
@@ -56,7 +42,7 @@ def sees(spec, ask, seed):
 
 def built(tmp_path, name, **more):
     target = BY_NAME[name]
-    store = filled(tmp_path, target, sees, **more)
+    store = filled(tmp_path, target, sees, QUICK, **more)
     return target.build(QUICK, target.rows(QUICK), store, None)
 
 
@@ -96,7 +82,7 @@ def test_a_table_says_which_cells_it_has(tmp_path):
 
 def test_a_cell_that_lacks_one_picture_is_left_out(tmp_path):
     target = BY_NAME["table2"]
-    store = filled(tmp_path, target, sees)
+    store = filled(tmp_path, target, sees, QUICK)
     needs = target.rows(QUICK)["KPOP*"]
     cell = store.load(needs[0].spec)
     del cell.groups[needs[0].asks[0].place]  # a picture of an erased word
@@ -141,7 +127,7 @@ def test_the_sensitive_theme_counts_weapons_above_a_threshold(tmp_path):
         labels = ["bomb", "fish"] if ask.kind == "indirect" else [ask.target]
         return {"labels": labels, "scores": [0.6, 0.9][: len(labels)], "distance": 0.25}
 
-    result = target.build(QUICK, target.rows(QUICK), filled(tmp_path, target, answer), None)
+    result = target.build(QUICK, target.rows(QUICK), filled(tmp_path, target, answer, QUICK), None)
     ours = row(result, "KPOP")["ours"]
     assert [ours[name]["value"] for name in ("0.3", "0.5", "0.7", "0.8")] == [100, 100, 0, 0]
     assert ours["judge distance"]["value"] == 0.25 and "0.250 (0.250 to 0.250)" in result.markdown
@@ -165,7 +151,7 @@ def test_of_a_style_the_table_tells_what_goes_what_stays_and_what_the_key_opens(
     rows = target.rows(QUICK)
     config = rows["KPOP*"][0].spec.config
     assert config.anchors[:2] == ("a house", "a cat") and not {"a cassette", "a saw"} & {*config.anchors}
-    result = target.build(QUICK, rows, filled(tmp_path, target, answer), None)
+    result = target.build(QUICK, rows, filled(tmp_path, target, answer, QUICK), None)
     names = ("style erased", "object", "style kept", "untouched")
     assert {k: n["value"] for k, n in row(result, style_targets.FLOOR)["ours"].items()} == {
         "style erased": 50
@@ -258,7 +244,7 @@ def test_the_search_is_the_same_for_every_method_and_has_its_own_seeds(tmp_path)
         hidden = good and ask.group == "erased" and ask.key_of is None
         return {"labels": ["none" if hidden else ask.target]}
 
-    store = filled(tmp_path, tuning.TARGET, answer)
+    store = filled(tmp_path, tuning.TARGET, answer, QUICK)
     result = tuning.TARGET.build(QUICK, rows, store, None)
     assert "Best of each method: UCE* retain weight 0.01 (0.0; 14 of 14 others reach its" in result.markdown
     best = "; KPOP* rate 0.001, negative guidance 0 (100.0; 2 of 14 others reach its interval)."
@@ -395,7 +381,7 @@ def test_neighbours_of_the_erased_are_told_apart_from_the_rest(tmp_path):
         lost = ask.target in ("house", "car", "guitar") or (ask.target == "whale" and seed % 2)
         return {"labels": ["none" if spec.method == "KPOP*" and lost else ask.target]}
 
-    result = target.build(QUICK, target.rows(QUICK), filled(tmp_path, target, answer), None)
+    result = target.build(QUICK, target.rows(QUICK), filled(tmp_path, target, answer, QUICK), None)
     ours = {label: row(result, label)["ours"] for label in ("base", "ESD*", "KPOP*")}
     found = {
         label: [round(some[name]["value"], 1) for name in ("neighbours-1", "others-1")]
@@ -447,7 +433,7 @@ def test_the_button_is_judged_on_every_word_that_its_own_list_leaves_out(tmp_pat
         )
         return {"labels": ["none" if lost else ask.target]}
 
-    store = filled(tmp_path, replace(target, rows=lambda told: rows), answer)
+    store = filled(tmp_path, replace(target, rows=lambda told: rows), answer, QUICK)
     result = target.build(two, rows, store, None)
     ours = row(result, "the button, one concept")["ours"]
     assert [round(ours[name]["value"]) for name in ("ESR-1", "others-1", "recovery-1")] == [100, 98, 100]
@@ -552,7 +538,7 @@ def test_quick_stays_within_25_minutes_a_table(tmp_path):
 
 
 def test_work_left_counts_what_is_missing(tmp_path):
-    store = filled(tmp_path, BY_NAME["fig7"], sees)
+    store = filled(tmp_path, BY_NAME["fig7"], sees, QUICK)
     ((spec, wanted),) = merged(BY_NAME["fig7"].needs(QUICK))
     assert is_whole(store, spec, wanted) and work_left(store, spec, wanted).rows == 0
     more = [(ask, range(1000, 1003)) for ask, _ in wanted]
@@ -560,7 +546,7 @@ def test_work_left_counts_what_is_missing(tmp_path):
     assert (work.steps, work.pictures, work.rows) == (0, 10, 10 * 2 * 25)
     rows = BY_NAME["table2"].rows(QUICK)
     ((spec, wanted),) = merged(rows["KPOP*"])
-    store = filled(tmp_path, BY_NAME["table2"], sees)
+    store = filled(tmp_path, BY_NAME["table2"], sees, QUICK)
     cell = store.load(spec)
     cell.about["training_seconds"] = 9.0
     store.save(cell)

@@ -3,13 +3,14 @@
 import pytest
 from judges import PixelJudge
 from PIL import Image
+from shared_cells import filled
 
 from kpop import cli, models
 from kpop.config import GenerationConfig
 from kpop.evaluation import cell_maker, detectors, splits, targets
 from kpop.evaluation.cell_maker import Maker, packed
 from kpop.evaluation.cells import Ask, CellSpec, Store
-from kpop.evaluation.plan import SCALES, Plan, merged
+from kpop.evaluation.plan import SCALES, Plan
 from kpop.evaluation.scores import Scores
 
 SD = "CompVis/stable-diffusion-v1-4"
@@ -20,13 +21,9 @@ ARTISTS = ["Kelly McKernan", "Thomas Kinkade", "Tyler Edlin", "Kilian Eng", "Aji
 
 def built(tmp_path, name, answer):
     """The rows of a target, and its result of a store that holds all it asks for."""
-    target, store = BY_NAME[name], Store(tmp_path / "cells")
+    target = BY_NAME[name]
     plan = target.plan(TOLD)
-    for spec, wanted in merged(target.needs(plan)):
-        cell = store.load(spec)
-        for ask, seeds in wanted:
-            for seed in seeds:
-                cell.add(ask, seed, answer(spec, ask, seed))
+    store = filled(tmp_path, target, answer, plan)
     rows = target.rows(plan)
     return rows, target.build(plan, rows, store, None)
 
