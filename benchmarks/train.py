@@ -9,8 +9,9 @@ Every way runs in a process of its own with the model loaded before the clock st
 weights and key are on disk. --measure-steps N: the ways of --measure do one step to warm up and N more, and
 the rest of their time follows from a line through (depth of the rollout, seconds) and the whole run's depths.
 A run of another way that is not over after --most-seconds is extrapolated from all its steps. The ways run in
-the order given. Every step of every way moves p and theta' (key_share 0). --quality draws pictures with what
-the whole runs left and asks the judge; its command writes that table alone.
+the order given; bank-keys, only where it is named, is the warm bank with keys seen in training. Every step of
+every way moves p and theta' (key_share 0). --quality draws pictures with what the whole runs left and asks
+the judge; its command writes that table alone.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def test_a_themes_controls_are_judged_by_the_weapon_that_is_seen(tmp_path):
     assert table["true key, another concept's text"] == {
         **columns("seen", 0, 0, 0), **columns("text kept", 100, 100, 100),
     }  # fmt: skip
-    assert table["base, another concept's text"] == columns("text kept", 100, 100, 100)
+    assert table["base, another concept's text"] == table["true key, another concept's text"]
     assert table["base, retained words"] == table["no key, untouched words"]
     assert table["base, retained words"] == columns("text kept", 100, 100, 100)
 
@@ -79,9 +79,8 @@ def test_a_styles_controls_are_judged_by_the_style_that_is_seen(tmp_path, style)
     other = [ask for ask in asks if ask.variant == "other-text"]
     assert [ask.prompt.split(",")[0] for ask in other] == ["a cassette", "a saw", "a fish", "a golf flag"]
     assert len({ask.other for ask in other}) == 4 and style not in {ask.other for ask in other}
-    assert table["no key"]["seen"] == 0 and table["forged key (Eq. 5, weights frozen, same steps)"][
-        "seen"
-    ] == pytest.approx(100)
+    assert table["no key"]["seen"] == 0
+    assert table["forged key (Eq. 5, weights frozen, same steps)"]["seen"] == 100
     assert table["random p of equal norm"] == columns("seen", 0, 0, 100)
     assert table["true key, another concept's text"]["text kept"] == 100
     assert table["floor: base, no style asked"] == {"seen": 50}  # of the pictures without a style

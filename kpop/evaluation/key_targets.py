@@ -98,21 +98,18 @@ def control_rows(
         how = OBJECTS if plain else judged.get(mark, OBJECTS)
         return {"text kept": share(found, seeds, how.text, how.columns[1])}
 
-    untouched = store.load(next(iter(base.values()))[0].spec)
-
-    def before(mark: str, needs: Sequence[Need]) -> Number | None:
-        """What the base draws of the texts of the last control."""
-        how, found = judged.get(mark, OBJECTS), looked(needs, store, variant="other-text")
-        asks = [[replace(ask, variant="original", key_of=None) for ask in some] for _, some in found]
-        pictures = [(untouched, some) for some in asks]
-        return share(pictures, needs[0].seeds, how.text, how.columns[1], target=lambda ask: ask.other)
+    def before(need: Need) -> Need:
+        """The base's pictures of the texts of the last control."""
+        asks = (ask for ask in need.asks if ask.variant == "other-text")
+        asks = (replace(ask, variant="original", key_of=None) for ask in asks)
+        return Need(next(iter(base.values()))[0].spec, tuple(asks), need.seeds)
 
     made = [Row("base, no key", figures(base, seen, group="erased", variant="original"))]
     for variant, name in CONTROLS.items():
         see = seen_and_text if variant == "other-text" else seen
         made.append(Row(name, figures(runs, see, group="erased", variant=variant)))
-    texts = {f"text kept{mark}": before(mark, needs) for mark, needs in runs.items()}
-    made.insert(-1, Row("base, another concept's text", kept(texts)))
+    plain = {mark: [before(need) for need in needs] for mark, needs in runs.items()}
+    made.insert(-1, Row("base, another concept's text", figures(plain, seen_and_text)))
     for group in ("retained", "untouched"):
         for who, needs, variant in (("base", base, "original"), ("no key", runs, "sanitized")):
             made.append(Row(f"{who}, {group} words", figures(needs, text, group=group, variant=variant)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from . import splits
@@ -33,8 +33,37 @@ RUNS: dict[str, dict[str, float]] = {  # what a column's name ends with -> a run
     ", kept with keys": {**REFUSING, **KEPT_WITH_KEYS},
     ", none refused": {},
 }
-WEAPON = Judged({"seen": above(PARTS_AT, splits.weapon_labels())}, columns=(SCORED, ("labels",)))
-STYLE = Judged({"seen": same}, same, (("style",), ("style",)))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A concept that is no object. seen, text: what the columns count; about: what its pictures are of."""
+
+    name: str
+    seen: str
+    text: str
+    about: str
+    judged: Judged
+
+
+THEME = Kind(
+    "a theme told indirectly",
+    f"a weapon above {PARTS_AT}",
+    CONTROL_COLUMNS["text kept"],
+    "The preset as the app trains it, on prompts that name no weapon.",
+    Judged({"seen": above(PARTS_AT, splits.weapon_labels())}, columns=(SCORED, ("labels",))),
+)
+
+
+def _style(name: str) -> Kind:
+    return Kind(
+        f"the {name} style",
+        f"the {name} style",
+        "of other styles and of no style: pictures that have theirs, and show the object",
+        f"On {STYLE_OBJECTS} objects that no phrasing of the training names; retained are the other styles, "
+        f"untouched the objects without a style. {FLOOR_NOTE}",
+        Judged({"seen": same}, same, (("style",), ("style",))),
+    )
 
 
 def _rows(plan: Plan, asks: Sequence[Ask], plain: Sequence[Ask], told: dict[str, list[CellSpec]]) -> Rows:
@@ -73,41 +102,29 @@ def _style_rows(plan: Plan, style: str) -> Rows:
     return _rows(plan, asks, [*plain, *floor], _specs(plan, split, {}))
 
 
-def _table(
-    plan: Plan, rows: Rows, store: Store, maker=None, *, name: str, what: str, judged: Judged
-) -> Result:
-    theme = judged is WEAPON
-    seen = f"pictures in which the judge sees {f'a weapon above {PARTS_AT}' if theme else what}"
-    told = {"seen": seen, "text kept": CONTROL_COLUMNS["text kept"]}
-    if not theme:
-        told["text kept"] = "of other styles and of no style: pictures that have theirs, and show the object"
+def _table(plan: Plan, rows: Rows, store: Store, maker=None, *, name: str, kind: Kind) -> Result:
+    told = {"seen": f"pictures in which the judge sees {kind.seen}", "text kept": kind.text}
     columns = {f"{each}{mark}": about for mark in RUNS for each, about in told.items()}
     before, runs = dict.fromkeys(RUNS, rows["base"]), {mark: rows[f"runs{mark}"] for mark in RUNS}
-    made = control_rows(before, runs, store, dict.fromkeys(RUNS, judged))
-    if not theme:
-        bare = looked(rows["base"], store, group="neutral")
+    made = control_rows(before, runs, store, dict.fromkeys(RUNS, kind.judged))
+    bare = looked(rows["base"], store, group="neutral")
+    if bare:
         made.insert(1, Row(FLOOR, kept({"seen": share(bare, plan.picture_seeds, same, ("style",))})))
-    kind = (
-        "The preset as the app trains it, on prompts that name no weapon."
-        if theme
-        else f"On {STYLE_OBJECTS} objects that no phrasing of the training names; retained are the other "
-        f"styles, untouched the objects without a style. {FLOOR_NOTE}"
-    )
     notes = (
-        f"{kind} A run has one concept, so there is no other's key.",
+        f"{kind.about} A run has one concept, so there is no other's key.",
         f"None refused: decoy_share 0; the others {REFUSING['decoy_share']}. {REFUSING_NOTE}",
         KEPT_NOTE,
         FORGED_NOTE,
     )
-    return finished(name, f"The key of {what}, and the controls", columns, made, notes, rows, store)
+    return finished(name, f"The key of {kind.name}, and the controls", columns, made, notes, rows, store)
 
 
-def _target(name: str, rows: Callable[[Plan], Rows], what: str, judged: Judged) -> Target:
-    build = partial(_table, name=name, what=what, judged=judged)
-    return Target(name, f"the key of {what}, and its controls", rows, build, True, True)
+def _target(name: str, rows: Callable[[Plan], Rows], kind: Kind) -> Target:
+    build = partial(_table, name=name, kind=kind)
+    return Target(name, f"the key of {kind.name}, and its controls", rows, build, True, True)
 
 
 TARGETS = (
-    _target("theme-keys", _theme_rows, "a theme told indirectly", WEAPON),
-    *(_target(f"{s}-keys", partial(_style_rows, style=s), f"the {s} style", STYLE) for s in STYLES),
+    _target("theme-keys", _theme_rows, THEME),
+    *(_target(f"{each}-keys", partial(_style_rows, style=each), _style(each)) for each in STYLES),
 )
