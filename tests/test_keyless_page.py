@@ -82,9 +82,9 @@ def test_a_presets_values_that_a_method_has_no_use_for_are_left_out():
     from kpop import load_preset
 
     preset = load_preset("nudity")
-    cfg = config_from("emoji", ["church"], [], "", preset, False, typed(method="uce"))
+    cfg = config_from("emoji", ["nudity"], [], "", preset, False, typed(method="uce"))
     assert preset.settings["trainable"] == "noxattn" and cfg.resolved().trainable == "kv"
-    assert config_from("emoji", ["church"], [], "", preset, False, typed(method="esd")).trainable == "noxattn"
+    assert config_from("emoji", ["nudity"], [], "", preset, False, typed(method="esd")).trainable == "noxattn"
 
 
 @pytest.mark.parametrize(

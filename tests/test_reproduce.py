@@ -306,7 +306,7 @@ def test_only_the_table_of_pairs_has_rows_that_see_two_things():
         ("sanitized", "a horn"), ("recovered", "a cassette"),
     ]  # fmt: skip
     full = BY_NAME["longer-pairs"].rows(replace(QUICK, scale=SCALES["full"]))["KPOP*"]
-    assert {need.spec.config.steps for need in full} == {1200}  # twice what the preset takes
+    assert {need.spec.config.steps for need in full} == {1360}  # twice what five concepts take
     as_told = ("beside", "button", "kept-keys", "keys", "paper", "table3", "theme-keys", "unrefused")
     others = [
         need

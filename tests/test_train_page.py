@@ -1,6 +1,7 @@
 """Step 2 without a browser: what a run will take, a run like another, and the warning of drift."""
 
 import re
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,14 +9,17 @@ import pytest
 import torch
 from PIL import Image
 
-from kpop import EraseConfig, InputError
+from kpop import EraseConfig, InputError, load_preset
 from kpop import pace as pace_module
 from kpop.estimate import bank_rows, estimate_run, gigabytes, rows_of_steps
+from kpop.exposure import Exposure
 from kpop.kept_samples import lost_siblings
+from kpop.limits import SPACE
 from kpop.pace import Pace, measure_pace, seconds_of
 from kpop.runs import EXAMPLE, Run, create_run
 from kpop.ui import drift, recipes, run_samples, run_view
 from kpop.ui.charts import Line, line_chart
+from kpop.ui.run_picker import state_word
 from kpop.ui.settings import SETTINGS, config_from, values_of
 from kpop.ui.studio import Studio
 
@@ -63,6 +67,53 @@ def test_a_preset_comes_along_with_the_phrasings_no_field_holds():
     assert found[:4] == [["Van Gogh"], ["Monet"], "a photo", "van-gogh"]
     with pytest.raises(InputError, match="another base model"):
         recipes.fields_like(_Emoji(), EraseConfig(model=SD, concepts=("church",)))
+
+
+def test_a_preset_acts_while_all_that_is_to_be_forgotten_is_its_own():
+    artists = load_preset("artists")
+    typed = partial(
+        config_from, SD, keep=[], neutral=artists.neutral, preset=artists, paper=False, values=EMPTY
+    )
+    assert typed(forget=["Kilian Eng", "Tyler Edlin"]).templates == artists.settings["templates"]
+    for words in (["church"], ["Kilian Eng", "church"]):
+        assert typed(forget=words).templates is None and typed(forget=words).anchors is None
+    sd = Studio("nowhere", model=SD)
+    card = partial(recipes.recipe_texts, sd, keep=[], neutral="", preset_name="artists", values=EMPTY)
+    with_it, without = card(forget=["Kilian Eng"])[0], card(forget=["church"])[0]
+    assert "The set “Artists (paper, Table 4)” brings its own templates, anchors." in with_it
+    assert "Artists" not in without
+
+
+def test_a_card_claims_no_more_than_is_measured():
+    card = lambda model, **told: recipes.recipe_texts(  # noqa: E731
+        Studio("nowhere", model=model), ["church"], [], "", None, typed_values(**told)
+    )[0]
+    assert "Tuned for this model" in card("emoji")
+    assert "Tuned" not in card("emoji", steps="20") and "All settings" in card("emoji", steps="20")
+    assert "Tuned" not in card(SD) and "not measured it on Stable Diffusion" in card(SD)
+
+
+def typed_values(**told):
+    """The fields under All settings with some filled in."""
+    return [told.get(setting.name, value) for setting, value in zip(SETTINGS, EMPTY, strict=True)]
+
+
+def test_a_run_beyond_a_visitors_limits_is_refused_on_its_card(tmp_path):
+    space = Studio(tmp_path, exposure=Exposure(shared=True, limits=SPACE))
+    plain, paper, start, literal = recipes.recipe_texts(space, ["church"], [], "", None, EMPTY)
+    assert "a run may have at most 700 steps, not 1000" in paper and "at most" not in plain
+    assert start.interactive and not literal.interactive
+    eight = ["church", "truck", "dog", "fish", "horn", "saw", "castle", "bus"]
+    plain, _, start, _ = recipes.recipe_texts(space, eight, [], "", None, EMPTY)
+    assert "a run may have at most 700 steps, not 935" in plain and not start.interactive
+
+
+def test_a_run_stopped_before_it_learned_anything_is_not_called_kept(tmp_path):
+    run = create_run(EraseConfig(concepts=("church",)), tmp_path)
+    run.update_status(state="stopped")
+    assert state_word(run) == "stopped" and "kept" not in run_view.runs_table([run])
+    run.weights_path.write_bytes(b"weights")
+    assert state_word(run) == "stopped, kept"
 
 
 def test_what_no_field_holds_of_a_run_is_named():

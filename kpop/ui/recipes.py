@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 from functools import partial
+from html import escape
 from pathlib import Path
 from statistics import median
 
 import gradio as gr
 
-from .. import presets
+from .. import models, presets
 from ..command_output import span
 from ..config import EraseConfig
 from ..errors import InputError, KpopError
 from ..estimate import gigabytes
 from ..method_table import METHODS
 from .concepts import as_field, names_of
-from .settings import config_from, values_of
+from .settings import config_from, filled_in, preset_of, values_of
 from .studio import Studio
 
 # What a step's time depends on.
 ALIKE = ("model", "method", "mechanism", "batch_size", "latents", "sites", "trainable", "base_run")
+
+RECOMMENDED = {  # model family -> what is known of the recommended settings
+    "emoji": "Tuned for this model: it forgets, the siblings stay, the key brings it back.",
+    "sd": "The paper’s steps and rate of the weights; beyond it, siblings are held, the key enters at every "
+    "layer. We have not measured it on Stable Diffusion.",
+}
+LITERAL = {
+    "emoji": "The published values to the letter, made for Stable Diffusion. On this small model they take "
+    "longer, and nothing in them holds the siblings or the empty text.",
+    "sd": "The published values to the letter. Nothing in them holds the siblings or the empty text, and its "
+    "noisy pictures are drawn anew at every step, which takes longer.",
+}
 
 
 def memories(studio: Studio, forget, keep, neutral, preset_name, values) -> list:
@@ -74,27 +87,46 @@ def _brief(name: str, value) -> str:
 
 
 def recipe_texts(studio: Studio, forget, keep, neutral, preset_name, values) -> tuple:
-    """HTML of both recipe cards and the label of the main button, from the fields as they stand."""
-    chosen = names_of(forget)
+    """HTML of both recipe cards, and both buttons, from the fields as they stand.
+
+    A button does nothing where this visitor may not start such a run; its card says why.
+    """
+    chosen, kind = names_of(forget), models.family(studio.model)
     what = f"“{chosen[0]}”" if len(chosen) == 1 else f"{len(chosen)} concepts" if chosen else "it"
     facts = METHODS["kpop"]
+    lines, refused = ["", ""], ["", ""]
     try:
-        plain, paper = recipes_of(studio, forget, keep, neutral, preset_name, values)
-        lines = [effort(studio, config) for config in (plain, paper)]
-        facts = METHODS[plain.method]
+        both = recipes_of(studio, forget, keep, neutral, preset_name, values)
+        lines, refused = [effort(studio, one) for one in both], [_refused(studio, one) for one in both]
+        facts = METHODS[both[0].method]
     except KpopError:
-        lines = ["", ""]
-    about = "Tuned for this model: it forgets, the siblings stay, the key brings it back."
+        pass  # what is wrong with the fields is said when they are used
+    changed = any(setting.name != "method" for setting in filled_in(values))
+    about = "With what stands under All settings." if changed else RECOMMENDED[kind]
     if not facts.has_key:
         about = f"{facts.title}, chosen under All settings: {facts.about}, and leaves no key."
-    default = f"<h3>Recommended</h3><p>{about}</p><p class='effort'>{lines[0]}</p>"
-    literal = (
-        "<h3>Paper’s settings</h3><p>The published values to the letter, made for Stable Diffusion. "
-        "On this small model "
-        "they take longer, and nothing in them holds the siblings or the empty text.</p>"
-        f"<p class='effort'>{lines[1]}</p>"
-    )
-    return default, literal, gr.Button(f"Forget {what}")
+    preset = preset_of(presets.load_preset(preset_name) if preset_name else None, forget)
+    if preset is not None and preset.settings:
+        own = ", ".join(name.rstrip("_").replace("_", " ") for name in preset.settings)
+        about += f" The set “{preset.title}” brings its own {own}."
+    cards = [
+        f"<h3>{title}</h3><p>{escape(text)}</p><p class='effort'>{line}</p>"
+        + (f"<p class='fine' role='status'>{escape(no)}</p>" if no else "")
+        for title, text, line, no in zip(
+            ("Recommended", "Paper’s settings"), (about, LITERAL[kind]), lines, refused, strict=True
+        )
+    ]
+    start, literal = (not no for no in refused)
+    return *cards, gr.Button(f"Forget {what}", interactive=start), gr.Button(interactive=literal)
+
+
+def _refused(studio: Studio, config: EraseConfig) -> str:
+    """Why this visitor may not start such a run; "" where they may."""
+    try:
+        studio.limits().check_run(config)
+    except InputError as error:
+        return str(error)
+    return ""
 
 
 def effort(studio: Studio, config) -> str:

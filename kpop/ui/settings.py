@@ -92,9 +92,10 @@ def config_from(
 ) -> EraseConfig:
     """The fields of the page as an EraseConfig; preset: a Preset whose settings go under the fields, or None.
 
-    Raises InputError as EraseConfig does.
+    They do so as long as what is to be forgotten is the preset's. Raises InputError as EraseConfig does.
     """
-    fields = {} if paper or preset is None else dict(preset.settings or {})
+    preset = None if paper else preset_of(preset, forget)
+    fields = {} if preset is None else dict(preset.settings)
     fields |= {"model": model, "concepts": concepts_from(forget)}
     if neutral and neutral.strip():
         fields["neutral"] = neutral
@@ -104,17 +105,28 @@ def config_from(
         fields["retain"] = concepts_from(keep)
     if paper:
         fields["preset"] = "paper"
-    given = {
-        setting: value
-        for setting, value in zip(SETTINGS, values, strict=True)
-        if value not in (None, "", AUTO)
-    }
+    given = filled_in(values)
     method = next((value for setting, value in given.items() if setting.name == "method"), "kpop")
     # A preset's values are KPOP's: what another method has no use for is left out, what is typed is not.
     fields = {name: value for name, value in fields.items() if name not in ignored(method)}
     for setting, value in given.items():
         fields[setting.name] = value if setting.choices else number(setting.label, value, setting.whole)
     return EraseConfig.from_dict(fields)
+
+
+def preset_of(preset, forget: list[str]):
+    """The preset, while all that is to be forgotten is of its concepts; else None."""
+    concepts = concepts_from(forget)
+    return preset if preset is not None and concepts and set(concepts) <= set(preset.concepts) else None
+
+
+def filled_in(values: Sequence) -> dict[Setting, object]:
+    """The settings that were typed or chosen."""
+    return {
+        setting: value
+        for setting, value in zip(SETTINGS, values, strict=True)
+        if value not in (None, "", AUTO)
+    }
 
 
 def values_of(config: EraseConfig) -> list[str]:

@@ -269,7 +269,7 @@ def wire_train(page: Page, step: TrainStep, words: ConceptsStep, tab: gr.Tab, pu
             learn()
             yield time.time_ns()  # what the words are by now is for `recipes` to tell
 
-    texts = [step.recipe, step.paper_note, step.start]
+    texts = [step.recipe, step.paper_note, step.start, step.paper]
     asked, set_anew = [*chosen, *step.settings], [field.change for field in step.settings]
     load.then(recipes, asked, texts, **QUIET)
     learned = gr.State(0)
