@@ -4,18 +4,20 @@ import dataclasses
 import io
 import json
 import shutil
+import time
+from dataclasses import replace
 
 import pytest
 from PIL import Image, PngImagePlugin
 
-from kpop import InputError, RunError, jobs, models, train
+from kpop import EraseConfig, InputError, RunError, jobs, models, train
 from kpop.alike_runs import Alike, find_alike
 from kpop.config import GenerationConfig
 from kpop.exposure import Exposure
 from kpop.kept import png_bytes
 from kpop.limits import ROOM, Limits
 from kpop.picture_metadata import VARIANTS, read_metadata
-from kpop.runs import Run
+from kpop.runs import Run, create_run
 from kpop.ui import (
     compare,
     compare_values,
@@ -57,6 +59,15 @@ def pixels(image):
 def test_runs_are_told_apart_by_what_differs(runs):
     assert told_apart(runs) == ["church, lambda 0.3", "church, lambda 0.7", "church, by ESD"]
     assert told_apart(runs[:1]) == ["church"]
+
+
+def test_no_name_of_a_run_tells_its_seed_or_a_path(tmp_path):
+    config = EraseConfig(concepts=("church",), seed=11)
+    others = ({"seed": 12}, {"seed": 13, "base_run": "/home/ann/runs/20260101-000000-dog-ab12"})
+    runs = [create_run(replace(config, **told), tmp_path) for told in ({}, *others)]
+    for run, made in zip(runs, (0.0, 60.0, 120.0), strict=True):
+        run.update_status(made=time.time() - 600 - made)
+    assert told_apart(runs) == ["church, 10 min ago", "church, 11 min ago", "church, 12 min ago"]
 
 
 def test_keys_of_others_are_not_lent(studio, runs, monkeypatch):
@@ -256,6 +267,9 @@ def test_missing_runs_are_queued_within_the_visitor_s_limits(runs, tiny_folder, 
     studio = Studio(tmp_path, model=str(tiny_folder), device="cpu", exposure=room)
     monkeypatch.setattr(jobs, "start_next", lambda *_: [])
     wanted = [find_alike(runs[0], {"k": k}, []) for k in (2, 3, 4)]
+    with pytest.raises(RunError, match="Somebody else started this run"):
+        xy_trainings.train_missing(studio, runs[0], wanted, "ann")
+    monkeypatch.setattr(Studio, "may_change", lambda studio, run, who: who == "ann")
     queued, why = xy_trainings.train_missing(studio, runs[0], wanted, "ann")
     assert [run.config.prompt_tokens_factor for run in queued] == [2, 3]
     assert why.startswith("This app is shared: 2 runs a visitor may wait or train.")

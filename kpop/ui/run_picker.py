@@ -22,7 +22,8 @@ class RunPicker(gr.Dropdown):
         return payload if isinstance(payload, str) else None
 
 
-UNTOLD = ("model", "concepts", "method", "retain", "templates", "schema")  # long, or in the name already
+# Long, in the name already, or not for everybody: with its seed a run's key can be made again.
+UNTOLD = ("model", "concepts", "method", "retain", "templates", "schema", "seed", "base_run", "preset")
 STATES = {
     "queued": "waiting",
     "starting": "starting",

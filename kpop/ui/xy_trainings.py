@@ -57,6 +57,9 @@ def train_missing(studio: Studio, run, found: Sequence[Alike], owner: str) -> tu
     if run.config.base_run is not None and not studio.may_change(run, owner):
         # The keys of the run it started from would come along.
         raise RunError("This run goes on from another one, so only who started it may train more like it.")
+    if run.method.has_key and not run.is_example and not studio.may_change(run, owner):
+        # The new runs' owner would read the seed, with which this run's key can be made again.
+        raise RunError("Somebody else started this run, so only they may train more like it.")
     queued: list = []
     for config in wanted:
         try:
