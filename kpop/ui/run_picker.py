@@ -36,6 +36,12 @@ STATES = {
 }
 
 
+def state_word(run) -> str:
+    """What a run is doing, in a word or two."""
+    state = run.status.state
+    return "stopped" if state == "stopped" and not run.has_result else STATES.get(state, state)
+
+
 def concept_names(run) -> list[str]:
     """First name of each concept of a run."""
     return [concept_name(concept) for concept in run.config.concepts]
@@ -103,7 +109,7 @@ def label(run) -> str:
         return f"{subject(run)} · example"
     if state in ("running", "stopping"):
         return f"{by_method(run)} · {share(run.status)} %"
-    return " · ".join(part for part in (by_method(run), STATES.get(state, state), ago(made_at(run))) if part)
+    return " · ".join(part for part in (by_method(run), state_word(run), ago(made_at(run))) if part)
 
 
 def choices(all_runs: list) -> list[tuple[str, str]]:

@@ -20,7 +20,7 @@ from ..run_status import ACTIVE, ENDED
 from .charts import Line, line_chart, smoothed
 from .drift import MOST_LINES, drifted
 from .pictures import blurred, data_uri, notice
-from .run_picker import STATES, ago, by_method, concept_names, has_result, made_at, share
+from .run_picker import ago, by_method, concept_names, has_result, made_at, share, state_word
 from .run_samples import written
 from .studio import Studio
 from .words import covered
@@ -53,7 +53,11 @@ def controls(studio: Studio, run) -> list:
     resumable = own and state in ("stopped", "failed", "interrupted") and not run.damage
     return [
         onward,
-        gr.Button(visible=own and state in ("starting", "running", "queued"), interactive=True),
+        gr.Button(
+            "Stop and keep" if state == "running" else "Stop",
+            visible=own and state in ("starting", "running", "queued"),
+            interactive=True,
+        ),
         gr.Button(visible=resumable),
         gr.Button(visible=run is not None and not run.damage),
         gr.Button(visible=own and state in ENDED),
@@ -102,7 +106,7 @@ def run_card(studio: Studio, run) -> str:
     )
     parts = [
         f'<div class="run {escape(state)}"><div class="run-line"><h3>{titles.get(state, escape(state))} '
-        f'<em>{names}</em></h3><span class="state">{STATES.get(state, escape(state))}</span></div>'
+        f'<em>{names}</em></h3><span class="state">{escape(state_word(run))}</span></div>'
         f'<p class="fine">{" · ".join(fact for fact in facts if fact)}</p>'
         f"{bar if state in ACTIVE else ''}</div>"
     ]
@@ -183,7 +187,7 @@ def runs_table(every: list) -> str:
     rows = []
     for run in every[:TABLE_ROWS]:
         state = run.status.state
-        told = "example" if run.is_example else STATES.get(state, state)
+        told = "example" if run.is_example else state_word(run)
         rows.append(
             f"<tr><td>{thumbnails(run)}</td>"
             f'<td><button type="button" data-run="{escape(run.id, quote=True)}">'
