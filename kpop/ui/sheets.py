@@ -181,7 +181,7 @@ def saved_sheet(run, prompt: str, seeds: Sequence[int], key: str = OWN) -> Sheet
 
 def _folder(run, prompt: str, seeds: Sequence[int], key: str) -> Path:
     """In the run folder; for the shipped example, which is not written to, in the cache."""
-    place = cache_dir() / "compare" / run.id if run.is_example else None
+    place = cache_dir() / "compare" / run.id / run.weights_stamp() if run.is_example else None
     return folder_of(run, prompt, seeds, key, place)
 
 
