@@ -150,7 +150,10 @@ def runs_publish(args: argparse.Namespace) -> None:
 
 
 def runs_delete(args: argparse.Namespace) -> None:
-    """Remove the folder."""
+    """Remove the folder; names what else holds a copy of its key."""
     run = named_run(args)
+    holders = key_sealing.copies(run, runs.list_runs(run.path.parent))
     jobs.delete(run)
     print(f"{run.id}: deleted")
+    for other in holders:
+        print(f"{other.id} went on from it and holds a copy of its key.", file=sys.stderr)

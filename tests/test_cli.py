@@ -375,7 +375,11 @@ def test_runs_list_show_and_delete(capsys):
     assert cli.main(["runs", "show", run.id]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert (shown["status"]["step"], shown["config"]["concepts"]) == (4, ["church", "dog"])
+    later = create_run(EraseConfig(concepts=("cat",), base_run=run.id), runs.default_runs_dir())
+    capsys.readouterr()
     assert cli.main(["runs", "delete", run.id]) == 0
+    assert capsys.readouterr().err == f"{later.id} went on from it and holds a copy of its key.\n"
+    assert cli.main(["runs", "delete", later.id]) == 0 and capsys.readouterr().err == ""
     assert cli.main(["runs", "delete", str(broken.path)]) == 0
     assert runs.list_runs(runs.default_runs_dir()) == []
 

@@ -10,6 +10,7 @@ import gradio as gr
 
 from .. import jobs, models, presets
 from ..errors import RunError
+from ..key_sealing import copies
 from ..run_texts import all_texts
 from . import run_samples, run_view
 from .boundary import plainly
@@ -233,8 +234,13 @@ def wire_train(page: Page, step: TrainStep, words: ConceptsStep, tab: gr.Tab, pu
     def remove(run_id, request: gr.Request):
         owned(studio, run_id, request)
         run = studio.run(run_id)
+        holders = copies(run, studio.all_runs())
         jobs.delete(run)
-        gr.Info(f"{subject(run)}: deleted, key included.", title="Deleted")
+        if holders:
+            held = ", ".join(subject(other) for other in holders)
+            gr.Warning(f"Runs that went on from it hold a copy of its key: {held}.", title="Deleted")
+        else:
+            gr.Info(f"{subject(run)}: deleted, key included.", title="Deleted")
         left = studio.all_runs()
         return gr.Dropdown(choices=choices(left), value=first_choice(left)), gr.Row(visible=False)
 
