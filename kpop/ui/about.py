@@ -14,6 +14,8 @@ from .pictures import framed
 from .run_picker import concept_names
 
 TEXT = Path(__file__).with_name("about.html")
+HERE = "Everything runs on this machine; nothing is sent anywhere."
+THERE = "What you type and upload goes to the machine that runs this page; it sends it nowhere else."
 STORY = {
     "original": ("Asked for {prompt}, the model draws one.", "Original: the model as it was."),
     "sanitized": ("It is made to forget. The same words draw nothing of it.", "Sanitized: after forgetting."),
@@ -22,8 +24,8 @@ STORY = {
 }
 
 
-def about_html(example: Path = EXAMPLE) -> str:
-    """HTML of the page; without the pictures where the example run is not there."""
+def about_html(example: Path = EXAMPLE, shared: bool = False) -> str:
+    """HTML of the page; without the pictures where the example run is not there. shared: others see it."""
     run = Run(example)
     story = four_pictures(run)
     steps = []
@@ -38,6 +40,7 @@ def about_html(example: Path = EXAMPLE) -> str:
     pictures = f'<ol class="stories">{"".join(steps)}</ol>' if steps else ""
     word = concept_names(run)[0] if steps else "church"
     text = TEXT.read_text(encoding="utf-8").replace("<!-- forged -->", _forged())
+    text = text.replace("<!-- where -->", THERE if shared else HERE)
     return text.replace("<!-- pictures -->", pictures).replace("<!-- word -->", escape(word))
 
 

@@ -76,7 +76,7 @@ def build_ui(
             with gr.Tab("6 Release", id=6, elem_id="step-release", visible=not read_only) as release_tab:
                 release = None if read_only else build_release()
             with gr.Tab("What is this?", id=5, elem_id="step-about"):
-                gr.HTML(about_html())
+                gr.HTML(about_html(shared=studio.exposure.shared))
                 with gr.Row(elem_classes="tight"):
                     begin = gr.Button(
                         "Choose what to forget →", variant="primary", elem_id="to-concepts", scale=0
