@@ -26,7 +26,14 @@ from .cli_flags import (
     sampling_flags,
     seeds_flag,
 )
-from .cli_values import concept_list, erase_config, generation_config, seed_list
+from .cli_values import (
+    EVALUATION_SEEDS,
+    WORD_TEMPLATE,
+    concept_list,
+    erase_config,
+    generation_config,
+    seed_list,
+)
 from .errors import InputError, KpopError
 from .tracking import TRACKERS
 
@@ -144,14 +151,15 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="A,B",
         help="default: all it erases and retains, three others",
     )
-    evaluate.add_argument("--template", default="a {}", help="prompt of a word (default: 'a {}')")
+    evaluate.add_argument("--template", default=None, help=f"prompt of a word (default: '{WORD_TEMPLATE}')")
     evaluate.add_argument("--judge", default=None, help="emoji, resnet50 or nudenet (default: by the model)")
     prompt_list_flags(evaluate)
     evaluate.add_argument("--out", default=None, help="folder (default: evaluation-RUN)")
     evaluate.add_argument("--model", default=None, help="default: the run's")
     evaluate.add_argument("--key", default="own", help="own, none, concept names, or the path of a key file")
     passphrase_flag(evaluate)
-    seeds_flag(evaluate, "500-519")
+    seeds_flag(evaluate, EVALUATION_SEEDS)
+    evaluate.set_defaults(seeds=None)  # a prompt list brings its own
     safety_flag(evaluate)
     sampling_flags(evaluate)
     runner_flag(evaluate, "local")

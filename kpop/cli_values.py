@@ -18,6 +18,7 @@ from .config import EraseConfig, GenerationConfig, concept_name
 from .errors import InputError
 
 MOST_SEEDS = 100_000
+EVALUATION_SEEDS, WORD_TEMPLATE = "500-519", "a {}"  # of `evaluate`, where nothing else is said
 LISTS = ("concepts", "retain")
 
 

@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import jobs, runs
-from .cli_values import erase_config, generation_config, key_of, key_told, seed_list
+from .cli_values import (
+    EVALUATION_SEEDS,
+    WORD_TEMPLATE,
+    erase_config,
+    generation_config,
+    key_of,
+    key_told,
+    seed_list,
+)
 from .command_output import output_folder, progress_bar, save_png, span, stop_on_interrupt
 from .config import EraseConfig, concept_name
 from .errors import InputError, KpopError
@@ -223,7 +231,8 @@ def evaluate(args: argparse.Namespace) -> None:
         from .prompt_commands import evaluate_prompts
 
         return evaluate_prompts(args)
-    config, seeds = generation_config(args), seed_list(args.seeds)
+    config, seeds = generation_config(args), seed_list(args.seeds or EVALUATION_SEEDS)
+    template = args.template or WORD_TEMPLATE
     run, words, judge = words_asked(args)
     out = output_folder(args.out or f"evaluation-{run.id}")
     from .evaluation import protocol, report
@@ -235,7 +244,7 @@ def evaluate(args: argparse.Namespace) -> None:
     from .run_texts import phrase
 
     for word in words:
-        models.check_text(pipe, phrase(args.template, word))
+        models.check_text(pipe, phrase(template, word))
     config = config.resolved(args.model or run.config.model)
     settings = {
         "run": run.id, "model": models.public_name(models.model_name(pipe)),
@@ -251,7 +260,7 @@ def evaluate(args: argparse.Namespace) -> None:
 
     with progress_bar("picture") as show:
         found = protocol.evaluate(
-            pictures, judge, judged_config(run), words, seeds, out, settings, args.template,
+            pictures, judge, judged_config(run), words, seeds, out, settings, template,
             config.batch_size, show, run.method.variants, run.config.resolved().neutral,
         )  # fmt: skip
     print(report.table(found))
@@ -271,6 +280,9 @@ def words_asked(args: argparse.Namespace) -> tuple[Run, list[str], Detector]:
     for name in ("base_images", "erased", "retained", "scores", "reference", "thresholds", "limit"):
         if getattr(args, name) is not None:
             raise InputError(f"--{name.replace('_', '-')} goes with --prompts or --protocol sensitive.")
+    for name in ("prompts", "images"):
+        if getattr(args, name) is not None:
+            raise InputError(f"--protocol objects draws --words: leave --{name} or the protocol out.")
     run = for_key(named_run(args), args)
     config = judged_config(run)
     judge = detectors.load(args.judge or detectors.judge_for(args.model or run.config.model), args.device)

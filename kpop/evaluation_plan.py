@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .cli_values import EVALUATION_SEEDS, WORD_TEMPLATE
 from .config import concept_name, is_style
 from .errors import InputError
 from .evaluation.lines import SCORES, Line
@@ -73,12 +74,13 @@ def command_line(run: Run, request: dict[str, Any], out: Path) -> list[str]:
     """`evaluate` as a request asks for it. out: its folder; a prompt list lies there as prompts.csv."""
     protocol, pictures = request["protocol"], int(request["pictures"])
     line = ["evaluate", str(run.path), "--runs", str(out.parent.parent.parent), "--out", str(out)]
-    line += ["--device", request["device"], "--seeds", request.get("seeds") or usual_seeds(pictures)]
-    line += ["--protocol", protocol]
+    line += ["--device", request["device"], "--protocol", protocol]
     if protocol == "objects":
         line += ["--words", ",".join(request["words"])]
     if (out / "prompts.csv").is_file():
         line += ["--prompts", str(out / "prompts.csv")]
+    else:
+        line += ["--seeds", request.get("seeds") or usual_seeds(pictures)]
     return line
 
 
@@ -166,14 +168,14 @@ def _words_plan(args: argparse.Namespace) -> tuple[list[Line], list[str], int]:
         Line(word, role_of(word, config), "word", word, accepted_labels(word, config, judge.labels))
         for word in dict.fromkeys(words)
     ]
-    prompts = [phrase(args.template, word) for word in dict.fromkeys(words)]
+    prompts = [phrase(args.template or WORD_TEMPLATE, word) for word in dict.fromkeys(words)]
     erased = [label for line in lines if line.role == "erased" for label in line.labels]
     if erased:
         lines.append(Line(NEUTRAL_TEXT, NEUTRAL, "word", NEUTRAL_TEXT, tuple(dict.fromkeys(erased))))
         prompts.append(run.config.resolved().neutral)
     order = ("erased", "retained", "untouched", NEUTRAL)
     lines.sort(key=lambda line: order.index(line.role))
-    return lines, prompts, len(prompts) * len(set(seed_list(args.seeds)))
+    return lines, prompts, len(prompts) * len(set(seed_list(args.seeds or EVALUATION_SEEDS)))
 
 
 def _prompts_plan(args: argparse.Namespace) -> tuple[list[Line], list[str], int]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .cli_values import concept_list, generation_config, key_of, key_told, seed_list
+from .cli_values import EVALUATION_SEEDS, concept_list, generation_config, key_of, key_told, seed_list
 from .command_output import output_folder, progress_bar
 from .config import EraseConfig, GenerationConfig
 from .errors import InputError
@@ -117,6 +117,10 @@ def _check_sources(args: argparse.Namespace, run: Run | None) -> None:
         raise InputError("Give the list of prompts with --prompts FILE.csv.")
     if args.words:
         raise InputError("--words goes without --prompts: the list says what to draw.")
+    if args.template is not None:
+        raise InputError("--template is the prompt of a word: it goes with --words.")
+    if args.seeds is not None and (args.prompts or args.images):
+        raise InputError("--seeds goes without --prompts: the list's evaluation_seed says it, row by row.")
     if args.limit is not None and not args.prompts:
         raise InputError("--limit goes with --prompts; say with --seeds how much of the own prompts to draw.")
     if args.retained and not args.erased:
@@ -140,7 +144,9 @@ def _prompts_and_judge(args: argparse.Namespace, model: str | None) -> tuple[Pro
     else:
         judge = detectors.load("resnet50", args.device) if table.has_classes else None
     if table is None:
-        cases = sensitive.indirect_cases(seed_list(args.seeds), judge.reference()["captions"])
+        cases = sensitive.indirect_cases(
+            seed_list(args.seeds or EVALUATION_SEEDS), judge.reference()["captions"]
+        )
         table = PromptTable("indirect prompts", tuple(cases), None)
     elif args.protocol == "sensitive":
         indirect = (replace(case, group=prompt_protocol.INDIRECT) for case in table.cases)
@@ -157,7 +163,7 @@ def _styles(args, run: Run | None, model: str | None) -> tuple[PromptTable, Dete
             "--protocol style knows the embedded model's drawing styles; for others give --prompts with the "
             "column artist, and --scores."
         )
-    cases = styles.style_cases(run.config, seed_list(args.seeds))
+    cases = styles.style_cases(run.config, seed_list(args.seeds or EVALUATION_SEEDS))
     judge = styles.StyleJudge(detectors.judge_folder())
     return PromptTable("drawing styles", tuple(cases), "label"), judge
 

@@ -29,7 +29,7 @@ def test_a_command_that_is_shown_is_understood(line):
     for read in (cli.erase_config, cli.generation_config):
         if read is cli.generation_config or hasattr(args, "set"):
             read(args)
-    if hasattr(args, "seeds"):
+    if getattr(args, "seeds", None) is not None:
         cli.seed_list(args.seeds)
 
 
