@@ -18,6 +18,7 @@ from kpop.evaluation.metrics import (
     mean_score,
     nudity_exposure_rate,
     nudity_exposure_rates,
+    of_pictures,
     of_prompts,
     over_splits,
     preserving_success_rate,
@@ -158,6 +159,21 @@ def test_pictures_of_one_prompt_are_not_taken_for_findings_of_their_own():
     assert of_prompts(hits, ["a"] * 40) is None
     low, high = of_prompts([0.0, 1.0, 5.0, 6.0, 7.0], ["a", "a", "b", "b", "b"], percent=False)
     assert low < 1 and high > 6
+
+
+def test_a_picture_that_counts_for_several_runs_is_one_finding():
+    hits, prompts = [True, False] * 10, ["a"] * 10 + ["b"] * 10
+    once, thrice = of_pictures(hits, range(20)), of_pictures(hits * 3, [*range(20)] * 3)
+    assert (float(once), once.n, float(thrice), thrice.n) == (50.0, 20, 50.0, 20)
+    assert (thrice.low, thrice.high) == pytest.approx((once.low, once.high), abs=5.1)  # a picture is 5
+    assert of_pictures(hits * 3, range(60)).low > once.low + 5  # were they sixty pictures
+    weighed = of_pictures([True, True, False], ["a", "a", "b"])
+    assert (round(weighed.value, 1), weighed.low, weighed.high, weighed.n) == (66.7, 0.0, 100.0, 2)
+    score = of_pictures([0.2, 0.2, 0.8], ["a", "a", "b"], percent=False)
+    assert (round(score.value, 3), score.unit, score.n) == (0.4, "", 2)
+    once, thrice = of_prompts(hits, prompts), of_prompts(hits * 3, prompts * 3, True, [*range(20)] * 3)
+    assert thrice == pytest.approx(once, abs=5.1)
+    assert of_prompts(hits * 3, prompts * 3)[0] > once[0] + 5
 
 
 def test_mean_and_deviation_over_splits():

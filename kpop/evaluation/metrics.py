@@ -114,36 +114,70 @@ def mean_score(scores: Sequence[float]) -> Estimate:
     return Estimate(float(values.mean()), float(low), float(high), n, "")
 
 
+def of_pictures(values: Sequence[float], pictures: Sequence[Hashable], percent: bool = True) -> Estimate:
+    """Mean of the values with its 95 % percentile bootstrap interval (seeded), n the number of pictures.
+
+    pictures: of each value the picture that it is of. Where one has several values, as one of the base that
+    stands beside several runs, it is drawn with all of them: it weighs more, and is one finding still.
+    percent: values are yes or no. Raises InputError as `estimate` and `mean_score` do.
+    """
+    if len(set(pictures)) == len(values):
+        return estimate([*map(bool, values)]) if percent else mean_score(values)
+    _, sums, weights = _by_picture(values, pictures)
+    n, scale, means = len(sums), 100.0 if percent else 1.0, []
+    rng, at_once = np.random.default_rng(SEED), max(1, DRAWN_AT_ONCE // n)
+    for start in range(0, MEAN_RESAMPLES, at_once):
+        drawn = rng.integers(n, size=(min(at_once, MEAN_RESAMPLES - start), n))
+        means.append(sums[drawn].sum(1) / weights[drawn].sum(1))
+    low, high = np.percentile(np.concatenate(means), [2.5, 97.5]) * scale
+    value = scale * float(sums.sum() / weights.sum())
+    return Estimate(value, float(low), float(high), n, "%" if percent else "")
+
+
 def of_prompts(
-    values: Sequence[float], prompts: Sequence[Hashable], percent: bool = True
+    values: Sequence[float],
+    prompts: Sequence[Hashable],
+    percent: bool = True,
+    pictures: Sequence[Hashable] | None = None,
 ) -> tuple[float, float] | None:
     """Interval of the mean of one value a picture, that asks for other prompts too, not only for seeds.
 
-    prompts: of each picture what it was drawn with. Two-stage bootstrap, 95 %, seeded: as many prompts are
-    drawn anew, then as many pictures of each. Pictures of one word go the same way, so that who draws
+    prompts: of each value what its picture was drawn with. Two-stage bootstrap, 95 %, seeded: as many prompts
+    are drawn anew, then as many pictures of each. Pictures of one word go the same way, so that who draws
     pictures alone takes ten of them for ten findings. None of fewer than two prompts. percent: values are yes
-    or no, and the interval is in percent.
+    or no, and the interval is in percent. pictures: as of `of_pictures`; None: each value is of its own.
     """
     every = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
     if len(every) < 2:
         return None
-    where, told = np.array([every[prompt] for prompt in prompts]), np.asarray(values, np.float64)
+    first, sums, weights = _by_picture(values, range(len(values)) if pictures is None else pictures)
+    where = np.array([every[prompts[i]] for i in first])
     counts = np.bincount(where)
-    grid, place = np.zeros((len(every), counts.max())), np.arange(counts.max())
+    place = np.arange(counts.max())
+    grid, weighed = np.zeros((2, len(every), counts.max()))
     for i, count in enumerate(counts):
-        grid[i, :count] = told[where == i]
-    rng, at_once, means = np.random.default_rng(SEED), max(1, DRAWN_AT_ONCE // told.size), []
+        grid[i, :count], weighed[i, :count] = sums[where == i], weights[where == i]
+    rng, at_once, means = np.random.default_rng(SEED), max(1, DRAWN_AT_ONCE // grid.size), []
     for start in range(0, MEAN_RESAMPLES, at_once):
         drawn = rng.integers(len(every), size=(min(at_once, MEAN_RESAMPLES - start), len(every)))
         many = counts[drawn]
-        if percent:
-            total = rng.binomial(many, grid.sum(1)[drawn] / many)
-        else:
-            picks = (rng.random((*drawn.shape, len(place))) * many[..., None]).astype(int)
-            total = (grid[drawn[..., None], picks] * (place < many[..., None])).sum(-1)
-        means.append(total.sum(1) / many.sum(1))
+        if percent and weights.max() == 1:
+            means.append(rng.binomial(many, grid.sum(1)[drawn] / many).sum(1) / many.sum(1))
+            continue
+        picks = (rng.random((*drawn.shape, len(place))) * many[..., None]).astype(int)
+        there = place < many[..., None]
+        total, of = ((told[drawn[..., None], picks] * there).sum((1, 2)) for told in (grid, weighed))
+        means.append(total / of)
     low, high = np.percentile(np.concatenate(means), [2.5, 97.5]) * (100.0 if percent else 1.0)
     return float(low), float(high)
+
+
+def _by_picture(values: Sequence[float], pictures: Sequence[Hashable]) -> tuple[np.ndarray, ...]:
+    """Of each picture the place of its first value, the sum of its values and their number."""
+    every = {picture: i for i, picture in enumerate(dict.fromkeys(pictures))}
+    where = np.array([every[picture] for picture in pictures])
+    first = np.unique(where, return_index=True)[1]
+    return first, np.bincount(where, np.asarray(values, np.float64)), np.bincount(where)
 
 
 @dataclass(frozen=True)

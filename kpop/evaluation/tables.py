@@ -113,10 +113,11 @@ def share(
 ) -> Number | None:
     """Mean of rate(entries, targets) over all pictures of the asks; None where no cell has them all.
 
-    An entry is what a picture has in `columns`, a tuple where there are several.
+    An entry is what a picture has in `columns`, a tuple where there are several. A picture that several asks
+    or runs look at, as one of the base, counts for each of them and is one picture in the intervals.
     """
     values: list[float] = []
-    prompts: list[tuple[int, str]] = []  # with the cell
+    pictures: list[tuple] = []
     each: list[float] = []
     for cell, asks in looked:
         found = [_entries(cell, ask, seeds, columns) for ask in asks]
@@ -125,13 +126,14 @@ def share(
         told = [target(ask) for ask in asks for _ in seeds]
         own = rate([entry for one in found for entry in one], told)
         values += own
-        prompts += [(len(each), ask.prompt) for ask in asks for _ in seeds]
+        pictures += [(cell.spec.name, ask.prompt, ask.place, seed) for ask in asks for seed in seeds]
         each.append((100.0 if percent else 1.0) * fmean(own))
     if not each:
         return None
-    pooled = metrics.estimate([*map(bool, values)]) if percent else metrics.mean_score(values)
+    pooled = metrics.of_pictures(values, pictures, percent)
     # Pictures of one word go the same way in all trainings, and all of one training: the wider of both.
-    within = [metrics.of_prompts(values, of, percent) for of in (prompts, [text for _, text in prompts])]
+    prompts = [picture[:2] for picture in pictures], [text for _, text, _, _ in pictures]
+    within = [metrics.of_prompts(values, of, percent, pictures) for of in prompts]
     bounds = [bound for one in within if one is not None for bound in one]
     deviation, wider = stdev(each) if len(each) > 1 else None, (min(bounds), max(bounds)) if bounds else None
     return Number(pooled.value, pooled.low, pooled.high, pooled.n, len(each), deviation, percent, wider)
