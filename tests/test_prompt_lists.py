@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,7 +14,8 @@ from PIL import Image
 
 from kpop import cli, generation, train
 from kpop.errors import InputError
-from kpop.evaluation import picture_folders, prompt_protocol, prompt_report, prompt_table, sensitive
+from kpop.evaluation import picture_folders, prompt_protocol, prompt_report, prompt_table, scores, sensitive
+from kpop.evaluation.detectors import EmojiJudge
 from kpop.evaluation.metrics import Estimate
 from kpop.evaluation.predictions import Predictions
 from kpop.evaluation.prompt_table import Case, read_prompts
@@ -140,6 +142,7 @@ def evaluate(tmp_path, monkeypatch):
     monkeypatch.setattr(
         prompt_protocol, "opened_picture", lambda path: picture(SEEN[path.parent.name][int(path.stem)])
     )
+    monkeypatch.setattr(prompt_protocol, "digest", str)
 
     def run(
         protocol="csv", judge=None, out=tmp_path / "out", scores=None, cases=CASES, settings=None, **counted
@@ -174,8 +177,8 @@ def test_labels_are_counted_by_group_with_the_base_beside(evaluate, tmp_path):
         rows = list(csv.DictReader(file))
     assert len(rows) == 12 and rows[1] == {
         "case": "1", "group": "erased", "label": "Church", "prompt": "a church", "seed": "2",
-        "variant": "original", "found": "castle:0.6|church:0.5", "text_score": "", "name_score": "",
-        "rest_score": "", "base_distance": "",
+        "variant": "original", "picture": "original/1.png", "found": "castle:0.6|church:0.5",
+        "text_score": "", "name_score": "", "rest_score": "", "base_distance": "",
     }  # fmt: skip
 
 
@@ -420,6 +423,60 @@ def test_a_distance_to_reference_pictures(command, folders):
         status == 0 and distance["original"] == pytest.approx(0.0, abs=1e-2) and distance["sanitized"] > 1.0
     )
     assert "judge Fréchet distance: base" in out
+
+
+def test_a_picture_that_is_another_by_now_is_judged_again(command, folders, monkeypatch):
+    def figures():
+        metrics = json.loads((folders / "out" / "metrics.json").read_text())
+        rates, (distance,) = metrics["figures"]["erased"]["ESR-1"], metrics["distances"].values()
+        return [rates[variant]["value"] for variant in ("original", "sanitized")], distance
+
+    seen, detections, measured = [], EmojiJudge.detections, []
+
+    def counted(judge, images):
+        seen.append(len(images))
+        return detections(judge, images)
+
+    def sets(pictures, against, count):
+        measured.append(count)
+        every = [image.tobytes() for stream in (pictures, against) for image in stream]
+        return "judge Fréchet distance", float(sum(map(sum, every)))
+
+    monkeypatch.setattr(prompt_report, "plot", lambda *_: None)
+    monkeypatch.setattr(EmojiJudge, "detections", counted)
+    monkeypatch.setattr(scores, "load_scores", lambda *_: Scores(sets=sets))
+    write(
+        folders / "list.csv",
+        LIST.replace("a castle,castle", "a church,dog").replace("a dog,dog", "a church,dog"),
+    )
+    (folders / "references").mkdir()
+    for seed in range(2):
+        shutil.copy(folders / "original" / f"{seed}.png", folders / "references")
+    flags = [
+        "--base-images",
+        folders / "original",
+        "--erased",
+        "church",
+        "--reference",
+        folders / "references",
+    ]
+    assert command(*flags)[0] == 0
+    first, distances = figures()
+    assert (first, seen, measured) == ([0.0, 100.0], [4, 4], [2, 2])
+    assert command(*flags)[0] == 0
+    assert (figures(), seen, measured) == ((first, distances), [4, 4], [2, 2])
+    for seed in (1, 2):
+        shutil.copy(folders / "original" / f"{seed}.png", folders / "sanitized")
+    assert command(*flags)[0] == 0
+    changed, further = figures()
+    assert (changed, seen, measured) == ([0.0, 50.0], [4, 4, 2, 2], [2, 2, 2])
+    assert further["original"] == distances["original"] and further["sanitized"] != distances["sanitized"]
+    with open(folders / "out" / "predictions.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == 8
+    shutil.copy(folders / "original" / "3.png", folders / "references" / "0.png")
+    assert command(*flags)[0] == 0
+    assert figures()[1]["original"] != further["original"]
+    assert (seen, measured) == ([4, 4, 2, 2], [2, 2, 2, 2, 2])
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ One folder a variant, one PNG a row, named after its case_number, as the public 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -132,10 +133,23 @@ def opened_picture(path: Path) -> Image.Image:
                 raise InputError(f"The picture {path.parent.name}/{path.name} is too large to be measured.")
             return image.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(
-            f"The picture {path.parent.name}/{path.name} is broken. Put a whole one in its place (or delete "
-            "it, if this command drew it) and say the same again: what is measured already is kept."
-        ) from error
+        raise _broken(path) from error
+
+
+def digest(path: Path) -> str:
+    """Which picture it is, by its bytes, so that a copy is the same. Raises InputError where it is gone."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise _broken(path) from error
+
+
+def _broken(path: Path) -> InputError:
+    return InputError(
+        f"The picture {path.parent.name}/{path.name} is broken. Put a whole one in its place (or delete "
+        "it, if this command drew it) and say the same again: what is measured already is kept."
+    )
 
 
 def reference_pictures(folder: str | Path) -> list[Path]:

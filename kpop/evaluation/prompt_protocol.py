@@ -1,7 +1,7 @@
 """Prompt lists: what detectors and scores say of every picture, and the figures by group, the base beside.
 
 Protocol `csv` counts labels (ESR-k, PSR-k), `sensitive` exposed parts over thresholds (NER-t). Both add the
-scores of scores.py. Every picture's answer is kept in predictions.csv as it is made.
+scores of scores.py. Every picture's answer is kept in predictions.csv as it is made, with its digest.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from .metrics import (
     preserving_success_rate,
     recovery_rate,
 )
-from .picture_folders import Paths, opened_picture, stream
+from .picture_folders import Paths, digest, opened_picture, stream
 from .predictions import Predictions
 from .prompt_table import ALL, Case, batches
 from .protocol import DEPTHS, NEUTRAL, SEPARATOR, VARIANTS
 from .scores import Scores
 
 COLUMNS = (
-    "case", "group", "label", "prompt", "seed", "variant", "found",
+    "case", "group", "label", "prompt", "seed", "variant", "picture", "found",
     "text_score", "name_score", "rest_score", "base_distance",
 )  # fmt: skip
 # What a score of pictures and texts is asked for; the latter two where the labels are artists or styles.
@@ -124,14 +124,18 @@ def predict(
 ) -> None:
     """Ask the judge and the scores about every picture that `store` lacks, a batch at a time.
 
-    paths: variant -> case number -> picture; "original" is the base's. Raises InputError on a broken one.
+    One that is another by now is asked about again, with its case's others, as their distances are to the
+    base's. paths: variant -> case number -> picture; "original" is the base's. Raises InputError on a broken
+    one.
     """
+    _drop_changed(cases, paths, store)
     left = [case for case in cases if any((case.number, variant) not in store.rows for variant in paths)]
     total = len(cases) * len(paths)
     done = total - len(left) * len(paths)
     for batch in batches(left, BATCH):
         if on_progress is not None:
             on_progress(done, total)
+        digests = {v: [digest(found[case.number]) for case in batch] for v, found in paths.items()}
         pictures = {v: [opened_picture(found[case.number]) for case in batch] for v, found in paths.items()}
         rows = []
         for variant, images in pictures.items():
@@ -149,7 +153,8 @@ def predict(
                 told = SEPARATOR.join(f"{label}:{score:.6g}" for label, score in found[i])
                 row = dict.fromkeys(COLUMNS, "") | {
                     "case": case.number, "group": case.group, "label": case.label, "prompt": case.prompt,
-                    "seed": str(case.seed), "variant": variant, "found": told,
+                    "seed": str(case.seed), "variant": variant, "picture": digests[variant][i],
+                    "found": told,
                 }  # fmt: skip
                 values = {column: held[i] for column, held in measured.items() if i in held}
                 rows.append(row | {column: f"{value:.6g}" for column, value in values.items()})
@@ -157,6 +162,20 @@ def predict(
         done += len(rows)
     if on_progress is not None:
         on_progress(total, total)
+
+
+def _drop_changed(cases: Sequence[Case], paths: dict[str, Paths], store: Predictions) -> None:
+    """Take out of `store` the rows of pictures that have become others."""
+    changed = [
+        key
+        for variant, found in paths.items()
+        for key in ((case.number, variant) for case in cases)
+        if key in store.rows and store.rows[key]["picture"] != digest(found[key[0]])
+    ]
+    for key in changed:
+        del store.rows[key]
+    if changed:
+        store.tidy()
 
 
 def _texts(scores: Scores) -> dict[str, tuple[str, Callable[[Case], str]]]:
@@ -282,25 +301,40 @@ def set_distances(
 ) -> dict[str, dict[str, float]]:
     """name ("FID") -> variant -> distance of the pictures that should stay as they are to the references.
 
-    references: None for the embedded judge's composed scenes. Kept in distances.json one by one.
+    references: None for the embedded judge's composed scenes. Kept in distances.json one by one, for as long
+    as the pictures and the references are the same.
     """
     some = [case.number for case in cases if case.group not in NOT_KEPT]
     if scores.sets is None or len(some) < 2:
         return {}
-    names = hashlib.sha256("\n".join(map(str, references or ())).encode()).hexdigest()
-    file, told = out / "distances.json", {"pictures": len(some), "references": names}
+    against = _digest_of(references or ())
+    file, now = out / "distances.json", {}
+    for variant, numbered in paths.items():
+        now[variant] = [_digest_of([numbered[number] for number in some]), against]
+    kept = _kept_distances(file)
+    found: dict[str, dict[str, float]] = {}
+    for variant, numbered in paths.items():
+        if kept.get(variant, {}).get("of") == now[variant]:
+            name, distance = kept[variant]["name"], kept[variant]["distance"]
+        else:
+            pictures = stream(numbered[number] for number in some)
+            count = len(some) if references is None else min(len(some), len(references))
+            name, distance = scores.sets(pictures, None if references is None else stream(references), count)
+            kept[variant] = {"of": now[variant], "name": name, "distance": distance}
+            write_json(file, kept)
+        found.setdefault(name, {})[variant] = distance
+    return found
+
+
+def _kept_distances(file: Path) -> dict[str, dict[str, Any]]:
+    """variant -> what distances.json says of it; nothing of a file that cannot be used."""
     try:
         kept = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError):
-        kept = {}
-    found = kept.get("found", {}) if kept.get("of") == told else {}
-    for variant, numbered in paths.items():
-        if any(variant in held for held in found.values()):
-            continue
-        pictures = stream(numbered[number] for number in some)
-        against = None if references is None else stream(references)
-        count = len(some) if references is None else min(len(some), len(references))
-        name, distance = scores.sets(pictures, against, count)
-        found.setdefault(name, {})[variant] = distance
-        write_json(file, {"of": told, "found": found})
-    return found
+        return {v: held for v, held in kept.items() if {"of", "name", "distance"} <= set(held)}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _digest_of(pictures: Sequence[Path]) -> str:
+    """Which pictures they are, in their order."""
+    return hashlib.sha256("\n".join(map(digest, pictures)).encode()).hexdigest()[:16]
