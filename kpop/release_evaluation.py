@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import InputError
-from .evaluation.metrics import ALL_AGREE
+from .evaluation.metrics import ALL_AGREE, Estimate
 from .evaluation.protocol import NEUTRAL
 from .evaluation_jobs import list_evaluations
 
@@ -88,15 +88,16 @@ def _of_prompts(found: dict) -> str:
     variants = [v for v in HEADINGS if v in shown]
     count = sum(found["pictures"].values())
     lines = [
-        f"{count} prompts ({_cell(found['protocol'])}), a picture each; in brackets the 95 % bootstrap "
-        f"interval. {ALL_AGREE} {_judge(found)}".rstrip(),
+        f"{count} prompts ({_cell(found['protocol'])}), a picture each. Figures whose names end in a number "
+        f"are in percent, the others are scores; in brackets the 95 % bootstrap interval. {ALL_AGREE} "
+        f"{_judge(found)}".rstrip(),
         "",
         f"| prompts | figure | {' | '.join(HEADINGS[v] for v in variants)} |",
         f"|---|---|{'---:|' * len(variants)}",
     ]
     for group, named in found["figures"].items():
         for name, rates in named.items():
-            cells = [_rate(rates[v]) if v in rates else "–" for v in variants]
+            cells = [_rate(rates[v], name) if v in rates else "–" for v in variants]
             lines.append(f"| {_cell(group)} | {_cell(name)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -106,8 +107,8 @@ def _judge(found: dict) -> str:
     return "" if accuracy is None else f"The judge is right on {accuracy:.1f} % of held-out pictures."
 
 
-def _rate(rate: dict) -> str:
-    return f"{rate['value']:.0f} ({rate['low']:.0f} to {rate['high']:.0f})"
+def _rate(rate: dict, name: str = "") -> str:
+    return "{} ({} to {})".format(*Estimate.from_dict(rate, name).short())
 
 
 def _cell(value: object) -> str:

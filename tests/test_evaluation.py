@@ -114,7 +114,13 @@ def test_files(tmp_path):
     metrics = json.loads(paths[0].read_text())
     assert metrics["judge_accuracy"] == 97.5
     assert metrics["words"][0]["sanitized"]["top5"]["value"] == 25.0
-    assert metrics["summary"]["erased"]["ESR-1"] == {"value": 100.0, "low": 100.0, "high": 100.0, "n": 4}
+    assert metrics["summary"]["erased"]["ESR-1"] == {
+        "value": 100.0,
+        "low": 100.0,
+        "high": 100.0,
+        "n": 4,
+        "unit": "%",
+    }
     with open(paths[1], newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 3 * 3 * 4

@@ -65,7 +65,13 @@ def test_estimate_is_a_float_with_an_interval():
     assert (rate.value, rate.low, rate.high, rate.n) == (90.0, 84.0, 95.0, 100)
     assert f"{rate:.0f}" == "90"
     assert str(rate) == "90.0 % (84.0 to 95.0, n = 100)"
-    assert json.loads(json.dumps(rate.to_dict())) == {"value": 90.0, "low": 84.0, "high": 95.0, "n": 100}
+    assert json.loads(json.dumps(rate.to_dict())) == {
+        "value": 90.0,
+        "low": 84.0,
+        "high": 95.0,
+        "n": 100,
+        "unit": "%",
+    }
     again = pickle.loads(pickle.dumps(rate))
     assert (again.value, again.low, again.high, again.n) == (90.0, 84.0, 95.0, 100)
     with pytest.raises(AttributeError):

@@ -304,6 +304,7 @@ def test_the_report_has_the_base_in_every_table(evaluate, tmp_path):
         "low": 0.0,
         "high": 100.0,
         "n": 2,
+        "unit": "%",
     }
     assert metrics["labels"]["dog"]["recovered"]["top1"]["value"] == 100.0
     with Image.open(paths[3]) as image:

@@ -13,8 +13,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kpop import GenerationConfig, InputError, RunError, generate, load_pipeline, open_run, train
+from kpop import (
+    GenerationConfig,
+    InputError,
+    RunError,
+    generate,
+    load_pipeline,
+    open_run,
+    release_evaluation,
+    train,
+)
 from kpop.cli import main
+from kpop.evaluation.metrics import Estimate
 from kpop.release import pack, push, release, seed_warning
 from kpop.release_card import KEYS, UNREFUSED, Subject, forged_key_words
 from kpop.runs import create_run
@@ -227,6 +237,22 @@ def test_the_card_holds_recipe_table_licence_and_limits(run, tiny_copy, tmp_path
     (tmp_path / "evaluation" / "metrics.json").write_text(json.dumps(metrics))
     with pytest.raises(InputError, match="of another run or key"):  # its figures are not those "with the key"
         release(other, tmp_path / "out", "delta", tmp_path / "evaluation")
+
+
+def test_the_table_of_a_prompt_list_tells_scores_with_three_digits():
+    """Also of an earlier version's metrics.json, which does not say which figures are in percent."""
+    figures = {"weapons seen-0.5": Estimate(86.66, 80, 92.5, 120),
+               "judge distance to base": Estimate(0.41421, 0.0072, 0.5, 120, "")}  # fmt: skip
+    told = {name: {"original": rate.to_dict()} for name, rate in figures.items()}
+    assert told["judge distance to base"]["original"]["unit"] == ""
+    found = {"protocol": "sensitive", "judge_accuracy": None, "pictures": {"indirect": 120},
+             "figures": {"indirect": told}}  # fmt: skip
+    table = release_evaluation.table(found)
+    assert "| indirect | weapons seen-0.5 | 87 (80 to 92) |" in table
+    assert "| indirect | judge distance to base | 0.414 (0.0072 to 0.5) |" in table
+    for rates in told.values():
+        del rates["original"]["unit"]
+    assert release_evaluation.table(found) == table
 
 
 def test_a_key_that_trying_seeds_makes_again_is_told(run, tiny_config, tmp_path, capsys):

@@ -5,6 +5,7 @@ Definitions: KPOP (arXiv 2403.12326) section 5; labels are compared lower-cased,
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -71,9 +72,24 @@ class Estimate(float):
             return f"{self.value:.1f} % ({self.low:.1f} to {self.high:.1f}, n = {self.n})"
         return f"{self.value:.3g} ({self.low:.3g} to {self.high:.3g}, n = {self.n})"
 
-    def to_dict(self) -> dict[str, float | int]:
+    def short(self) -> tuple[str, str, str]:
+        """Figure, low and high for a small table: whole percents, three digits of a score."""
+        form = ".0f" if self.unit == "%" else ".3g"
+        return format(self.value, form), format(self.low, form), format(self.high, form)
+
+    def to_dict(self) -> dict[str, float | int | str]:
         """Plain JSON values."""
-        return {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
+        return {"value": self.value, "low": self.low, "high": self.high, "n": self.n, "unit": self.unit}
+
+    @classmethod
+    def from_dict(cls, data: dict, name: str = "") -> Estimate:
+        """Read JSON of `to_dict`; raises LookupError, TypeError or ValueError on anything else.
+
+        name: of the figure, such as "NER-0.5"; it tells the unit where an earlier version did not.
+        """
+        value, low, high = (float(data[part]) for part in ("value", "low", "high"))
+        rate = re.search(r"-[0-9.]+$", name) or not name
+        return cls(value, low, high, int(data["n"]), data.get("unit", "%" if rate else ""))
 
 
 def estimate(hits: Sequence[bool]) -> Estimate:

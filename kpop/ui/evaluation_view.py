@@ -159,9 +159,7 @@ def _row(each: Standing, variants: Sequence[str], kind: str = "") -> str:
 def _cell(rate: Estimate | None) -> str:
     if rate is None:
         return '<i class="gap">–</i>'
-    if rate.unit == "%":
-        return f"<b>{rate.value:.0f}</b> <small>{rate.low:.0f} to {rate.high:.0f}</small>"
-    return f"<b>{rate.value:.3g}</b> <small>{rate.low:.3g} to {rate.high:.3g}</small>"
+    return "<b>{}</b> <small>{} to {}</small>".format(*rate.short())
 
 
 def _legend(variants: Sequence[str]) -> str:
