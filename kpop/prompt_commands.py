@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from .cli_values import EVALUATION_SEEDS, concept_list, generation_config, key_of, key_told, seed_list
 from .command_output import output_folder, progress_bar
-from .config import EraseConfig, GenerationConfig
+from .config import EraseConfig, GenerationConfig, names
 from .errors import InputError
 from .evaluation import detectors, picture_folders, prompt_protocol, prompt_report, scores, sensitive, styles
 from .evaluation.detectors import Detector
@@ -181,15 +181,18 @@ def _roles(args: argparse.Namespace, run: Run | None) -> EraseConfig | None:
 def _grouped(
     table: PromptTable, roles: EraseConfig | None, judge: Detector | None, told: str | None
 ) -> list[Case]:
-    """The cases of `csv` in the groups of what was erased, retained, or neither. told: --erased."""
+    """The cases of `csv` in the groups of what was erased, retained, or neither. told: --erased.
+
+    Words that the judge has one label for are one, whichever of them the list and the run have.
+    """
     if roles is None or table.label_column is None:
         return list(table.cases)
+    seen = _roles_of_labels(roles, judge) if table.has_classes else {}
 
     def group(label: str) -> str:
-        told = label.replace("_", " ")
-        role = role_of(told, roles)
-        if role == "untouched" and table.has_classes:
-            return role_of(detectors.known_label(judge, label), roles)
+        role = role_of(label.replace("_", " "), roles)
+        if role == "untouched" and seen:
+            return seen.get(detectors.known_label(judge, label), role)
         return role
 
     groups = {label: group(label) for label in {case.label for case in table.cases}}
@@ -201,18 +204,28 @@ def _grouped(
     return [replace(case, group=groups[case.label]) if case.group == ALL else case for case in table.cases]
 
 
+def _roles_of_labels(roles: EraseConfig, judge: Detector) -> dict[str, str]:
+    """Label of the judge -> role, of the words that it has one for."""
+    found: dict[str, str] = {}
+    for role, concepts in (("erased", roles.concepts), ("retained", roles.retain or ())):
+        for name in (name for concept in concepts for name in names(concept)):
+            with suppress(InputError):
+                found.setdefault(detectors.known_label(judge, name), role)
+    return found
+
+
 def _scores(args, table: PromptTable, judge: Detector | None, references) -> scores.Scores:
-    names = [name.strip() for name in (args.scores or "").split(",") if name.strip()]
+    asked = [name.strip() for name in (args.scores or "").split(",") if name.strip()]
     if judge is not None and judge.name == "emoji":
-        measured = scores.load_scores(names, judge)
+        measured = scores.load_scores(asked, judge)
         # Composed scenes stand in for references only where the prompts are their captions.
         told = references is not None or any(case.group == prompt_protocol.OTHERS for case in table.cases)
         return measured if told else replace(measured, sets=None)
-    if references is None and "fid" in names:
+    if references is None and "fid" in asked:
         raise InputError("FID needs pictures to compare with: give their folder with --reference.")
-    if references is not None and "fid" not in names:
-        names.append("fid")
-    return scores.load_scores(names, judge, args.device)
+    if references is not None and "fid" not in asked:
+        asked.append("fid")
+    return scores.load_scores(asked, judge, args.device)
 
 
 def _counted(args, table: PromptTable, cases: Sequence[Case], judge, measured) -> dict[str, Any]:

@@ -9,9 +9,12 @@ import torch
 from PIL import Image
 from torchvision.models import ResNet50_Weights, resnet50
 
+from kpop.config import EraseConfig
 from kpop.errors import InputError, ModelError
 from kpop.evaluation import detectors, scores
 from kpop.evaluation.imagenet_classifier import IMAGENETTE
+from kpop.evaluation.prompt_table import Case, PromptTable
+from kpop.prompt_commands import _grouped
 from kpop.runs import EXAMPLE
 
 CATEGORIES = ResNet50_Weights.IMAGENET1K_V2.meta["categories"]
@@ -87,10 +90,32 @@ IMAGENET = SimpleNamespace(labels=CATEGORIES, aliases=IMAGENETTE)
      ("garbage_truck", "garbage truck"), ("English Springer", "English springer"), ("Tench", "tench"),
      ("springer", "English springer"), ("chainsaw", "chain saw"), ("Gas Pump", "gas pump"),
      ("Golf Ball", "golf ball"), ("Parachute", "parachute"), ("Chain Saw", "chain saw"),
-     ("French Horn", "French horn")],
+     ("French Horn", "French horn"), ("horn", "French horn"), ("Cassette", "cassette"),
+     ("cassette_player", "cassette player")],
 )  # fmt: skip
 def test_imagenette_names_are_resnets_categories(word, label):
     assert detectors.known_label(IMAGENET, word) == label
+
+
+def test_presets_and_a_list_of_imagenette_agree_on_what_is_erased():
+    labels = ["Cassette Player", "Chain Saw", "Church", "Gas Pump", "Tench", "English springer"]
+    table = PromptTable(
+        "list", tuple(Case(str(i), "", i, label) for i, label in enumerate(labels)), "label_str"
+    )
+
+    def erased(config):
+        found = _grouped(table, config, IMAGENET, None)
+        return [case.label for case in found if case.group == "erased"], {case.group for case in found}
+
+    both = {"erased", "retained"}
+    assert erased(EraseConfig(preset="imagenette-v3").resolved()) == (labels[:5], both)
+    assert erased(EraseConfig(preset="imagenette-v4").resolved()) == (labels[5:], both)
+    own = EraseConfig(concepts=("springer", "chainsaw", "no such thing"), retain=("cassette", "petrol pump"))
+    found = {case.label: case.group for case in _grouped(table, own, IMAGENET, None)}
+    assert found == {
+        "Cassette Player": "untouched", "Chain Saw": "erased", "Church": "untouched", "Gas Pump": "retained",
+        "Tench": "untouched", "English springer": "erased",
+    }  # fmt: skip
 
 
 def test_a_label_that_a_detector_does_not_have():

@@ -83,11 +83,12 @@ def judge_folder() -> Path:
 def known_label(detector: Detector, word: str) -> str:
     """The detector's label for a word of a prompt list: case, "_" and known spellings do not matter.
 
-    Raises InputError with the nearest labels where it has none.
+    A label of its own comes before a spelling of another. Raises InputError with the nearest labels where it
+    has none.
     """
     plain = " ".join(word.replace("_", " ").lower().split())
-    plain = detector.aliases.get(plain, plain)
-    found = next((label for label in detector.labels if label.lower() == plain), None)
+    lowered = {label.lower(): label for label in reversed(detector.labels)}  # the first of several alike
+    found = lowered.get(plain) or lowered.get(detector.aliases.get(plain, ""))
     if found is None:
         raise unknown_label(word, detector.labels)
     return found
