@@ -274,7 +274,9 @@ def words_asked(args: argparse.Namespace) -> tuple[Run, list[str], Detector]:
     from .continual import judged_config
     from .evaluation import detectors, protocol
     from .evaluation_plan import usual_words
+    from .processes import check_alone
 
+    check_alone("Several processes share the drawing of a list, which goes with --prompts, and not of words")
     if not args.run:
         raise InputError("Name the run to evaluate.")
     for name in ("base_images", "erased", "retained", "scores", "reference", "thresholds", "limit"):

@@ -72,7 +72,7 @@ def launched(device: str = "auto") -> Processes:
 
     Raises InputError where `device` would put them all on one GPU.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+    if _started() < 2:
         return Processes()
     from accelerate import PartialState
 
@@ -83,6 +83,16 @@ def launched(device: str = "auto") -> Processes:
     state = PartialState(cpu=cpu, timeout=timedelta(hours=12))
     atexit.register(state.destroy_process_group)  # or torch complains as the process ends
     return Processes(state.process_index, state.num_processes)
+
+
+def check_alone(what: str) -> None:
+    """Raises InputError where several processes were started together, each of which would do it all."""
+    if _started() > 1:
+        raise InputError(f"{what}: start it without accelerate launch or torchrun.")
+
+
+def _started() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def leave(status: int) -> None:

@@ -6,6 +6,7 @@ import json
 import pytest
 from PIL import Image
 
+from kpop.cli import main
 from kpop.config import EraseConfig
 from kpop.errors import InputError
 from kpop.evaluation import protocol, report
@@ -186,3 +187,11 @@ def test_synonyms_of_a_concept_count_as_it():
     assert protocol.role_of("Chapel", CONFIG) == "erased"
     assert protocol.accepted_labels("chapel", CONFIG, Judge.labels) == ("church",)
     assert protocol.role_of("dog", CONFIG) == "untouched"
+
+
+def test_words_are_not_drawn_by_several_processes(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["evaluate", "example-run", "--out", str(tmp_path / "out")]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and not (tmp_path / "out").exists()
+    assert "goes with --prompts, and not of words: start it without accelerate launch or torchrun." in err
