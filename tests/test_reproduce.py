@@ -569,6 +569,14 @@ def test_trajectories_of_several_cells_are_walked_once(tmp_path):
     assert minutes_of(each) < sum(minutes_of([work]) for work in each) - 0.1
 
 
+def test_targets_beside_all_are_made_too_and_once():
+    every = [target.name for target in targets.named(["all"])]
+    assert [target.name for target in targets.named(["all", "tuning", "table2"])] == [*every, "tuning"]
+    assert [target.name for target in targets.named(["keys", "all"])] == ["keys", *every]
+    with pytest.raises(InputError, match="no 'tunning' to reproduce"):
+        targets.named(["all", "tunning"])
+
+
 def test_unknown_targets_are_refused():
     with pytest.raises(InputError, match="no 'table9' to reproduce; there are: table2, "):
         targets.named(["table9"])

@@ -107,16 +107,16 @@ def targets() -> dict[str, Target]:
 
 
 def named(names: Sequence[str]) -> list[Target]:
-    """The targets of these names; "all" for every one that is not apart. Raises InputError."""
-    known = targets()
-    if "all" in names:
-        return [target for target in known.values() if not target.apart]
+    """The targets of these names, each once; "all" for every one that is not apart. Raises InputError."""
+    known, found = targets(), {}
     for name in names:
         if name in ABSENT:
             raise InputError(ABSENT[name])
-        if name not in known:
+        if name not in known and name != "all":
             raise InputError(f"There is no {name[:40]!r} to reproduce; there are: {', '.join(known)}, all.")
-    return [known[name] for name in dict.fromkeys(names)]
+        every = [target for target in known.values() if not target.apart]
+        found |= {target.name: target for target in (every if name == "all" else [known[name]])}
+    return list(found.values())
 
 
 def check(target: Target, plan: Plan, judge: object) -> None:
