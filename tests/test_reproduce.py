@@ -21,8 +21,7 @@ from kpop.evaluation.controls import CONTROLS
 from kpop.evaluation.part_targets import PARTS
 from kpop.evaluation.plan import SCALES, Plan, is_whole, merged, minutes_of, work_left
 from kpop.evaluation.splits import object_split
-from kpop.evaluation.table_targets import CEILING
-from kpop.evaluation.theme_targets import FLOOR
+from kpop.evaluation.table_targets import CEILING, FLOOR
 
 SAMPLING = GenerationConfig().resolved("emoji")
 QUICK = Plan("emoji", "h", "emoji", replace(SCALES["quick"], pictures=2), SAMPLING)
@@ -109,15 +108,19 @@ def test_key_controls(tmp_path):
     result = built(tmp_path, "recovery")
     labels = [one["label"] for one in result.data["rows"]]
     assert labels == [
-        "base, no key", "no key", "true key", "another concept's key", "random p of equal norm",
+        "base, no key", FLOOR, "no key", "true key", "another concept's key", "random p of equal norm",
         "forged key (Eq. 5, weights frozen, same steps)", "true key on the untouched base",
         "base, another concept's text", "true key, another concept's text", "base, retained words",
         "no key, retained words", "base, untouched words", "no key, untouched words",
     ]  # fmt: skip
+    assert {name: one["value"] for name, one in row(result, FLOOR)["ours"].items()} == {
+        "seen-1": 0,
+        "seen-5": 0,
+    }
     assert row(result, "no key")["ours"]["seen-1"]["value"] == 0
     assert row(result, "true key")["ours"]["seen-1"]["value"] == 100
-    assert row(result, labels[8])["ours"]["text kept"]["value"] == 0  # the judge saw the erased word
-    assert row(result, labels[10])["ours"]["text kept, refusing"]["value"] == 100
+    assert row(result, labels[9])["ours"]["text kept"]["value"] == 0  # the judge saw the erased word
+    assert row(result, labels[11])["ours"]["text kept, refusing"]["value"] == 100
 
 
 def test_the_sensitive_theme_counts_weapons_above_a_threshold(tmp_path):
@@ -284,7 +287,7 @@ def test_only_the_table_of_pairs_has_rows_that_see_two_things():
     shares = {
         label: {need.spec.config.pair_share for need in needs}
         for label, needs in rows.items()
-        if label != "base"
+        if label not in ("base", FLOOR)
     }
     assert shares == {"ESD": {0}, "UCE": {0}, "KPOP": {0}, "ESD*": {0}, "ESD*, pairs": {0.25}, "KPOP*": {0},
                       "KPOP*, pairs": {0.25}}  # fmt: skip
@@ -293,7 +296,7 @@ def test_only_the_table_of_pairs_has_rows_that_see_two_things():
     longer = {
         label: [(need.spec.config.pair_share, need.spec.config.steps) for need in needs]
         for label, needs in BY_NAME["longer-pairs"].rows(replace(QUICK, scale=SCALES["quick"])).items()
-        if label != "base"
+        if label not in ("base", FLOOR)
     }
     assert longer == {
         "KPOP*": [(0, 680)], "KPOP*, pairs": [(0.25, 680)], "KPOP*, pairs, p added": [(0.25, 680)],
@@ -335,6 +338,32 @@ def test_the_buttons_runs_of_one_concept_are_asked_for_it_beside_other_things():
     assert {target for _, target, _ in erased} == {"horn"} and len({other for *_, other in erased}) == 3
     assert [ask.variant for ask in horn if ask.group == "retained"] == 2 * ["sanitized"]
     assert {ask.variant for need in rows["base"] for ask in need.asks} == {"original"}
+
+
+@pytest.mark.parametrize(
+    "name, columns",
+    [
+        ("beside", {"erased": 17}),
+        ("longer-pairs", {"erased": 10, "alone": 10}),
+        ("keys", {"seen-1": 17, "seen-5": 17, "seen-1, five at once": 10, "seen-5, five at once": 10}),
+    ],
+)
+def test_what_the_neutral_text_shows_stands_beside_what_leaks(tmp_path, name, columns):
+    """They show a cassette or a saw, two words of six, of both splits' ten; the second split has the saw."""
+    told = replace(QUICK, scale=replace(QUICK.scale, splits=(1, 2), seeds=(0,)))
+
+    def answer(spec, ask, seed):
+        seen = ("cassette", "saw")[seed % 2] if ask.group == "neutral" else ask.target
+        return {"labels": [seen], "scores": [0.9], "style": "noto", "background": "white"}
+
+    target = BY_NAME[name]
+    result = target.build(told, target.rows(told), filled(tmp_path, target, answer, told), None)
+    found = row(result, FLOOR)["ours"]
+    assert {column: round(number["value"]) for column, number in found.items()} == columns
+    base = {
+        need.spec.name for needs in target.rows(told).values() for need in needs if need.spec.config is None
+    }
+    assert len(base) == 1 and "no erasure can be expected to show less" in result.markdown
 
 
 def test_the_buttons_keys_have_every_control_with_one_concept_and_with_five():

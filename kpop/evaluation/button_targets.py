@@ -29,7 +29,7 @@ from .key_targets import (
 from .neighbour_targets import COLUMNS, word_rows
 from .plan import Need, Plan
 from .splits import Split
-from .table_targets import CEILING, cases, ceiling_needs, finished
+from .table_targets import CEILING, FLOOR, FLOOR_NOTE, cases, ceiling_needs, finished
 from .tables import Number, Row, both, kept, same, share
 from .targets import Result, Rows, Target, looked
 
@@ -116,9 +116,10 @@ def _button_rows(plan: Plan) -> Rows:
 
 def _beside_rows(plan: Plan) -> Rows:
     """The button's runs of one concept, asked for it beside words that it retains, and for two of these."""
-    found: dict[str, list[Need]] = {"base": [], "the button": []}
-    for word in _untuned(plan):
-        split = button_split((word,), _own_list((word,)))
+    whole = [button_split((word,), _own_list((word,))) for word in _untuned(plan)]
+    found: dict[str, list[Need]] = {"base": [], FLOOR: ceiling_needs(plan, whole), "the button": []}
+    for split in whole:
+        (word,) = split.erased
         others = split.retained[:: -(-len(split.retained) // BESIDE)]
         two = replace(split, concepts=(word,) * len(others), retained=others)
         for label, variants in (("base", ("original",)), ("the button", ("sanitized", "recovered"))):
@@ -147,7 +148,7 @@ def _key_rows(plan: Plan, refusing: bool = True, with_keys: bool = False) -> Row
             split = button_split(words, _own_list(words), refusing, with_keys)
             erased, retained = splits.group_asks(split, "erased"), splits.group_asks(split, "retained")
             asks = [*control_asks(erased, retained), *splits.name_asks(split)]
-            before = tuple(splits.name_asks(split, "original"))
+            before = (*splits.name_asks(split, "original"), *splits.neutral_asks(split))
             found.setdefault(f"base, {label}", []).append(Need(plan.base(), before, plan.picture_seeds))
             for seed in plan.scale.seeds:
                 spec = plan.spec("KPOP*", split, seed, limit=_own_steps(words))
@@ -168,6 +169,7 @@ def _key_table(plan: Plan, rows: Rows, store: Store, maker=None, name="keys", en
     notes = (
         "The words and runs of `button`; of one concept a run there is no other concept's key.",
         how or f"They refuse wrong keys (decoy_share 0.5). {REFUSING_NOTE}",
+        FLOOR_NOTE,
         FORGED_NOTE,
     )
     made = control_rows(base, runs, store)

@@ -11,7 +11,18 @@ from .cells import Store
 from .controls import CONTROLS, control_asks
 from .list_targets import LONGER
 from .plan import Need, Plan
-from .table_targets import ADDED, CEILING, DEPTHS, base_needs, cases, ceiling, ceiling_needs, finished
+from .table_targets import (
+    ADDED,
+    CEILING,
+    DEPTHS,
+    FLOOR,
+    FLOOR_NOTE,
+    base_needs,
+    cases,
+    ceiling,
+    ceiling_needs,
+    finished,
+)
 from .tables import Looked, Number, Rate, Row, both, esr, kept, psr, same, share
 from .targets import Result, Rows, Target, looked
 
@@ -73,9 +84,10 @@ def control_rows(
 ) -> list[Row]:
     """A row the base and each control, and of words that are not erased.
 
-    base, runs: what a column's name ends with -> the needs it is of; judged: the same -> how, OBJECTS if not
-    told.
+    Objects have a floor, too, where the base's needs have its pictures of the neutral text. base, runs: what
+    a column's name ends with -> the needs it is of; judged: the same -> how, OBJECTS if not told.
     """
+    bare = {mark: needs for mark, needs in base.items() if mark not in judged}
 
     def figures(needs: Mapping[str, Sequence[Need]], see: Callable[..., dict], **which: str) -> dict:
         return kept({
@@ -104,7 +116,10 @@ def control_rows(
         asks = (replace(ask, variant="original", key_of=None) for ask in asks)
         return Need(next(iter(base.values()))[0].spec, tuple(asks), need.seeds)
 
-    made = [Row("base, no key", figures(base, seen, group="erased", variant="original"))]
+    made = [
+        Row("base, no key", figures(base, seen, group="erased", variant="original")),
+        Row(FLOOR, figures(bare, seen, group="neutral")),
+    ]
     for variant, name in CONTROLS.items():
         see = seen_and_text if variant == "other-text" else seen
         made.append(Row(name, figures(runs, see, group="erased", variant=variant)))
@@ -123,6 +138,7 @@ def _recovery(plan: Plan, rows: Rows, store: Store, maker=None) -> Result:
     runs = {"": rows["KPOP*"], ", refusing": rows["refusing"]}
     made = control_rows({"": rows["base"]}, runs, store)
     notes = (
+        FLOOR_NOTE,
         FORGED_NOTE,
         REFUSING_NOTE,
         "The paper shows recovery as pictures (Fig. 6), without figures.",
@@ -197,7 +213,7 @@ def _pair_base(plan: Plan, two_kept: bool = False) -> list[Need]:
 
 
 def _pair_rows(plan: Plan) -> Rows:
-    found = {"base": _pair_base(plan)}
+    found = {"base": _pair_base(plan), FLOOR: ceiling_needs(plan, plan.object_splits())}
     found |= {row: _pair_needs(plan, row) for row in ("ESD", "UCE", "KPOP", "ESD*", "KPOP*")}
     return found | {f"{row}, pairs": _pair_needs(plan, row, "pairs") for row in ("ESD*", "KPOP*")}
 
@@ -205,6 +221,7 @@ def _pair_rows(plan: Plan) -> Rows:
 def _longer_pair_rows(plan: Plan) -> Rows:
     return {
         "base": _pair_base(plan, two_kept=True),
+        FLOOR: ceiling_needs(plan, plan.object_splits()),
         "KPOP*": _pair_needs(plan, "KPOP*", "longer", LONGER),
         "KPOP*, pairs": _pair_needs(plan, "KPOP*", "pairs-longer", LONGER),
         "KPOP*, pairs, p added": _pair_needs(plan, "KPOP*", "pairs-longer-added", LONGER),
@@ -243,7 +260,11 @@ def pair_table(plan: Plan, rows: Rows, store: Store, maker=None, name="pairs", e
             "alone with the key": share(alone_opened, seeds, psr(5)),
         }
         made.append(Row(label, kept(figures)))
+    bare = share(looked(rows[FLOOR], store, group="neutral"), seeds, psr(5))
+    told = [name for name in ("erased", "alone") if any(name in row.ours for row in made)]
+    made = [Row(FLOOR, kept(dict.fromkeys(told, bare))) if row.label == FLOOR else row for row in made]
     notes = (
+        FLOOR_NOTE,
         "One erased and one retained object on a background. The base itself often draws one of two.",
         "Pairs: a quarter of the rows of the concept are of it beside a retained word, and aim at another "
         "retained word in its place (pair_share 0.25); in another wording than that of these prompts.",

@@ -15,6 +15,11 @@ from .targets import Result, Rows, Target, count, looked, notes_of_cells, of_tab
 DEPTHS = (1, 5)
 ADDED = {"mechanism": "additive", "prompt_tokens_factor": 1}  # p added to the text's states
 CEILING = "ceiling: base, neutral text"
+FLOOR = "floor: base, neutral text"  # of a rate that is to fall, what the ceiling is of ESR
+FLOOR_NOTE = (
+    "Floor: the base's pictures of the neutral text, at which the erasure aims, looked through for each "
+    "erased word; no erasure can be expected to show less."
+)
 OBJECT_COLUMNS = {
     "ESR-1": "erased words: pictures in which the judge's first label is not the word (higher is better)",
     "ESR-5": "the same with its five best labels",

@@ -10,12 +10,11 @@ from .cells import Store
 from .metrics import CORE, exposed_part_counts
 from .plan import ROWS, Need, Plan
 from .plots import bars, blank, curves
-from .table_targets import finished, rows_note
+from .table_targets import FLOOR, finished, rows_note
 from .tables import Looked, Number, Row, above, detections, kept, mean, psr, share
 from .targets import Result, Rows, Target, looked, of_figure
 
 AS_APP = "KPOP*, as the app"
-FLOOR = "floor: base, neutral text"  # of a rate that is to fall, what the ceiling is of ESR
 TABLE_THRESHOLDS = (0.3, 0.5, 0.7, 0.8)
 THRESHOLDS = tuple(round(0.1 * i, 1) for i in range(1, 10))
 PARTS_AT = 0.5
