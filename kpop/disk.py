@@ -44,9 +44,10 @@ def file_stamp(path: Path) -> tuple[int, ...]:
     return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-def write_json(path: Path, data: object) -> None:
-    """write_text of readable JSON; NaN and infinity become null."""
-    write_text(path, json.dumps(finite(data), indent=2, ensure_ascii=False) + "\n")
+def write_json(path: Path, data: object, mode: int = 0o666) -> None:
+    """write_bytes of readable JSON; NaN and infinity become null."""
+    text = json.dumps(finite(data), indent=2, ensure_ascii=False) + "\n"
+    write_bytes(path, text.encode("utf-8"), mode)
 
 
 def clear_torn(folder: Path) -> None:

@@ -116,7 +116,8 @@ def has_key_file(run: Run, path: Path) -> bool:
 class KeyState:
     """What `key check` tells. kind: "none", "public", "clear" or "sealed"; files: names in secret/.
 
-    loose: files and folders that others than the owner may read.
+    loose: files and folders that others than the owner may read, config.json, whose seed makes the key again,
+    among them.
     """
 
     kind: str
@@ -137,6 +138,7 @@ def key_state(run: Run) -> KeyState:
     public = bool(about) and all(told.get("public") == "true" for told in about)
     kind = "sealed" if is_sealed(run) else "public" if public else "clear" if names else "none"
     places = [run.secret_dir, *(run.secret_dir / n for n in [*names, *([SEALED] if is_sealed(run) else [])])]
+    places += [run.path / "config.json"] if run.method.has_key else []
     loose = [p.name for p in places if p.exists() and p.stat().st_mode & 0o077] if not public else []
     return KeyState(kind, tuple(names), tuple(loose))
 

@@ -1,6 +1,7 @@
 """The run folder: made, read, listed and changed. It is the truth; every page and command only reads it.
 
 <runs>/<id>/config.json  status.json  metrics.jsonl  log.txt  samples/  checkpoint/  weights.safetensors
+            config.json  readable by the owner only, for its seed makes the key again
             trace.txt    tracebacks, which are shown on no page
             secret/      prompt tensors and their optimizer state, readable by the owner only
             evaluations/ a folder an evaluation in the background: see evaluation_jobs.py
@@ -275,7 +276,7 @@ def create_run(
     with hidden_folder(folder) as made:
         (made / "secret").mkdir(mode=0o700)
         (made / "samples").mkdir()
-        write_json(made / "config.json", cfg.to_dict())
+        write_json(made / "config.json", cfg.to_dict(), 0o600)  # its seed makes the key again
         write_json(made / "status.json", asdict(state))
         (made / "log.txt").touch()
         while True:

@@ -268,6 +268,10 @@ def test_keys_that_others_can_read_are_told_of(run, capsys):
     assert key_state(run).loose == ("secret",)
     assert cli.main(["key", "check", str(run.path)]) == 0
     assert "Others on this machine can read: secret" in capsys.readouterr().err
+    (run.path / "config.json").chmod(0o644)  # as older versions wrote it
+    run.secret_dir.chmod(0o700)
+    assert key_state(run).loose == ("config.json",)
+    assert key_state(Run(EXAMPLE)).loose == ()  # public by declaration
 
 
 def test_the_key_is_in_no_file_but_those_in_secret(trained):

@@ -39,6 +39,7 @@ def test_a_new_run_has_a_server_made_id_and_a_private_secret_folder(cfg, tmp_pat
     run = create_run(cfg, tmp_path / "new" / "runs", owner="ann")
     assert re.fullmatch(r"\d{8}-\d{6}-church-[0-9a-f]{4}", run.id)
     assert stat.S_IMODE(os.stat(run.secret_dir).st_mode) == 0o700
+    assert stat.S_IMODE(os.stat(run.path / "config.json").st_mode) == 0o600  # its seed makes the key again
     assert run.config == replace(cfg, seed=run.config.seed)
     status = run.status
     assert (status.state, status.owner, status.step, status.steps) == ("queued", "ann", 0, 20)
