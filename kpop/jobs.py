@@ -25,7 +25,7 @@ from .detached import alive, signal_session, start_detached
 from .disk import clear_torn, disk_error, is_locked, locked
 from .errors import KpopError, RunError
 from .evaluation_jobs import check_idle, end_all
-from .key_sealing import check_open
+from .key_sealing import check_open, copies
 from .run_status import ENDED, RunStatus, host_name, process_fields
 from .runs import Run, create_run, list_runs
 from .turns import device_lock, training_gate
@@ -233,7 +233,7 @@ def resume(run: Run, device: str | None = None, runner: str | None = None) -> st
     """Queue a stopped, failed or interrupted run again; says in a sentence where it goes on.
 
     From its checkpoint, or from step 0 if it has none. runner: "local" or "ray"; None: where it was.
-    Raises RunError in any other state.
+    Raises RunError in any other state, and while another run needs it as it is.
     """
     runner = runner or ("ray" if run.status.runner == "ray" else "local")
     prepare_resume(run, device, runner=runner)
@@ -257,6 +257,7 @@ def prepare_resume(run: Run, device: str | None = None, **changes) -> None:
             raise RunError(f"Run {run.id} is finished. Start a new run to train longer.")
         if state not in ENDED:
             raise RunError(f"Run {run.id} is {state}: there is nothing to resume.")
+        check_not_needed(run, "resumed")
         check_open(run)
         forging_jobs.check_not_forging(run)
         run.checkpoint_states()
@@ -274,9 +275,24 @@ def prepare_resume(run: Run, device: str | None = None, **changes) -> None:
         run.update_status(**fresh | ({"device": device} if device else {}) | changes)
 
 
+def check_not_needed(run: Run, verb: str) -> None:
+    """Raise RunError where a run that went on from this one is not done: it needs these weights unchanged.
+
+    One that failed before it saved anything needs none.
+    """
+    for other in copies(run, list_runs(run.path.parent)):
+        state = other.status.state
+        if state != "done" and (state != "failed" or other.has_checkpoint):
+            raise RunError(
+                f"Run {run.id} cannot be {verb} now: {other.id}, which is {state}, went on from it and "
+                "needs its weights as they are. Let that one finish, or delete it first."
+            )
+
+
 def delete(run: Run) -> None:
-    """Remove a run folder, keys included. Raises RunError while it trains, and for the example."""
+    """Remove a run folder, keys included. RunError while it trains or is needed, and for the example."""
     _own(run, "deleted")
+    check_not_needed(run, "deleted")
     if not run.damage:
         _reconcile(run)
         run.transition(("queued",), state="stopped")

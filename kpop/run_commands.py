@@ -129,6 +129,7 @@ def runs_resume(args: argparse.Namespace) -> None:
     """Queue it again; it trains in the background."""
     run = named_run(args)
     if key_sealing.is_sealed(run) and run.status.state in ("stopped", "failed", "interrupted"):
+        jobs.check_not_needed(run, "resumed")  # or the key would be opened for nothing
         from .release_commands import passphrase
 
         # The worker writes a checkpoint of the key as it goes, so it lies open until it is sealed again.

@@ -377,6 +377,10 @@ def test_runs_list_show_and_delete(capsys):
     assert (shown["status"]["step"], shown["config"]["concepts"]) == (4, ["church", "dog"])
     later = create_run(EraseConfig(concepts=("cat",), base_run=run.id), runs.default_runs_dir())
     capsys.readouterr()
+    assert cli.main(["runs", "delete", run.id]) == 2
+    told = capsys.readouterr().err
+    assert f"{later.id}, which is queued, went on from it" in told and run.path.is_dir()
+    later.update_status(state="done")
     assert cli.main(["runs", "delete", run.id]) == 0
     assert capsys.readouterr().err == f"{later.id} went on from it and holds a copy of its key.\n"
     assert cli.main(["runs", "delete", later.id]) == 0 and capsys.readouterr().err == ""

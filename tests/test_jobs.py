@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -270,6 +271,31 @@ def test_delete_refuses_what_trains_and_what_ships(cfg, tmp_path, monkeypatch):
     for change in (jobs.delete, jobs.stop, jobs.resume):
         with pytest.raises(RunError, match="example run ships"):
             change(open_run(example.path))
+
+
+@pytest.mark.parametrize("state", ["queued", "running", "stopped", "interrupted", "failed"])
+def test_a_run_that_another_still_needs_is_neither_deleted_nor_resumed(cfg, tmp_path, state):
+    create_run(cfg, tmp_path, status="running")  # holds the device
+    base = create_run(cfg, tmp_path)
+    base.update_status(state="stopped")
+    later = create_run(replace(cfg, base_run=base.id), tmp_path, status="running")
+    later.checkpoint_dir.mkdir()
+    (later.checkpoint_dir / "state.json").write_text('{"step": 2}')
+    later.update_status(state=state)
+    for change in (jobs.delete, jobs.resume):
+        with pytest.raises(RunError, match=f"{later.id}, which is {state}, went on from it and needs"):
+            change(base)
+    assert base.status.state == "stopped"
+    later.update_status(state="done")
+    jobs.resume(base)
+    assert base.status.state == "queued"
+
+
+def test_a_run_that_failed_before_it_saved_anything_needs_no_other(cfg, tmp_path):
+    base = create_run(cfg, tmp_path)
+    create_run(replace(cfg, base_run=base.id), tmp_path).update_status(state="failed")
+    jobs.delete(base)
+    assert not base.path.exists()
 
 
 def test_a_damaged_run_harms_no_other_and_can_be_deleted(cfg, tmp_path):
