@@ -41,8 +41,12 @@ def forged_files(run: Run) -> dict[str, Path]:
 
 
 def forging_steps(cfg: EraseConfig) -> int:
-    """Steps of one forged key: as many as the true one had, for concepts share a run's. cfg: resolved."""
-    return math.ceil(cfg.steps / len(cfg.concepts))
+    """Steps of one forged key: as many as the true one had. cfg: resolved.
+
+    Concepts share a run's steps; a key that they share has every step.
+    """
+    keys = 1 if cfg.prompt_sharing == "shared" else len(cfg.concepts)
+    return math.ceil(cfg.steps / keys)
 
 
 def forging(run: Run) -> RunStatus | None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from kpop import RunError, forging_jobs, jobs, key_sealing, train
+from kpop import EraseConfig, RunError, forging_jobs, jobs, key_sealing, train
 from kpop.forging import forge_keys
 from kpop.forging_jobs import forged_files, forging
 from kpop.key_scan import find_key, fingerprints, secret_tensors
@@ -81,6 +81,12 @@ def test_a_key_is_forged_in_the_background_and_opens_like_another(studio, run):
     assert "with a forged key" in compare_views.grid_html(studio, (drawn,))
     found = find_key(run.path, fingerprints(secret_tensors(run)))
     assert {place.parent for place in found} == {run.secret_dir} and path in found
+
+
+@pytest.mark.parametrize("sharing, steps", [("per-concept", 213), ("shared", 425)])
+def test_a_forged_key_has_as_many_steps_as_the_true_one(sharing, steps):
+    cfg = EraseConfig(concepts=("church", "dog"), prompt_sharing=sharing).resolved()
+    assert (cfg.steps, forging_jobs.forging_steps(cfg)) == (425, steps)
 
 
 def test_sealing_takes_the_forged_key_in(forged):

@@ -93,7 +93,7 @@ class Keys:
         raise InputError(f"Run {self.run.id} has no key for {name[:60]!r}.")
 
     def _forged(self, index: int, concept: Concept) -> HiddenPrompt:
-        """As many steps of Eq. 5 as the true key had: a run's steps are shared by its concepts."""
+        """As many steps of Eq. 5 as the true key had."""
         cfg = self.run.config.resolved()
         path = forged_path(self.run, index, concept)
         if path.is_file():
