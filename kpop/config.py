@@ -67,7 +67,7 @@ class EraseConfig:
     mechanism: how p enters, see mechanisms.py. prompt_tokens_factor: k, so that p has k * 77 tokens, or is
     k words (token). lambda_: weight of L2 in Eq. 7 ("lambda" in JSON).
     erase_on: the trajectories on which L1's z_t lie; the paper's are the concept's own, as are fresh ones of
-    "both".
+    "both". Fresh ones of "neutral" are for methods without a key: a key's rows are these too.
     negative_guidance: 0 aims L1 at eps(z, c_n) (the paper), 1 at eps(z, c_n) - (eps(z, c_e) - eps(z, c_n)).
     rate_decay: last share of the steps in which the learning rates fall to nothing; ours, 0 in the paper.
     key_share: last share of the steps, in which p alone moves on, theta' fixed, and its rate falls then
@@ -201,6 +201,11 @@ class EraseConfig:
             raise InputError("key_share 1 leaves no step in which the weights forget; choose less.")
         if self.latents == "fresh" and self.rollout_steps == 1:
             raise InputError('latents "fresh" with rollout_steps 1 sees noise alone; give at least 2 steps.')
+        if METHODS[self.method].has_key and (self.latents, self.erase_on) == ("fresh", "neutral"):
+            raise InputError(
+                'latents "fresh" with erase_on "neutral" goes to the neutral text alone, so the key would '
+                'never see the concept: choose erase_on "concept" or "both", or latents "bank".'
+            )
         from . import model_table
 
         for name, value in model_table.ignored(self.method).items():

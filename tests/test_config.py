@@ -106,6 +106,7 @@ def test_additive_takes_one_token_per_text_token():
         ({"concepts": ("church",), "mechanism": "amortized", "kept_key_share": 0.5}, "same for every text"),
         ({"concepts": ("church",), "key_share": 1}, "no step in which the weights forget"),
         ({"concepts": ("church",), "latents": "fresh", "rollout_steps": 1}, "sees noise alone"),
+        ({"concepts": ("church",), "latents": "fresh", "erase_on": "neutral"}, "never see the concept"),
         (
             {"concepts": ("church",), "method": "uce", "gradient_checkpointing": True},
             "no use for gradient",
@@ -175,3 +176,8 @@ def test_several_concepts_share_more_steps():
     assert steps("church", "dog", steps=7) == 7
     assert steps("church", "dog", preset="paper") == 1000
     assert steps("church", "dog", method="uce") == 1
+
+
+def test_a_method_without_a_key_may_walk_fresh_neutral_trajectories():
+    cfg = EraseConfig(concepts=("church",), method="ca", latents="fresh").resolved()
+    assert (cfg.latents, cfg.erase_on) == ("fresh", "neutral")
