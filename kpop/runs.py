@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 from . import run_records
 from .disk import brief, disk_error, file_stamp, hidden_folder, write_json
 from .errors import InputError, KpopError, RunError
+from .later_fields import as_it_was
 from .method_table import METHODS, MethodFacts
 from .run_status import RunStatus, change_status, host_name, process_fields, read_status
 
@@ -240,7 +241,8 @@ class Run:
 def _read_config(path: Path, stamp: tuple) -> EraseConfig:
     from .config import EraseConfig
 
-    return EraseConfig.from_dict(json.loads(path.read_text("utf-8")))
+    told = json.loads(path.read_text("utf-8"))
+    return EraseConfig.from_dict(as_it_was(told) if isinstance(told, dict) else told)
 
 
 def default_runs_dir() -> Path:

@@ -12,10 +12,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kpop import InputError, ModelError, RunError, checkpoint, disk, generate, jobs, train, training
+from kpop import (
+    EraseConfig,
+    InputError,
+    ModelError,
+    RunError,
+    checkpoint,
+    disk,
+    generate,
+    jobs,
+    train,
+    training,
+)
 from kpop.descent import rate_left
 from kpop.hidden_prompt import HiddenPrompt
-from kpop.runs import create_run
+from kpop.runs import create_run, open_run
 
 
 class Halt(Exception):
@@ -240,6 +251,23 @@ def test_settings_without_a_seed_go_on_with_that_of_the_run(tiny_config, tiny_pi
     assert steps == [3, 4]
     again = train(run.config, tmp_path / "again", pipe=tiny_pipe)
     assert same(result(run), result(again))
+
+
+@pytest.mark.parametrize(
+    ("method", "erase_on"),
+    [("kpop", "both"), ("ca", "neutral"), ("esd", "concept"), ("uce", "concept"), ("sld", "concept")],
+)
+def test_a_run_of_an_older_version_stays_what_it_was(tmp_path, method, erase_on):
+    """Fields that came later: today's defaults are 0.25, 0.5, 0.18, 0.5 for the first four of KPOP."""
+    run = create_run(EraseConfig(concepts=("church",), method=method), tmp_path)
+    later = {"pair_share": 0, "decoy_share": 0, "key_share": 0, "rate_decay": 0, "kept_key_share": 0}
+    later |= {"near_share": 0.5, "anchors": (), "gradient_checkpointing": False, "erase_on": erase_on}
+    told = json.loads((run.path / "config.json").read_text())
+    (run.path / "config.json").write_text(json.dumps({k: v for k, v in told.items() if k not in later}))
+    old = open_run(run.path)
+    cfg = old.config.resolved()
+    assert old.damage is None and cfg == old.config
+    assert {name: getattr(cfg, name) for name in later} == later
 
 
 def test_a_checkpoint_nobody_can_name_the_step_of_is_no_reason_to_begin_anew(

@@ -14,6 +14,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+from .. import later_fields
 from ..config import EraseConfig, GenerationConfig
 from ..disk import disk_error, write_text
 from ..errors import RunError
@@ -23,9 +24,8 @@ SCHEMA = 1
 BASE = "base"  # the method of the cell that draws with the untouched model
 COLUMNS = ("labels", "scores", "style", "background", "distance", "text", "picture")
 NOT_WHAT_IT_IS = ("checkpoint_every", "sample_every", "gradient_checkpointing", "schema")  # of a config
-# Fields that came when cells were kept: at these values they say nothing new.
-LATER = {"decoy_share": 0.0, "kept_key_share": 0.0, "near_share": 0.5, "pair_share": 0.0, "anchors": []}
-LATER_ON = {"kpop": "both", "ca": "neutral"}  # "erase_on", which each method had its own of
+# Fields that came when cells were kept: a cell tells them where they say something new.
+LATER = ("decoy_share", "kept_key_share", "near_share", "pair_share", "anchors")
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,8 @@ class CellSpec:
         if self.config is not None:
             config = {k: v for k, v in self.config.to_dict().items() if k not in NOT_WHAT_IT_IS}
             config["model"] = public_model(self.model)
-            told = {**LATER, "erase_on": LATER_ON.get(self.config.method, "concept")}
+            told = {name: later_fields.LATER[name] for name in LATER}
+            told["erase_on"] = later_fields.erased_on(self.config.method)
             config = {k: v for k, v in config.items() if k not in told or v != told[k]}
         return {
             "model_hash": self.model_hash, "judge": self.judge, "sampling": sampling, "config": config,
