@@ -20,6 +20,7 @@ from .errors import RunError
 from .forging_jobs import forged_path, forging_steps
 from .hidden_prompt import HiddenPrompt
 from .key_sealing import check_open
+from .loaded_weights import check_unchanged
 from .methods.kpop import transfer
 from .precision import pick_precision, training_dtype
 from .student import student_of
@@ -54,6 +55,7 @@ def forge_key(
         cfg, concepts=(concept,), retain=(), retain_weight=0.0, key_retain_weight=0.0, steps=steps, seed=seed,
         latents="bank", base_run=None, prompt_sharing="per-concept",
     )  # fmt: skip
+    check_unchanged(pipe)
     digest, precision = models.model_hash(pipe), pick_precision(cfg.precision, pipe)
     sampler = Sampler(cfg.rollout_steps, cfg.rollout_guidance, precision)
     batches = BankBatches(pipe, cfg, Bank(pipe, sampler, digest, cache_folder(), between))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import InputError, ModelError
+from .loaded_weights import remember
 from .model_table import (
     EMBEDDED,
     MODELS,
@@ -118,6 +119,7 @@ def load_pipeline(model: str = "emoji", device: str = "auto", dtype: str = "auto
         part.requires_grad_(False).eval()
     pipe.set_progress_bar_config(disable=True)
     setattr(pipe, KPOP_FIELDS, {"model": model, "folder": str(folder)})
+    remember(pipe)
     return pipe
 
 
@@ -256,6 +258,8 @@ def model_hash(model: str | StableDiffusionPipeline) -> str:
     source = {**source, "hash": total.hexdigest()}
     if not named:
         setattr(model, KPOP_FIELDS, source)
+        if "folder" not in source:
+            remember(model)
     return source["hash"]
 
 

@@ -25,6 +25,7 @@ from .fresh_batches import FreshBatches
 from .health import Diverged, Health, check_fits, device_in_words
 from .interrupts import interrupts
 from .key_sealing import check_open
+from .loaded_weights import check_unchanged
 from .method_table import METHODS
 from .methods import load_method
 from .precision import pick_precision, training_dtype
@@ -149,6 +150,7 @@ class _Training:
         for text in all_texts(cfg):
             models.check_text(self.pipe, text)
         self.precision = pick_precision(cfg.precision, self.pipe)
+        check_unchanged(self.pipe)  # or its trajectories would be kept as another model's
         self.model_hash = models.model_hash(self.pipe)
         self.run.update_status(model_hash=self.model_hash, step=0, steps=cfg.steps)
         self.method = load_method(cfg.method)
