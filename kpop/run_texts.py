@@ -15,11 +15,15 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 PAIRS = 8  # texts of two things for each concept
+# Words whose first sound is not what their first letter says: "a unicorn" and "an hour", as against "an axe".
+VOWEL_FIRST = re.compile(
+    r"(?!uni(?![dmn])|us[eu]|uk|ufo\b|ute|eu|ewe|one\b|once\b)[aeiou]|hour|honest|honou?r|heir", re.I
+)
 
 
 def phrase(template: str, word: str) -> str:
     """The word in a phrasing: "a {}" becomes "an axe" where it must."""
-    if word[:1].lower() in "aeiou":
+    if VOWEL_FIRST.match(word):
         template = re.sub(r"\b([Aa]) \{\}", r"\1n {}", template)
     return template.replace("{}", word)
 

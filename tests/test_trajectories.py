@@ -7,6 +7,7 @@ import torch
 
 from kpop import models
 from kpop.batches import BankBatches, bank_wants
+from kpop.emoji.world import THINGS, a
 from kpop.fresh_batches import FreshBatches
 from kpop.methods.losses import error
 from kpop.run_texts import all_texts, pairs, phrase, phrasings
@@ -21,6 +22,15 @@ def predict(pipe, z, t, text):
         return pipe.unet(
             z, t, encoder_hidden_states=models.encode(pipe, [text]).expand(len(z), -1, -1)
         ).sample
+
+
+def test_the_article_follows_the_sound():
+    an = "axe umbrella Uncle uninvited elephant oneiric hour hourglass honest heir honour".split()
+    plain = "church house horn honey unicorn Uniform user usual euro eucalyptus ukulele UFO one-eyed".split()
+    assert [phrase("a {}", word) for word in an] == [f"an {word}" for word in an]
+    assert [phrase("A {} here", word) for word in plain] == [f"A {word} here" for word in plain]
+    own = [word for thing in THINGS for word in (thing.word, thing.kind, *thing.synonyms)]
+    assert all(phrase("a {}", word) == a(word) for word in own if not word.endswith("swords"))
 
 
 def test_a_rollout_is_the_pipelines_own_ddim(tiny_pipe):
