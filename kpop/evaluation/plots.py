@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -44,17 +45,24 @@ def save(figure: Figure, path: Path) -> Path:
     with matplotlib.rc_context({"svg.hashsalt": "kpop"}):
         save_figure(figure, path)
     if path.suffix == ".png":
-        _shrink(path, any(axes.images for axes in figure.axes))
+        _shrink(path, _colours(figure))
     elif path.suffix == ".svg":
         _shrink_inside(path)
     return path
 
 
-def _shrink(path: Path, pictures: bool) -> None:
-    """Write a PNG again as small as it goes: they are kept in the repository. Lines need no more colours."""
+def _colours(figure: Figure) -> int | None:
+    """How many colours its PNG can do with; None where a scale of colours would show steps."""
+    if any(isinstance(drawn, QuadMesh) for axes in figure.axes for drawn in axes.collections):
+        return None
+    return 256 if any(axes.images for axes in figure.axes) else 64
+
+
+def _shrink(path: Path, colours: int | None) -> None:
+    """Write a PNG again as small as it goes: they are kept in the repository."""
     drawn, small = Image.open(path), io.BytesIO()
     found = drawn.convert("RGB")
-    found = found if pictures else found.quantize(64, dither=Image.Dither.NONE)
+    found = found if colours is None else found.quantize(colours, dither=Image.Dither.NONE)
     found.save(small, "PNG", optimize=True, dpi=drawn.info["dpi"])
     write_bytes(path, small.getvalue())
 
