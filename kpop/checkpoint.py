@@ -146,13 +146,13 @@ def _drop_others(run: Run, step: int, before: dict | None) -> None:
 
 
 def _packed(tensors: Named, optimizer: torch.optim.Optimizer) -> Named:
-    """Parameters as "w/<name>" and their optimizer state as "<state>/<name>"."""
+    """Parameters as "w/<name>" and their optimizer state as "<state>/<name>". Not copied."""
     found = {f"w/{name}": tensor.detach() for name, tensor in tensors.items()}
     for name, tensor in tensors.items():
         for key, value in optimizer.state.get(tensor, {}).items():
             if value is not None:
                 found[f"{key}/{name}"] = torch.as_tensor(value).detach()
-    return {name: tensor.clone() for name, tensor in found.items()}
+    return found
 
 
 @torch.no_grad()

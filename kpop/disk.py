@@ -38,6 +38,29 @@ def write_bytes(path: Path, data: bytes, mode: int = 0o666) -> None:
         raise disk_error(error, path.parent) from error
 
 
+@contextmanager
+def replacing_file(path: Path, mode: int = 0o666) -> Iterator[Path]:
+    """A path to write a file at, for a library that writes by itself; it takes the place of `path` when the
+    body ends well, else nothing changes.
+
+    It lies in a folder of the owner's alone. mode: of the new file, less the umask. Raises RunError.
+    """
+    place = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        place.mkdir(mode=0o700)
+        yield place / path.name
+        os.close(os.open(place / "like", os.O_WRONLY | os.O_CREAT, mode))
+        os.chmod(place / path.name, os.stat(place / "like").st_mode & 0o777)
+        with open(place / path.name, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(place / path.name, path)
+    except OSError as error:
+        raise disk_error(error, path.parent) from error
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
 def file_stamp(path: Path) -> tuple[int, ...]:
     """Differs when a file was written or replaced. Raises OSError where there is none."""
     found = os.stat(path)
@@ -51,14 +74,14 @@ def write_json(path: Path, data: object, mode: int = 0o666) -> None:
 
 
 def clear_torn(folder: Path) -> None:
-    """Remove what write_bytes left in a folder when its process was killed in the middle; never raises."""
+    """Remove what write_bytes and replacing_file left in a folder when they were killed; never raises."""
     import psutil
 
     for path in folder.glob(".*.tmp"):
         pid = path.name.split(".")[-3:][0]
         if pid.isdigit() and not psutil.pid_exists(int(pid)):
             with suppress(OSError):
-                path.unlink()
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def disk_error(error: OSError, folder: Path) -> RunError:

@@ -24,7 +24,7 @@ from .release_card import BASE_CARD, Subject, card
 from .release_evaluation import measured
 from .run_status import ACTIVE
 from .runs import slug
-from .tensor_files import read_tensors
+from .tensor_files import read_tensors, write_tensors
 from .weights import WeightDelta
 
 if TYPE_CHECKING:
@@ -216,15 +216,8 @@ def _copy_weights(path: Path, to: Path) -> None:
 
 
 def _save(path: Path, tensors: dict[str, Tensor], about: dict[str, str] | None = None) -> None:
-    """One safetensors file, straight to the disk: these are too large to hold twice. OSError."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    try:
-        kept = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-        save_file(kept, path, metadata={"format": "pt", **(about or {})})
-    except SafetensorError as error:
-        raise OSError(None, str(error)) from error
+    """One safetensors file as others write and read them. Raises RunError."""
+    write_tensors(path, tensors, {"format": "pt", **(about or {})})
 
 
 def _config(path: Path) -> dict:

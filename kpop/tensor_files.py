@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .disk import brief, disk_error, write_bytes
+from .disk import brief, replacing_file
 from .errors import RunError
 
 if TYPE_CHECKING:
@@ -17,18 +18,21 @@ if TYPE_CHECKING:
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str], mode: int = 0o644
 ) -> None:
-    """Replace a file in one go; mode: of the new file, from its first byte on.
+    """Replace a file in one go; mode: of the new file, which nobody else can read before it is there.
 
-    Raises RunError (disk full, read-only) and leaves the old file as it was.
+    Straight to the disk: checkpoints and releases are too large to hold twice. Raises RunError (disk full,
+    read-only) and leaves the old file as it was.
     """
-    from safetensors.torch import save
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
 
-    data = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, dict(about))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise disk_error(error, path.parent) from error
-    write_bytes(path, data, mode)
+    with replacing_file(path, mode) as place:
+        try:
+            kept = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+            save_file(kept, place, metadata=dict(about))
+        except SafetensorError as error:
+            number = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(number[1]) if number else None, str(error)) from error
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
