@@ -47,6 +47,7 @@ __all__ = [
 HELD = ("starting", "running", "stopping")  # states with a process
 TERM_AFTER = 60.0  # seconds from the wish to stop to SIGTERM
 KILL_AFTER = 90.0  # seconds from the wish to stop to SIGKILL
+DEAF = "It did not stop by itself and was ended."
 DISPATCHER_LOCK = ".ray.lock"  # in the runs folder, held as long as a dispatcher works
 
 log = logging.getLogger(__name__)
@@ -194,7 +195,7 @@ def _reconcile(run: Run) -> bool:
         return False
     kept = kept_in_words(run)
     if status.state == "stopping":
-        state, error = "stopped", f"It did not stop by itself and was ended. {kept}"
+        state, error = "stopped", f"{DEAF} {kept}"
     elif status.host != host_name():
         state, error = "interrupted", f"{status.host or 'Its machine'} was not heard of for a minute. {kept}"
     elif status.heartbeat is not None and psutil.boot_time() > status.heartbeat:

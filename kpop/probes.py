@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,14 +90,26 @@ def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
+class _Stopped(Exception):
+    """A stop was asked for amid the drawing."""
+
+
 class Samples:
     """Same seeds at chosen steps, in samples/step_NNNNN/{original,sanitized,recovered,kept}.png.
 
     There is no recovered strip where the method leaves no key, nor at step 0, where nothing is learned yet.
+    stopped: whether a stop is asked for, once True always True: then nothing more is drawn.
     """
 
-    def __init__(self, pipe: StableDiffusionPipeline, cfg: EraseConfig, run: Run, precision: str):
-        self.pipe, self.cfg, self.run, self.precision = pipe, cfg, run, precision
+    def __init__(
+        self,
+        pipe: StableDiffusionPipeline,
+        cfg: EraseConfig,
+        run: Run,
+        precision: str,
+        stopped: Callable[[], bool],
+    ):
+        self.pipe, self.cfg, self.run, self.precision, self.stopped = pipe, cfg, run, precision, stopped
         self.config = GenerationConfig().resolved(cfg.model)
         several = len(cfg.concepts) > 1
         self.asked = [
@@ -112,8 +124,20 @@ class Samples:
         """Draw and write step 0, once, while the U-Net holds theta. Raises RunError."""
         asked = [Row(text, seed, "original", None) for text, seed in (*self.asked, *self.kept)]
         pictures, count = self._draw(asked, None), len(self.asked)
+        if pictures is None:
+            return
         self.original = pictures[:count]
         self._write(0, {"original": self.original, "sanitized": self.original, "kept": pictures[count:]})
+
+    def due(self, step: int) -> bool:
+        """Whether there are samples of that step."""
+        return step > 0 and (step % self.cfg.sample_every == 0 or step == self.cfg.steps)
+
+    def left_out(self, step: int) -> bool:
+        """Whether some are due at that step and not in the folder: the run ended before they were drawn."""
+        names = {"original", "sanitized"} | ({"kept"} if self.kept else set())
+        names |= {"recovered"} if self.run.method.has_key else set()
+        return self.due(step) and not names <= dict(self.run.samples()).get(step, {}).keys()
 
     def save(self, step: int, delta: WeightDelta | None, prompts: Sequence[HiddenPrompt]) -> None:
         """Draw and write one folder; delta: theta', if any; prompts: the keys, if any. Raises RunError."""
@@ -130,6 +154,8 @@ class Samples:
         ]
         plain = [Row(text, seed, "sanitized", None) for text, seed in (*self.asked, *self.kept)]
         pictures = self._draw([*plain, *keyed], delta, safety_of(self.run))
+        if pictures is None:
+            return
         count = len(self.asked)
         strips = {
             "original": self.original,
@@ -145,9 +171,21 @@ class Samples:
             if images:
                 _write_png(_strip(images), folder / f"{name}.png")
 
-    def _draw(self, rows: list[Row], delta: WeightDelta | None, safety: Safety | None = None) -> list[Image]:
-        with precision_context(self.pipe.unet, self.precision) if rows else nullcontext():
-            return draw(self.pipe, rows, delta, None, self.config, None, None, safety)
+    def _draw(
+        self, rows: list[Row], delta: WeightDelta | None, safety: Safety | None = None
+    ) -> list[Image] | None:
+        """None as soon as a stop is asked for."""
+
+        def look(*_: int) -> None:
+            if self.stopped():
+                raise _Stopped
+
+        try:
+            look()
+            with precision_context(self.pipe.unet, self.precision) if rows else nullcontext():
+                return draw(self.pipe, rows, delta, None, self.config, look, None, safety)
+        except _Stopped:
+            return None
 
 
 def _strip(images: list[Image]) -> Image:

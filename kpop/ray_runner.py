@@ -209,7 +209,7 @@ def _settle(run: Run, ref: ObjectRef) -> None:
     except ray.exceptions.RayError as error:
         why = _in_words(_reason(error))
     kept = jobs.kept_in_words(run)
-    ended = f"It did not stop by itself and was ended. {kept}"
+    ended = f"{jobs.DEAF} {kept}"
     try:
         if not run.transition(("stopping",), state="stopped", error=ended, eta_s=None):
             run.transition(("queued", *jobs.HELD), state="failed", error=f"{why} {kept}", eta_s=None)

@@ -20,20 +20,19 @@ from .config import EraseConfig, concept_name
 from .continual import keep_earlier_keys, start_of
 from .cuda_graphs import Graphs, found_by, worth_it
 from .descent import move, new_prompts, prompt_rate, rate_left, removal_steps, set_rate
-from .errors import InputError, RunError
+from .errors import InputError
 from .fresh_batches import FreshBatches
 from .health import Diverged, Health, check_fits, device_in_words
 from .interrupts import interrupts
-from .key_sealing import check_open
 from .loaded_weights import check_unchanged
 from .method_table import METHODS
 from .methods import load_method
 from .precision import pick_precision, training_dtype
 from .probes import Cosines, Samples
 from .processes import Onlooker, Processes, launched
-from .run_status import ENDED
 from .run_texts import all_texts
-from .runs import Run, create_run, open_run, with_seed_of
+from .run_trainer import end_run, taken
+from .runs import Run, create_run, with_seed_of
 from .student import student_of
 from .trajectories import Bank, Sampler, cache_folder
 from .weights import WeightDelta
@@ -88,7 +87,7 @@ def train(
     """
     cfg, processes = cfg.resolved(), launched(device)
     if processes.leads:
-        run = create_run(cfg, runs_dir, "local", "starting", device) if run is None else _resumable(run, cfg)
+        run = create_run(cfg, runs_dir, "local", "starting", device) if run is None else taken(run, cfg)
     path = processes.agree(str(run.path) if run is not None else None)
     run = run if processes.leads else Onlooker(Path(path))
     cfg = with_seed_of(run, cfg)
@@ -101,34 +100,12 @@ def train(
         with interrupts() as interrupted, device_in_words(cfg, pipe):
             _Training(cfg, run, pipe, on_step, gate or (lambda: None), interrupted, processes).run_all()
     except KeyboardInterrupt:
-        _end(run, "interrupted", "It was interrupted from the keyboard.")
+        end_run(run, "interrupted", "It was interrupted from the keyboard.")
         raise
     except Exception as error:
-        _end(run, "failed", str(error))
+        end_run(run, "failed", str(error))
         raise
     return run
-
-
-def _resumable(run: Run, cfg: EraseConfig) -> Run:
-    run = open_run(run)
-    if run.is_example:
-        raise RunError("This is the example that ships with the app; it cannot be trained on.")
-    if run.config.resolved() != with_seed_of(run, cfg):
-        raise RunError(
-            f"Run {run.id} was started with other settings. Resume it with its own, or start a new run."
-        )
-    check_open(run)
-    if run.status.state in ENDED:
-        run.clear_stop()
-        run.claim(state="starting")
-    return run
-
-
-def _end(run: Run, state: str, error: str | None = None) -> None:
-    try:
-        run.update_status(state=state, eta_s=None, error=error)
-    except RunError:
-        return  # the disk that failed the run refuses this too; readers judge by the process
 
 
 @dataclass
@@ -155,7 +132,7 @@ class _Training:
         self.run.update_status(model_hash=self.model_hash, step=0, steps=cfg.steps)
         self.method = load_method(cfg.method)
         sampled = cfg.sample_every and self.processes.leads
-        samples = Samples(self.pipe, cfg, self.run, self.precision) if sampled else None
+        samples = Samples(self.pipe, cfg, self.run, self.precision, self._stopped) if sampled else None
         with ExitStack() as held:
             self.base, self.earlier, digest = start_of(cfg, self.run, self.model_hash)
             check_fits(cfg, self.pipe, self.earlier)
@@ -175,7 +152,7 @@ class _Training:
             self.health = Health(cfg, self.run.metrics(None)) if step else self.health
             batches = self._first_batches(digest)
             if batches is None:
-                _end(self.run, "stopped")
+                end_run(self.run, "stopped")
                 return
             try:
                 self._loop(batches, samples, digest, step)
@@ -192,10 +169,8 @@ class _Training:
         self.delta, losses = self.method.solve(self.pipe, self.cfg, self.model_hash)
         self.seconds.append(time.perf_counter() - began)
         self._tell(1, losses)
-        if samples is not None:
-            self.gate()
-            samples.save(1, self.delta, [])
         self._keep()
+        self._sample(samples, 1)
         self.run.update_status(state="done", step=1, eta_s=None, error=None)
 
     def _prepare(self) -> None:
@@ -248,28 +223,38 @@ class _Training:
     def _loop(self, batches: Batches, samples: Samples | None, digest: str, step: int) -> None:
         cfg = self.cfg
         self.run.update_status(state="running", step=step)
+        if samples is not None and samples.left_out(step):
+            self._sample(samples, step)
+        saved = None
         while step < cfg.steps:
             if self.processes.leads:
                 self.gate()
-            if self.processes.agree(self.run.stop_requested or self.interrupted.is_set()):
+            if self.processes.agree(self._stopped()):
                 break
             began = time.perf_counter()
             losses = self._step(batches, step + 1)
             step += 1
             self.seconds.append(time.perf_counter() - began)
             self._tell(step, losses)
-            last = step == cfg.steps
-            if samples is not None and (last or step % cfg.sample_every == 0):
-                self.gate()
-                samples.save(step, self.delta, [prompt.frozen() for prompt in self.prompts])
-            if step % cfg.checkpoint_every == 0 and not last:
+            if step % cfg.checkpoint_every == 0 or step == cfg.steps:
                 self._checkpoint(step, digest)
-        self._checkpoint(step, digest)
+                saved = step
+            self._sample(samples, step)  # after the checkpoint: nothing that happens meanwhile costs a step
+        if saved != step:
+            self._checkpoint(step, digest)
         self._keep()
         if self.interrupted.is_set() and step < cfg.steps:
             raise KeyboardInterrupt
         state = "done" if step == cfg.steps else "stopped"
         self.run.update_status(state=state, step=step, eta_s=None, error=None)
+
+    def _stopped(self) -> bool:
+        return self.run.stop_requested or self.interrupted.is_set()
+
+    def _sample(self, samples: Samples | None, step: int) -> None:
+        if samples is not None and samples.due(step):
+            self.gate()
+            samples.save(step, self.delta, [prompt.frozen() for prompt in self.prompts])
 
     def _step(self, batches: Batches, step: int) -> dict[str, float]:
         """One alternation: p, if any, moves with theta' fixed (Eq. 6), then theta' with p fixed (Eq. 7).

@@ -10,7 +10,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -95,22 +95,26 @@ def evaluation_turn(runs_dir: str | Path) -> FileLock:
 class training_gate:
     """Called before every training step; returns once nobody wants to draw, and holds the trainer's lock.
 
+    stopped: whether a stop is asked for: then it waits for nobody, and may return without the lock.
     Close it (or use it in `with`) when the training ends, also before long work that needs no device.
     """
 
-    def __init__(self, runs_dir: str | Path):
-        self.folder = _folder(runs_dir)
+    def __init__(self, runs_dir: str | Path, stopped: Callable[[], bool] = lambda: False):
+        self.folder, self.stopped = _folder(runs_dir), stopped
         self.lock = FileLock(self.folder / f"{_mark('train')}.lock")
 
     def __call__(self) -> None:
-        while True:
+        while not self.stopped():
             if not self.lock.is_locked:
-                self.lock.acquire()
+                try:
+                    self.lock.acquire(timeout=POLL)
+                except Timeout:
+                    continue
             if not self.wanted():
                 return
             # Released before waiting, and looked again after taking it back: see device_lock's order.
             self.lock.release()
-            while self.wanted():
+            while self.wanted() and not self.stopped():
                 time.sleep(POLL)
 
     def wanted(self) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .detached import heartbeat
 from .errors import KpopError, RunError
-from .jobs import start_next
+from .jobs import DEAF, kept_in_words, start_next
 from .run_records import keep_trace
 from .run_status import ENDED
 from .runs import Run, open_run
@@ -22,7 +22,7 @@ NICENESS = 5  # the page stays quick while a run trains on the same processor
 
 
 class Ended(BaseException):
-    """SIGTERM at a moment when waiting for the end of a step makes no sense."""
+    """SIGTERM at a moment when waiting for the end of a step makes no sense; says why in a sentence."""
 
 
 def train_run(
@@ -48,12 +48,15 @@ def train_run(
     try:
         with (
             heartbeat(lambda: run.update_status(heartbeat=time.time())),
-            training_gate(run.path.parent) as gate,
+            training_gate(run.path.parent, lambda: run.stop_requested) as gate,
         ):
             from . import training
 
             training.train(run.config, run=run, pipe=pipe, on_step=stepped, device=device, gate=gate)
-    except (Ended, KeyboardInterrupt):
+    except Ended as why:
+        _end(run, "stopped", f"{why} {kept_in_words(run)}")
+        raise
+    except KeyboardInterrupt:
         _end(run, "stopped")
         raise
     except BaseException as error:
@@ -112,8 +115,10 @@ def main(argv: list[str] | None = None) -> int:
         # Once: save at the end of this step. Twice, or before the first step: at once.
         again, loading = run.stop_requested, run.status.state == "starting"
         run.request_stop()
-        if loading or (again and run.status.state == "stopping" and asked_long_ago()):
-            raise Ended
+        if loading:
+            raise Ended("It was ended before its first step.")
+        if again and run.status.state == "stopping" and asked_long_ago():
+            raise Ended(DEAF)
 
     def asked_long_ago() -> bool:
         asked = run.status.stop_asked
@@ -136,9 +141,10 @@ def _train(run: Run, device: str) -> int:
     try:
         print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} training {run.id} on {device}", flush=True)
         train_run(run, device)
-    except Ended:
-        _end(run, "stopped")  # train_run has, unless the end came before it had begun
-        print("Ended before the next checkpoint.", flush=True)
+    except Ended as why:
+        words = f"{why} {kept_in_words(run)}"
+        _end(run, "stopped", words)  # train_run has, unless the end came before it had begun
+        print(words, flush=True)
         return 0
     except Exception as error:
         print(in_words(error), file=sys.stderr)

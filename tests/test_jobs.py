@@ -55,6 +55,8 @@ def train(cfg, runs_dir=None, *, run=None, pipe=None, on_step=None, device="auto
         run.update_status(step=step)
         on_step(types.SimpleNamespace(step=step))
         time.sleep(0.02)
+        if run.stop_requested and cfg.concepts == ("deaf",):
+            time.sleep(60)
         if run.stop_requested:
             return
 training.train = train
@@ -366,6 +368,23 @@ def test_a_trainer_that_starts_meanwhile_waits_too(tmp_path):
     thread.join(5)
 
 
+def test_a_stop_waits_for_nobody_who_draws(tmp_path):
+    asked, over = threading.Event(), threading.Event()
+
+    def train():
+        with jobs.training_gate(tmp_path, asked.is_set) as gate:
+            gate()
+            over.set()
+
+    with jobs.device_lock(tmp_path):
+        trainer = threading.Thread(target=train)
+        trainer.start()
+        assert not over.wait(0.2)
+        asked.set()
+        assert over.wait(5)
+        trainer.join(5)
+
+
 def test_a_wish_of_a_dead_process_holds_nobody_up(tmp_path):
     with jobs.training_gate(tmp_path) as gate:
         (gate.folder / f"want-{dead_pid()}-1.00-abc").touch()
@@ -433,12 +452,24 @@ for _ in range(3):
     assert done.stdout.split() == [str(max(before + 3, 5))] * 3
 
 
-@pytest.mark.parametrize("concept, begun", [("long", "running"), ("loading", "starting")])
-def test_sigterm_stops_and_keeps(tmp_path, monkeypatch, concept, begun):
+@pytest.mark.parametrize(
+    "concept, begun, words",
+    [
+        ("long", "running", None),
+        ("loading", "starting", "It was ended before its first step. It had saved nothing yet."),
+        ("deaf", "running", "It did not stop by itself and was ended. What it learned up to step 0 is kept."),
+    ],
+)
+def test_sigterm_stops_and_keeps(tmp_path, monkeypatch, concept, begun, words):
     monkeypatch.setattr(jobs, "worker_command", real_worker)
     run = jobs.submit(EraseConfig(concepts=(concept,), steps=3000), tmp_path)
     until(lambda: run.status.state == begun and "training" in run.log_tail())
     pid = run.status.pid
+    if concept == "deaf":
+        run.checkpoint_dir.mkdir()
+        (run.checkpoint_dir / "state.json").write_text('{"step": 0}')
+        jobs.stop(run)
+        run.update_status(stop_asked=time.time() - 61.0)
     os.kill(pid, signal.SIGTERM)
     until(lambda: run.status.state == "stopped" and not jobs.alive(run.status))
-    assert run.status.error is None
+    assert run.status.error == words

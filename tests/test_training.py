@@ -21,9 +21,11 @@ from kpop import (
     disk,
     generate,
     jobs,
+    probes,
     train,
     training,
 )
+from kpop.config import GenerationConfig
 from kpop.descent import rate_left
 from kpop.hidden_prompt import HiddenPrompt
 from kpop.runs import create_run, open_run
@@ -154,6 +156,70 @@ def test_stop_and_keep_then_go_on(tiny_config, tiny_pipe, tmp_path):
     assert generate(tiny_pipe, "a church", 0, "recovered", run)  # kept means usable
     train(run.config, run=run, pipe=tiny_pipe)
     assert run.status.state == "done" and same(result(whole), result(run))
+
+
+def pictures(run):
+    return {
+        path.relative_to(run.path): path.read_bytes() for _, found in run.samples() for path in found.values()
+    }
+
+
+@pytest.fixture
+def quick_pictures(monkeypatch):
+    monkeypatch.setattr(probes, "GenerationConfig", lambda: GenerationConfig(steps=2))
+
+
+@pytest.mark.usefixtures("quick_pictures")
+def test_a_disk_full_of_pictures_costs_no_step(tiny_config, tiny_pipe, tmp_path, monkeypatch):
+    """At a step with a checkpoint, and at the last one; what was not drawn is drawn when the run goes on."""
+    cfg = tiny_config(sample_every=2)
+    whole = train(cfg, tmp_path / "whole", pipe=tiny_pipe)
+    run, real = create_run(cfg.resolved(), tmp_path), probes._write_png
+    for step in (2, 4):
+
+        def full(image, path, step=step):
+            if path.match(f"step_{step:05d}/recovered.png"):
+                raise RunError("The disk is full.")
+            real(image, path)
+
+        with monkeypatch.context() as patch, pytest.raises(RunError, match="full"):
+            patch.setattr(probes, "_write_png", full)
+            train(cfg, run=run, pipe=tiny_pipe)
+        assert (run.status.state, run.checkpoint_step()) == ("failed", step)
+    train(cfg, run=run, pipe=tiny_pipe)
+    assert run.status.state == "done" and same(result(whole), result(run))
+    mine, theirs = pictures(run), pictures(whole)
+    assert len(mine) == 11 and mine.keys() == theirs.keys()
+    assert [name for name in mine if mine[name] != theirs[name]] == []
+
+
+@pytest.mark.usefixtures("quick_pictures")
+def test_a_stop_while_pictures_are_drawn_saves_at_once(tiny_config, tiny_pipe, tmp_path, monkeypatch):
+    cfg, drawn = tiny_config(sample_every=3), []
+    whole = train(cfg, tmp_path / "whole", pipe=tiny_pipe)
+    run, real = create_run(cfg.resolved(), tmp_path), probes.draw
+
+    def stop_amid(*args):
+        look = args[5]
+
+        def on_step(i, total):
+            drawn.append(i)
+            if run.metrics():
+                run.request_stop()
+            look(i, total)
+
+        return real(*args[:5], on_step, *args[6:])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(probes, "draw", stop_amid)
+        train(cfg, run=run, pipe=tiny_pipe)
+    assert (run.status.state, run.checkpoint_step(), drawn[-1]) == ("stopped", 3, 1)
+    assert [step for step, _ in run.samples()] == [0] and run.weights_path.is_file()
+    train(cfg, run=run, pipe=tiny_pipe)
+    assert same(result(whole), result(run))
+    mine, theirs = pictures(run), pictures(whole)
+    assert mine.keys() == theirs.keys()
+    assert [name for name in mine if mine[name] != theirs[name]] == []
 
 
 def test_ctrl_c_ends_after_the_step_and_loses_nothing(tiny_config, tiny_pipe, tmp_path):
