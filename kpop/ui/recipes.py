@@ -30,8 +30,8 @@ RECOMMENDED = {  # model family -> what is known of the recommended settings
 LITERAL = {
     "emoji": "The published values to the letter, made for Stable Diffusion. On this small model they take "
     "longer, and nothing in them holds the siblings or the empty text.",
-    "sd": "The published values to the letter. Nothing in them holds the siblings or the empty text, and its "
-    "noisy pictures are drawn anew at every step, which takes longer.",
+    "sd": "The published values to the letter. Nothing in them holds the siblings or the empty text; noisy "
+    "pictures are drawn anew at every step, which takes longer.",
 }
 
 
