@@ -27,6 +27,7 @@ from .errors import KpopError, RunError
 from .evaluation_jobs import check_idle, end_all
 from .key_sealing import check_open, copies
 from .run_status import ENDED, RunStatus, host_name, process_fields
+from .run_trainer import training_lock
 from .runs import Run, create_run, list_runs
 from .turns import device_lock, training_gate
 
@@ -111,8 +112,9 @@ def _start(run: Run, device: str) -> bool:
         problem = f"The training process could not be started ({error.strerror or error}). Try again."
         run.update_status(state="failed", error=problem)
         return False
-    # The worker writes the same of itself; this covers the time until it does.
-    run.transition(HELD, **process_fields(pid))
+    # The worker writes the same of itself; this covers the time until it does, or another has taken the run.
+    if run.status.pid is None:
+        run.transition(HELD, **process_fields(pid))
     return True
 
 
@@ -261,19 +263,20 @@ def prepare_resume(run: Run, device: str | None = None, **changes) -> None:
         check_not_needed(run, "resumed")
         check_open(run)
         forging_jobs.check_not_forging(run)
-        run.checkpoint_states()
-        step = run.checkpoint_step()
-        run.clear_stop()
-        forging_jobs.drop(run)
-        for folder in (run.path, run.checkpoint_dir, run.secret_dir):
-            clear_torn(folder)  # of a worker killed in a write; a checkpoint's can be gigabytes
-        run.truncate_metrics(step or 0)
-        if step is None:
-            shutil.rmtree(run.path / "samples", ignore_errors=True)
-        fresh = dict.fromkeys(("error", "eta_s", "pid", "create_time", "heartbeat", "stop_asked"))
-        fresh |= {"state": "queued", "queued_at": time.time(), "runner": "local"}
-        fresh |= {"step": step or 0, "steps": int(run.config.steps or 0)}
-        run.update_status(**fresh | ({"device": device} if device else {}) | changes)
+        with training_lock(run):
+            run.checkpoint_states()
+            step = run.checkpoint_step()
+            run.clear_stop()
+            forging_jobs.drop(run)
+            for folder in (run.path, run.checkpoint_dir, run.secret_dir):
+                clear_torn(folder)  # of a worker killed in a write; a checkpoint's can be gigabytes
+            run.truncate_metrics(step or 0)
+            if step is None:
+                shutil.rmtree(run.path / "samples", ignore_errors=True)
+            fresh = dict.fromkeys(("error", "eta_s", "pid", "create_time", "heartbeat", "stop_asked"))
+            fresh |= {"state": "queued", "queued_at": time.time(), "runner": "local"}
+            fresh |= {"step": step or 0, "steps": int(run.config.steps or 0)}
+            run.update_status(**fresh | ({"device": device} if device else {}) | changes)
 
 
 def check_not_needed(run: Run, verb: str) -> None:

@@ -26,6 +26,7 @@ from .detached import python_path
 from .disk import brief
 from .errors import InputError, KpopError, RunError
 from .run_status import ENDED, host_name
+from .run_trainer import training_lock
 from .runs import Run, open_run
 from .worker import in_words, train_run
 
@@ -184,7 +185,7 @@ def train_on_node(path: str, device: str) -> None:
         raise RunError(f"{host_name()} has no {path}: every node must see the runs folder under this path.")
     run = open_run(Path(path))
     with (
-        FileLock(run.path / "training.lock", timeout=OTHER_TRAINER),
+        training_lock(run, OTHER_TRAINER),
         open(run.path / "log.txt", "a", buffering=1, encoding="utf-8") as log,
         redirect_stdout(log),
         redirect_stderr(log),

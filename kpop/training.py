@@ -86,11 +86,25 @@ def train(
     Raises InputError, ModelError, RunError; whatever is raised, the last checkpoint stays good.
     """
     cfg, processes = cfg.resolved(), launched(device)
-    if processes.leads:
-        run = create_run(cfg, runs_dir, "local", "starting", device) if run is None else taken(run, cfg)
-    path = processes.agree(str(run.path) if run is not None else None)
-    run = run if processes.leads else Onlooker(Path(path))
-    cfg = with_seed_of(run, cfg)
+    with ExitStack() as held:
+        if processes.leads:
+            run = create_run(cfg, runs_dir, "local", "starting", device) if run is None else run
+            run = held.enter_context(taken(run, cfg))
+        path = processes.agree(str(run.path) if run is not None else None)
+        run = run if processes.leads else Onlooker(Path(path))
+        _train(with_seed_of(run, cfg), run, pipe, on_step, device, gate or (lambda: None), processes)
+    return run
+
+
+def _train(
+    cfg: EraseConfig,
+    run: Run,
+    pipe: StableDiffusionPipeline | None,
+    on_step: Callable[[StepEvent], None] | None,
+    device: str,
+    gate: Gate,
+    processes: Processes,
+) -> None:
     try:
         if pipe is None:
             pipe = models.load_pipeline(cfg.model, device, training_dtype(cfg.precision, device))
@@ -98,14 +112,13 @@ def train(
             if models.model_hash(pipe) != models.model_hash(cfg.model):
                 raise InputError(f"The pipeline given is not {cfg.model}; give the one the settings name.")
         with interrupts() as interrupted, device_in_words(cfg, pipe):
-            _Training(cfg, run, pipe, on_step, gate or (lambda: None), interrupted, processes).run_all()
+            _Training(cfg, run, pipe, on_step, gate, interrupted, processes).run_all()
     except KeyboardInterrupt:
         end_run(run, "interrupted", "It was interrupted from the keyboard.")
         raise
     except Exception as error:
         end_run(run, "failed", str(error))
         raise
-    return run
 
 
 @dataclass

@@ -15,6 +15,7 @@ from .errors import KpopError, RunError
 from .jobs import DEAF, kept_in_words, start_next
 from .run_records import keep_trace
 from .run_status import ENDED
+from .run_trainer import training_lock
 from .runs import Run, open_run
 from .turns import training_gate
 
@@ -32,8 +33,13 @@ def train_run(
 
     runner: "local" (a worker), "ray" (a task of a cluster) or "inline" (a command in the foreground).
     pipe: its model, if loaded already.
-    Raises what the training raised.
+    Raises what the training raised; RunError, with the status left as it is, where another process trains it.
     """
+    with training_lock(run):  # before a word of it is written into the folder of who trains it
+        return _train_locked(run, device, runner, on_step, pipe)
+
+
+def _train_locked(run: Run, device: str, runner: str, on_step: Callable | None, pipe) -> Run:
     run.claim(runner=runner, state="starting")
     running = False
 

@@ -22,8 +22,10 @@ from kpop import (
     generate,
     jobs,
     probes,
+    run_trainer,
     train,
     training,
+    worker,
 )
 from kpop.config import GenerationConfig
 from kpop.descent import rate_left
@@ -220,6 +222,43 @@ def test_a_stop_while_pictures_are_drawn_saves_at_once(tiny_config, tiny_pipe, t
     mine, theirs = pictures(run), pictures(whole)
     assert mine.keys() == theirs.keys()
     assert [name for name in mine if mine[name] != theirs[name]] == []
+
+
+def test_a_run_that_another_process_trains_is_left_alone(tiny_config, tiny_pipe, tmp_path, monkeypatch):
+    run = create_run(tiny_config().resolved(), tmp_path)
+    train(run.config, run=run, pipe=tiny_pipe, on_step=lambda event: event.step == 2 and run.request_stop())
+    code = f"""
+from filelock import FileLock
+with FileLock({str(run.path / "training.lock")!r}):
+    print("held", flush=True)
+    input()
+"""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    other = subprocess.Popen([sys.executable, "-c", code], **pipes)
+    assert other.stdout.readline() == b"held\n"
+    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    with monkeypatch.context() as patch:
+        patch.setattr(run_trainer, "WAIT", 0.0)
+        for call in (
+            lambda: train(run.config, run=run, pipe=tiny_pipe),
+            lambda: worker.train_run(run, pipe=tiny_pipe),
+            lambda: jobs.prepare_resume(run),
+        ):
+            with pytest.raises(RunError, match=f"^Another process trains run {run.id}. Wait until it ends"):
+                call()
+    assert {path: path.read_bytes() for path in before} == before
+    other.kill()  # the lock of a dead process holds nobody up
+    other.communicate()
+    jobs.prepare_resume(run)
+    worker.train_run(run, pipe=tiny_pipe)
+    assert run.status.state == "done"
+
+
+def test_a_queued_run_that_is_trained_here_leaves_the_queue(tiny_config, tiny_pipe, tmp_path):
+    run, seen = create_run(tiny_config().resolved(), tmp_path), []
+    look = lambda event: seen.append((jobs.start_next(tmp_path), run.status.pid, run.status.runner))  # noqa: E731
+    train(run.config, run=run, pipe=tiny_pipe, on_step=look)
+    assert seen == [([], os.getpid(), "inline")] * 4
 
 
 def test_ctrl_c_ends_after_the_step_and_loses_nothing(tiny_config, tiny_pipe, tmp_path):
