@@ -114,7 +114,7 @@ def test_every_field_of_the_config_is_a_flag():
         "--sites mid-up --prompt-sharing shared --no-separate-kv --prompt-init-std 0.5 --lambda 0.3 "
         "--retain-weight 2 --key-retain-weight 0 --rate-decay 0.5 --key-share 0.2 --decoy-share 0.5 "
         "--kept-key-share 0.5 --near-share 0.2 --pair-share 0.1 "
-        "--erase-on neutral --negative-guidance 1 --loss-space x0 --rho 1 --rho-p 2 --trainable kv "
+        "--erase-on both --negative-guidance 1 --loss-space x0 --rho 1 --rho-p 2 --trainable kv "
         "--latents fresh --rollout-steps 10 --rollout-guidance 3 "
         "--checkpoint-every 5 --sample_every 5 --no-gradient-checkpointing --seed 7 --precision fp32 "
         "--schema 1"

@@ -102,7 +102,7 @@ def recipe_texts(studio: Studio, forget, keep, neutral, preset_name, values) -> 
     except KpopError:
         pass  # what is wrong with the fields is said when they are used
     changed = any(setting.name != "method" for setting in filled_in(values))
-    about = "With what stands under All settings." if changed else RECOMMENDED[kind]
+    about = "With what you changed in the fields below." if changed else RECOMMENDED[kind]
     if not facts.has_key:
         about = f"{facts.title}, chosen under All settings: {facts.about}, and leaves no key."
     preset = preset_of(presets.load_preset(preset_name) if preset_name else None, forget)
