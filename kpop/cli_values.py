@@ -22,6 +22,16 @@ EVALUATION_SEEDS, WORD_TEMPLATE = "500-519", "a {}"  # of `evaluate`, where noth
 LISTS = ("concepts", "retain")
 
 
+def evaluation_seeds(args: argparse.Namespace) -> list[int]:
+    """Seeds of the pictures of `evaluate`. Raises InputError."""
+    return seed_list(EVALUATION_SEEDS if args.seeds is None else args.seeds)
+
+
+def word_template(args: argparse.Namespace) -> str:
+    """What `evaluate` draws a word by."""
+    return WORD_TEMPLATE if args.template is None else args.template
+
+
 def erase_config(args: argparse.Namespace) -> EraseConfig:
     """The EraseConfig of --config, with what flags and --set say put over it. Raises InputError."""
     flags = {

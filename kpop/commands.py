@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 
 from . import jobs, runs
 from .cli_values import (
-    EVALUATION_SEEDS,
-    WORD_TEMPLATE,
     erase_config,
+    evaluation_seeds,
     generation_config,
     key_of,
     key_told,
     seed_list,
+    word_template,
 )
 from .command_output import output_folder, progress_bar, save_png, span, stop_on_interrupt
 from .config import EraseConfig, concept_name
@@ -231,8 +231,8 @@ def evaluate(args: argparse.Namespace) -> None:
         from .prompt_commands import evaluate_prompts
 
         return evaluate_prompts(args)
-    config, seeds = generation_config(args), seed_list(args.seeds or EVALUATION_SEEDS)
-    template = args.template or WORD_TEMPLATE
+    config, seeds = generation_config(args), evaluation_seeds(args)
+    template = word_template(args)
     run, words, judge = words_asked(args)
     out = output_folder(args.out or f"evaluation-{run.id}")
     from .evaluation import protocol, report

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .cli_values import EVALUATION_SEEDS, WORD_TEMPLATE
+from .cli_values import evaluation_seeds, word_template
 from .config import concept_name, is_style
 from .errors import InputError
 from .evaluation.lines import SCORES, Line
@@ -156,7 +156,6 @@ def plan_of(run: Run, request: dict[str, Any], out: Path, pipe) -> tuple[list[Li
 
 
 def _words_plan(args: argparse.Namespace) -> tuple[list[Line], list[str], int]:
-    from .cli_values import seed_list
     from .commands import words_asked
     from .continual import judged_config
     from .evaluation.protocol import NEUTRAL, NEUTRAL_TEXT, accepted_labels, role_of
@@ -168,14 +167,14 @@ def _words_plan(args: argparse.Namespace) -> tuple[list[Line], list[str], int]:
         Line(word, role_of(word, config), "word", word, accepted_labels(word, config, judge.labels))
         for word in dict.fromkeys(words)
     ]
-    prompts = [phrase(args.template or WORD_TEMPLATE, word) for word in dict.fromkeys(words)]
+    prompts = [phrase(word_template(args), word) for word in dict.fromkeys(words)]
     erased = [label for line in lines if line.role == "erased" for label in line.labels]
     if erased:
         lines.append(Line(NEUTRAL_TEXT, NEUTRAL, "word", NEUTRAL_TEXT, tuple(dict.fromkeys(erased))))
         prompts.append(run.config.resolved().neutral)
     order = ("erased", "retained", "untouched", NEUTRAL)
     lines.sort(key=lambda line: order.index(line.role))
-    return lines, prompts, len(prompts) * len(set(seed_list(args.seeds or EVALUATION_SEEDS)))
+    return lines, prompts, len(prompts) * len(set(evaluation_seeds(args)))
 
 
 def _prompts_plan(args: argparse.Namespace) -> tuple[list[Line], list[str], int]:

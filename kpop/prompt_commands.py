@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .cli_values import EVALUATION_SEEDS, concept_list, generation_config, key_of, key_told, seed_list
+from .cli_values import concept_list, evaluation_seeds, generation_config, key_of, key_told
 from .command_output import output_folder, progress_bar
 from .config import EraseConfig, GenerationConfig, names
 from .errors import InputError
@@ -144,9 +144,7 @@ def _prompts_and_judge(args: argparse.Namespace, model: str | None) -> tuple[Pro
     else:
         judge = detectors.load("resnet50", args.device) if table.has_classes else None
     if table is None:
-        cases = sensitive.indirect_cases(
-            seed_list(args.seeds or EVALUATION_SEEDS), judge.reference()["captions"]
-        )
+        cases = sensitive.indirect_cases(evaluation_seeds(args), judge.reference()["captions"])
         table = PromptTable("indirect prompts", tuple(cases), None)
     elif args.protocol == "sensitive":
         indirect = (replace(case, group=prompt_protocol.INDIRECT) for case in table.cases)
@@ -163,7 +161,7 @@ def _styles(args, run: Run | None, model: str | None) -> tuple[PromptTable, Dete
             "--protocol style knows the embedded model's drawing styles; for others give --prompts with the "
             "column artist, and --scores."
         )
-    cases = styles.style_cases(run.config, seed_list(args.seeds or EVALUATION_SEEDS))
+    cases = styles.style_cases(run.config, evaluation_seeds(args))
     judge = styles.StyleJudge(detectors.judge_folder())
     return PromptTable("drawing styles", tuple(cases), "label"), judge
 

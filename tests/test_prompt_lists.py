@@ -513,6 +513,7 @@ def test_what_cannot_be_scored_is_one_sentence(command, folders, monkeypatch, fl
         ("evaluate example-run --prompts l.csv --template a", "--template is the prompt of a word"),
         ("evaluate example-run --protocol sensitive --template a", "--template is the prompt of a word"),
         ("evaluate example-run --prompts l.csv --seeds 0-9", "--seeds goes without --prompts"),
+        ("evaluate example-run --seeds=", "Seeds"),
         ("evaluate --protocol csv", "Name the run to evaluate, or a folder of pictures with --images"),
         ("evaluate --protocol csv --images p --model emoji", "Give the list of prompts with --prompts"),
         ("evaluate --protocol sensitive --images p --model emoji --limit 5", "--limit goes with --prompts"),
